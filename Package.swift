@@ -1,0 +1,48 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Settings of the tests, which may touch unsafe memory without saying so on every line.
+let testSettings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("ExistentialAny"),
+]
+
+/// Settings of every other Swift target. Nothing here may be unsafe flags, so that other packages
+/// can depend on Dray's library products.
+let settings = testSettings + [.strictMemorySafety()]
+
+let argumentParser: Target.Dependency = .product(
+    name: "ArgumentParser", package: "swift-argument-parser")
+let deque: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
+let heap: Target.Dependency = .product(name: "HeapModule", package: "swift-collections")
+let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let coreMetrics: Target.Dependency = .product(name: "CoreMetrics", package: "swift-metrics")
+let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
+
+// Layers from the bottom up. A target may depend only on targets above it in this list: the lint
+// test reads this file and enforces the order.
+let package = Package(
+    name: "dray",
+    platforms: [.macOS(.v26)],
+    products: [],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+    ],
+    targets: [
+        .systemLibrary(name: "CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
+        .target(name: "CDrayRuntime"),
+        .target(
+            name: "DrayRuntime",
+            dependencies: ["CDrayRuntime", "CISAL", deque, heap, logging, coreMetrics],
+            exclude: ["README.md"], swiftSettings: settings),
+        .testTarget(
+            name: "DrayRuntimeTests", dependencies: ["DrayRuntime"], swiftSettings: testSettings),
+    ]
+)

@@ -1,0 +1,47 @@
+#define _GNU_SOURCE 1
+#include "CDrayRuntime.h"
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+
+static _Thread_local void *current_xstream;
+
+void *dray_current_xstream(void) { return current_xstream; }
+void dray_set_current_xstream(void *xstream) { current_xstream = xstream; }
+
+int dray_poll(struct pollfd *descriptors, unsigned long count, int64_t nanoseconds) {
+    struct timespec limit, *limit_pointer = NULL;
+    if (nanoseconds >= 0) {
+        limit.tv_sec = nanoseconds / 1000000000;
+        limit.tv_nsec = nanoseconds % 1000000000;
+        limit_pointer = &limit;
+    }
+    return ppoll(descriptors, count, limit_pointer, NULL);
+}
+
+int dray_pin_to_processor(int processor) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(processor, &set);
+    return pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+}
+
+void dray_name_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
+
+void *dray_map_memory(uint64_t length) {
+    void *address = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return address == MAP_FAILED ? NULL : address;
+}
+
+void dray_unmap_memory(void *address, uint64_t length) { munmap(address, length); }
+
+int dray_make_wake_descriptor(void) { return eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC); }
+
+int dray_random_bytes(void *bytes, uint64_t count) {
+    return getrandom(bytes, count, 0) == (ssize_t)count ? 0 : -1;
+}

@@ -1,0 +1,49 @@
+internal import CDrayRuntime
+
+/// Page-aligned memory for transfers: what O_DIRECT, registration and remote access need.
+///
+/// A buffer owns its memory until it is released. It is confined to one xstream at a time; hand it
+/// over, do not share it.
+@safe public final class IOBuffer: @unchecked Sendable {
+    // SAFETY: the memory is owned by this object alone and freed in `deinit`. `Sendable` is
+    // unchecked because whoever holds the buffer must be its only user at any time (the contract
+    // above); nothing here is mutated but the bytes.
+    private let base: UnsafeMutableRawPointer
+
+    /// The size in bytes, as asked for.
+    public let count: Int
+
+    /// Allocates `count` zeroed bytes, aligned to the page size. `count` must be positive.
+    public init(count: Int) {
+        precondition(count > 0, "a buffer needs at least one byte")
+        guard let memory = unsafe dray_map_memory(UInt64(count)) else {
+            preconditionFailure("out of memory: \(count) bytes for a transfer buffer")
+        }
+        unsafe self.base = memory
+        self.count = count
+    }
+
+    /// Allocates a buffer that holds a copy of `bytes` (at least one byte long).
+    public convenience init(copying bytes: [UInt8]) {
+        self.init(count: max(1, bytes.count))
+        unsafe bytes.withUnsafeBytes { source in
+            unsafe UnsafeMutableRawBufferPointer(rebasing: self.bytes[0..<source.count])
+                .copyMemory(from: source)
+        }
+    }
+
+    deinit {
+        unsafe dray_unmap_memory(base, UInt64(count))
+    }
+
+    /// The memory. Valid as long as the buffer lives.
+    public var bytes: UnsafeMutableRawBufferPointer {
+        unsafe UnsafeMutableRawBufferPointer(start: base, count: count)
+    }
+
+    /// A copy of the bytes in `range`.
+    public func array(_ range: Range<Int>) -> [UInt8] {
+        precondition(range.lowerBound >= 0 && range.upperBound <= count)
+        return unsafe [UInt8](UnsafeRawBufferPointer(rebasing: bytes[range]))
+    }
+}

@@ -1,0 +1,93 @@
+public import CoreMetrics
+internal import CDrayRuntime
+internal import Glibc
+
+/// Everything outside the program: time, randomness, execution streams, logs, metrics and, by
+/// `WorldKey`, the fabric and the devices of the layers above.
+///
+/// `World.real` is the machine. `Simulation` makes one per simulated process. Nothing in Dray
+/// reaches any of these another way, so a whole cluster can run on virtual time from one seed.
+public struct World: Sendable {
+    /// Where time comes from.
+    public let clock: WorldClock
+
+    /// The root of this process's randomness. Fork it by purpose.
+    public let entropy: Entropy
+
+    /// Log facilities and their masks.
+    public var log: LogFacilities
+
+    /// Where counters, gauges and timers are made.
+    public var metrics: any MetricsFactory
+
+    private let xstreamMaker: @Sendable (String) -> XStream
+    private var values: [ObjectIdentifier: any Sendable] = [:]
+
+    package init(
+        clock: WorldClock, entropy: Entropy, log: LogFacilities, metrics: any MetricsFactory,
+        xstreamMaker: @escaping @Sendable (String) -> XStream
+    ) {
+        self.clock = clock
+        self.entropy = entropy
+        self.log = log
+        self.metrics = metrics
+        self.xstreamMaker = xstreamMaker
+    }
+
+    /// The kernel's clocks, the kernel's randomness, and one thread per xstream.
+    public static func real(
+        log: LogFacilities = LogFacilities(), metrics: any MetricsFactory = NOOPMetricsHandler.instance
+    ) -> World {
+        var seed: UInt64 = 0
+        let result = unsafe dray_random_bytes(&seed, 8)
+        precondition(result == 0, "the kernel gave no random bytes")
+        return World(
+            clock: .kernel, entropy: Entropy(seed: seed), log: log, metrics: metrics,
+            xstreamMaker: { XStream(name: $0) })
+    }
+
+    /// Creates an execution stream. In the real world its thread starts at once.
+    public func makeXStream(name: String) -> XStream {
+        xstreamMaker(name)
+    }
+
+    /// The value of a layer above, such as the fabric. Traps when nobody has set it.
+    public subscript<Key: WorldKey>(key: Key.Type) -> Key.Value {
+        get {
+            guard let value = values[ObjectIdentifier(key)] as? Key.Value else {
+                preconditionFailure("this world has no \(key)")
+            }
+            return value
+        }
+        set { values[ObjectIdentifier(key)] = newValue }
+    }
+}
+
+/// Names a part of the world that belongs to a layer above the runtime.
+public protocol WorldKey {
+    associatedtype Value: Sendable
+}
+
+/// The clocks of a world.
+public enum WorldClock: Sendable {
+    /// CLOCK_MONOTONIC and CLOCK_REALTIME. About 25 ns a reading.
+    case kernel
+    /// The virtual time of a simulation, with this process's offset of the wall clock.
+    case simulated(SimulatedClock)
+
+    /// The monotonic time.
+    public var now: Instant {
+        switch self {
+        case .kernel: Instant(nanoseconds: dray_clock_nanoseconds(CLOCK_MONOTONIC))
+        case .simulated(let clock): clock.now
+        }
+    }
+
+    /// Nanoseconds since 1970-01-01 UTC. May step; comparable between processes.
+    public var wallNanoseconds: UInt64 {
+        switch self {
+        case .kernel: dray_clock_nanoseconds(CLOCK_REALTIME)
+        case .simulated(let clock): clock.wallNanoseconds
+        }
+    }
+}
