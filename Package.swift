@@ -27,7 +27,11 @@ let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
 let package = Package(
     name: "dray",
     platforms: [.macOS(.v26)],
-    products: [],
+    products: [
+        .executable(name: "dray", targets: ["DrayCLI"]),
+        .library(name: "Dray", targets: ["Dray"]),
+        .library(name: "CaRT", targets: ["CaRT"]),
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
@@ -42,7 +46,80 @@ let package = Package(
             name: "DrayRuntime",
             dependencies: ["CDrayRuntime", "CISAL", deque, heap, logging, coreMetrics],
             exclude: ["README.md"], swiftSettings: settings),
+        .target(name: "CLibfabric", linkerSettings: [.linkedLibrary("fabric")]),
+        .target(
+            name: "DrayFabric",
+            dependencies: ["DrayRuntime", "CLibfabric", deque, logging],
+            exclude: ["README.md"], swiftSettings: settings),
+        .target(
+            name: "CaRT",
+            dependencies: ["DrayRuntime", "DrayFabric", deque, logging, coreMetrics],
+            exclude: ["README.md"], swiftSettings: settings),
+        .target(name: "CUring", linkerSettings: [.linkedLibrary("uring")]),
+        .target(
+            name: "BIO",
+            dependencies: ["DrayRuntime", "CUring", deque, logging],
+            exclude: ["README.md"], swiftSettings: settings),
+        .target(
+            name: "VOS",
+            dependencies: ["DrayRuntime", "BIO", deque, logging],
+            exclude: ["README.md"], swiftSettings: settings),
+        .target(
+            name: "DrayPlacement",
+            dependencies: ["DrayRuntime"],
+            exclude: ["README.md"], swiftSettings: settings),
+        .target(
+            name: "DrayProtocol",
+            dependencies: ["DrayRuntime", "CaRT", "DrayPlacement"],
+            exclude: ["README.md"], swiftSettings: settings),
+        .target(
+            name: "DrayEngine",
+            dependencies: ["DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "DrayPlacement", "DrayProtocol", logging],
+            exclude: ["README.md"], swiftSettings: settings),
+        .target(
+            name: "Dray",
+            dependencies: ["DrayRuntime", "DrayFabric", "CaRT", "DrayPlacement", "DrayProtocol", logging],
+            exclude: ["README.md"], swiftSettings: settings),
+        .target(
+            name: "DrayFileSystem",
+            dependencies: ["DrayRuntime", "Dray"],
+            exclude: ["README.md"], swiftSettings: settings),
+        .executableTarget(
+            name: "DrayCLI",
+            dependencies: [
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayPlacement", "DrayProtocol",
+                "DrayEngine", "Dray", "DrayFileSystem", argumentParser, logging, yams,
+            ],
+            exclude: ["README.md"], swiftSettings: settings),
         .testTarget(
-            name: "DrayRuntimeTests", dependencies: ["DrayRuntime"], swiftSettings: testSettings),
+            name: "DrayRuntimeTests", dependencies: ["DrayRuntime", logging],
+            swiftSettings: testSettings),
+        .testTarget(
+            name: "DrayFabricTests", dependencies: ["DrayRuntime", "DrayFabric"],
+            swiftSettings: testSettings),
+        .testTarget(
+            name: "CaRTTests", dependencies: ["DrayRuntime", "DrayFabric", "CaRT"],
+            swiftSettings: testSettings),
+        .testTarget(
+            name: "BIOTests", dependencies: ["DrayRuntime", "BIO"],
+            swiftSettings: testSettings),
+        .testTarget(
+            name: "VOSTests", dependencies: ["DrayRuntime", "BIO", "VOS"],
+            swiftSettings: testSettings),
+        .testTarget(
+            name: "DrayPlacementTests", dependencies: ["DrayRuntime", "DrayPlacement"],
+            swiftSettings: testSettings),
+        .testTarget(
+            name: "DrayEngineTests", dependencies: ["DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "DrayPlacement", "DrayProtocol", "DrayEngine", "Dray"],
+            swiftSettings: testSettings),
+        .testTarget(
+            name: "DrayFileSystemTests", dependencies: ["DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayEngine", "Dray", "DrayFileSystem"],
+            swiftSettings: testSettings),
+        .testTarget(
+            name: "DrayCLITests", dependencies: ["DrayCLI"],
+            swiftSettings: testSettings),
+        .testTarget(
+            name: "LintTests", dependencies: [],
+            swiftSettings: testSettings),
     ]
 )

@@ -1,0 +1,43 @@
+/// A block device or file, opened by one xstream.
+///
+/// All offsets and lengths are multiples of `BlockDevice.blockSize`, and so are buffers' addresses
+/// (`IOBuffer` is page-aligned). Reads and writes in flight at once are not ordered, and a write is
+/// durable only when a `flush` that began after the write ended has succeeded (or when it was
+/// written with `durable: true`). This base class is the seam: `FileDevice` (io_uring, or a thread
+/// pool where io_uring is forbidden) and `SimulatedDevice` are its kinds.
+open class BlockDevice {
+    /// 4 KiB: the unit of transfers and of allocation.
+    public static let blockSize = 4096
+
+    /// The size in bytes, a multiple of the block size.
+    public let size: UInt64
+
+    /// What the device is called in messages: its path.
+    public let name: String
+
+    public init(name: String, size: UInt64) {
+        self.name = name
+        self.size = size
+    }
+
+    /// Reads `buffer.count` bytes at `offset`.
+    open func read(
+        into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64
+    ) async throws(BIOError) { abstract() }
+
+    /// Writes `buffer` at `offset`. With `durable`, returns only when the bytes are on stable
+    /// storage (RWF_DSYNC); that covers no other write.
+    open func write(
+        _ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool
+    ) async throws(BIOError) { abstract() }
+
+    /// Makes everything that was written before durable.
+    open func flush() async throws(BIOError) { abstract() }
+
+    /// Ends the use of the device after what is in flight has ended.
+    open func close() async { abstract() }
+
+    private func abstract() -> Never {
+        preconditionFailure("BlockDevice is abstract")
+    }
+}

@@ -1,0 +1,6 @@
+import ArgumentParser
+
+@main
+struct DrayCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "dray")
+}

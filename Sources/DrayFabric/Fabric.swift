@@ -1,0 +1,23 @@
+public import DrayRuntime
+
+/// Makes endpoints. The `World` carries one (`world.fabric`).
+public protocol Fabric: Sendable {
+    /// Opens an endpoint for the calling xstream.
+    ///
+    /// - Parameter address: what to listen on, such as `ofi+tcp://127.0.0.1:31416`; port 0 (or no
+    ///   address part) lets the provider choose.
+    /// - Throws: `.badAddress`, `.noProvider`, `.addressInUse`, or what the provider reports.
+    func makeEndpoint(_ address: String, on xstream: XStream) throws(FabricError) -> Endpoint
+}
+
+private enum FabricKey: WorldKey {
+    typealias Value = any Fabric
+}
+
+extension World {
+    /// The fabric of this world.
+    public var fabric: any Fabric {
+        get { self[FabricKey.self] }
+        set { self[FabricKey.self] = newValue }
+    }
+}
