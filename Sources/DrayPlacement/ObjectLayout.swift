@@ -63,11 +63,12 @@ public struct ObjectLayout: Hashable, Sendable {
                 load[$0] > round || load[$0] >= Int(engines[$0].targetCount)
             }) { round += 1 }
             let engine = ObjectLayout.pick(
-                StableHash.hash(base, UInt64(shard)), count: engines.count,
+                StableHash.hash(base, UInt64(shard) << 32), count: engines.count,
                 where: { load[$0] <= round && load[$0] < Int(engines[$0].targetCount) })
             let rank = engines[engine].rank
             let target = ObjectLayout.pick(
-                StableHash.hash(base, UInt64(shard) << 32 | UInt64(rank)),
+                // One more than the rank: the engine and the target must not share a key.
+                StableHash.hash(base, UInt64(shard) << 32 | (UInt64(rank) + 1)),
                 count: Int(engines[engine].targetCount),
                 where: { !used.contains(TargetAddress(rank: rank, target: UInt32($0))) })
             let address = TargetAddress(rank: rank, target: UInt32(target))
