@@ -1,0 +1,40 @@
+/// What a context has done and is doing, for telemetry.
+public struct ContextCounters: Hashable, Sendable {
+    /// Requests sent.
+    public var requestsSent = 0
+    /// Requests received, before any check.
+    public var requestsReceived = 0
+    /// Replies sent, errors included.
+    public var repliesSent = 0
+    /// Replies that reached their caller.
+    public var repliesReceived = 0
+    /// Calls that ended with an error.
+    public var callsFailed = 0
+    /// Calls that ended by their deadline.
+    public var timedOut = 0
+    /// Calls whose task was cancelled.
+    public var cancelled = 0
+    /// Requests that we answered `.overloaded`.
+    public var overloaded = 0
+    /// Requests refused because their deadline had passed.
+    public var expired = 0
+    /// Messages that could not be understood or came too late, and were dropped.
+    public var dropped = 0
+    /// Hellos sent, probes included.
+    public var hellosSent = 0
+    /// Connections and peers' instances found to be gone.
+    public var peersLost = 0
+    /// Bytes read and written by bulk transfers that we started.
+    public var bulkBytes = 0
+    /// Memory that was not freed because a peer may still use it, in bytes.
+    public var quarantinedBytes = 0
+
+    /// Calls under way now.
+    public var inFlight = 0
+    /// Calls that wait now for credits or a hello.
+    public var waiting = 0
+    /// Requests that our handlers work on now.
+    public var active = 0
+    /// Sessions of callers now.
+    public var sessions = 0
+}

@@ -1,0 +1,36 @@
+/// A protocol at one of its versions: a set of procedures that belong together.
+public struct ProtocolID: Hashable, Sendable {
+    /// Which protocol. 0xF0 and above are CaRT's own.
+    public let base: UInt8
+    public let version: UInt8
+
+    public init(base: UInt8, version: UInt8) {
+        self.base = base
+        self.version = version
+    }
+}
+
+/// A procedure and its types, so that the compiler checks both callers and handlers.
+///
+/// ```swift
+/// enum Greeting {
+///     static let id = ProtocolID(base: 0x10, version: 1)
+///     static let hello = Procedure<Name, Answer>(id, index: 1, name: "greeting.hello")
+/// }
+/// ```
+public struct Procedure<Request: Message, Reply: Message>: Sendable {
+    /// 32 bits: base (8) · version (8) · index (16).
+    public let opcode: UInt32
+
+    /// For logs and metrics.
+    public let name: StaticString
+
+    public init(_ id: ProtocolID, index: UInt16, name: StaticString) {
+        opcode = UInt32(id.base) << 24 | UInt32(id.version) << 16 | UInt32(index)
+        self.name = name
+    }
+
+    public var protocolID: ProtocolID {
+        ProtocolID(base: UInt8(opcode >> 24), version: UInt8(truncatingIfNeeded: opcode >> 16))
+    }
+}
