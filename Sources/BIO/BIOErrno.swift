@@ -1,0 +1,29 @@
+internal import Glibc
+
+extension BIOError {
+    /// The words of an errno.
+    static func message(_ code: Int32) -> String {
+        // SAFETY: the buffer is longer than any message, and the result points into it or at a
+        // constant.
+        unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: 256) { buffer in
+            guard unsafe strerror_r(code, buffer.baseAddress!, buffer.count) == 0 else {
+                return "error \(code)"
+            }
+            return unsafe String(cString: buffer.baseAddress!)
+        }
+    }
+}
+
+extension BlockDevice {
+    /// Checks a transfer against the contract: alignment traps, the range throws.
+    func checkTransfer(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BIOError) {
+        let unit = BlockDevice.blockSize
+        precondition(offset % UInt64(unit) == 0, "transfers are of whole blocks")
+        precondition(buffer.count % unit == 0, "transfers are of whole blocks")
+        precondition(UInt(bitPattern: buffer.baseAddress) % UInt(unit) == 0, "unaligned")
+        guard offset <= size, UInt64(buffer.count) <= size - offset else {
+            throw .outOfRange(
+                "\(buffer.count) bytes at \(offset) of \(name), which has \(size)")
+        }
+    }
+}

@@ -1,0 +1,187 @@
+internal import DequeModule
+internal import DrayRuntime
+
+/// One target's partition of a device: superblocks, a write-ahead log, and data blocks.
+///
+/// An update writes its data to reserved blocks, then appends a log record; when `append` returns,
+/// both are durable. Appends that arrive while a flush is under way share the next one (group
+/// commit). A checkpoint of the layer above frees the log up to where it was taken.
+///
+/// After an error of the device on a write or flush, nothing can be known about what is on it: the
+/// store goes out of service, and stays so until it is opened again. Confined to its xstream.
+public final class BlockStore {
+    /// The most bytes of one group, and so the most of one record, in blocks.
+    static let groupBlocksMax: UInt64 = 256
+    /// The smallest log: 64 KiB.
+    public static let logSizeMin: UInt64 = 16 * UInt64(BlockDevice.blockSize)
+    /// Log blocks that appends leave for the seals of `close` and `replay`.
+    static let logBlocksKept: UInt64 = 4
+
+    /// The device. Whoever opened it closes it, after the store.
+    public let device: BlockDevice
+    /// Which data blocks are in use.
+    public let allocator: BlockAllocator
+
+    let xstream: XStream
+    var superblock: Superblock
+    var scan: LogScan?
+    var live: Deque<LiveGroup> = []
+    var head: LogCursor
+    var pending: Deque<PendingRecord> = []
+    /// Bytes that the pending records and their checks take in groups.
+    var pendingBytes = 0
+    var committing = false
+    var publishing = false
+    var lastIsUnsealed = false
+    var commitWaiters: [Waiter<Void>] = []
+    var failure: BIOError?
+    var phase = Phase.opened
+    /// The last record whose `apply` ran.
+    public internal(set) var appliedSequence: UInt64
+    let groupBuffer: IOBuffer
+
+    enum Phase { case opened, ready, closed }
+
+    struct PendingRecord {
+        let record: [UInt8]
+        let checks: [BlockCheck]
+        let apply: (UInt64) -> Void
+        let waiter: Waiter<BIOError?>
+
+        var byteCount: Int {
+            GroupHeader.recordPrefix + record.count + checks.count * GroupHeader.checkBytes
+        }
+    }
+
+    init(device: BlockDevice, superblock: Superblock, scan: LogScan, xstream: XStream) {
+        self.device = device
+        self.superblock = superblock
+        self.scan = scan
+        self.xstream = xstream
+        head = scan.head
+        live = Deque(scan.groups)
+        allocator = BlockAllocator(totalBlocks: superblock.dataBlocks)
+        appliedSequence =
+            superblock.checkpoint?.logSequence ?? superblock.tail.sequence - 1
+        groupBuffer = IOBuffer(
+            count: Int(BlockStore.groupBlocks(logBlocks: superblock.logBlocks))
+                * BlockDevice.blockSize)
+    }
+
+    /// The most blocks of one group in a log of `logBlocks`.
+    static func groupBlocks(logBlocks: UInt64) -> UInt64 {
+        min(groupBlocksMax, logBlocks / 4)
+    }
+
+    // MARK: - What it is
+
+    /// Whose data this is.
+    public var identity: StoreIdentity { superblock.identity }
+
+    /// The last checkpoint that was published. Its blocks are marked in use by `open`.
+    public var checkpoint: CheckpointRoot? { superblock.checkpoint }
+
+    /// The size of the log in bytes.
+    public var logSize: UInt64 { superblock.logBlocks * UInt64(BlockDevice.blockSize) }
+
+    /// Bytes of the log that hold groups after the checkpoint, or are about to.
+    public var logUsed: UInt64 {
+        (head.position - superblock.tail.position + pendingBlocksMax(adding: 0))
+            * UInt64(BlockDevice.blockSize)
+    }
+
+    /// The most bytes that a record and its checks (16 bytes each) may have together.
+    public var recordBytesMax: Int {
+        groupBuffer.count - GroupHeader.byteCount - GroupHeader.recordPrefix
+    }
+
+    /// Whether an error took the store out of service.
+    public var isOutOfService: Bool { failure != nil }
+
+    func checkService() throws(BIOError) {
+        xstream.checkIsolated()
+        precondition(phase != .closed, "a closed store was used")
+        if failure != nil { throw .outOfService(path: device.name) }
+    }
+
+    func fail(_ error: BIOError) {
+        if failure == nil { failure = error }
+    }
+
+    // MARK: - Data blocks
+
+    /// Writes `buffer`, a whole number of blocks from a page-aligned address, to `extents` in
+    /// order; it must fill them exactly. Not durable until a record that names them was appended.
+    public func write(
+        _ buffer: UnsafeRawBufferPointer, to extents: [BlockExtent]
+    ) async throws(BIOError) {
+        try checkService()
+        let total = extents.reduce(0) { $0 + $1.byteCount }
+        precondition(total == UInt64(buffer.count), "the buffer does not fill its extents")
+        var done = 0
+        for extent in extents {
+            let offset = try dataOffset(extent)
+            let length = Int(extent.byteCount)
+            do throws(BIOError) {
+                // SAFETY: the caller keeps the buffer until this returns.
+                try unsafe await device.write(
+                    UnsafeRawBufferPointer(rebasing: buffer[done..<done + length]), at: offset,
+                    durable: false)
+            } catch {
+                fail(error)
+                throw error
+            }
+            done += length
+        }
+    }
+
+    /// Reads into `buffer`, a whole number of blocks at a page-aligned address, from block number
+    /// `firstBlock` of the blocks that `extents` name in order.
+    public func read(
+        into buffer: UnsafeMutableRawBufferPointer, from extents: [BlockExtent], firstBlock: Int = 0
+    ) async throws(BIOError) {
+        xstream.checkIsolated()
+        precondition(phase != .closed, "a closed store was used")
+        let unit = BlockDevice.blockSize
+        precondition(buffer.count % unit == 0 && firstBlock >= 0, "reads are of whole blocks")
+        var skip = firstBlock
+        var done = 0
+        for extent in extents where done < buffer.count {
+            let offset = try dataOffset(extent)
+            guard skip < Int(extent.count) else {
+                skip -= Int(extent.count)
+                continue
+            }
+            let length = min(buffer.count - done, (Int(extent.count) - skip) * unit)
+            // SAFETY: the caller keeps the buffer until this returns.
+            try unsafe await device.read(
+                into: UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + length]),
+                at: offset + UInt64(skip * unit))
+            skip = 0
+            done += length
+        }
+        guard done == buffer.count else {
+            throw .outOfRange("a read of \(buffer.count) bytes beyond the end of its extents")
+        }
+    }
+
+    private func dataOffset(_ extent: BlockExtent) throws(BIOError) -> UInt64 {
+        guard extent.count > 0, extent.end <= UInt64(superblock.dataBlocks) else {
+            throw .outOfRange(
+                "blocks \(extent.start)..<\(extent.end) of \(superblock.dataBlocks)")
+        }
+        return superblock.dataOffset + UInt64(extent.start) * UInt64(BlockDevice.blockSize)
+    }
+
+    /// Waits for the appends under way and seals the log, so that the last records need no
+    /// checking at the next open. The device stays open.
+    public func close() async {
+        precondition(phase != .closed, "a store was closed twice")
+        await waitForCommits()
+        let wasReady = phase == .ready
+        phase = .closed
+        if wasReady, failure == nil, lastIsUnsealed {
+            do throws(BIOError) { try await writeSeal() } catch { fail(error) }
+        }
+    }
+}

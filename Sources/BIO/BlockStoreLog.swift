@@ -1,0 +1,270 @@
+internal import DequeModule
+internal import DrayRuntime
+
+/// The log of a store: replay, group commit, checkpoints.
+extension BlockStore {
+    /// Calls `apply` with the sequence number and bytes of every record after the checkpoint, in
+    /// order. Then the store is ready for `append`. Must be called once, before the first append;
+    /// an error of `apply` ends the replay.
+    public func replay(
+        _ apply: (_ sequence: UInt64, _ record: RawSpan) throws(BIOError) -> Void
+    ) async throws(BIOError) {
+        try checkService()
+        precondition(phase == .opened, "a log is replayed once")
+        guard var scan else { preconditionFailure("an opened store has scanned its log") }
+        self.scan = nil
+        try await scan.replay(after: appliedSequence, apply)
+        appliedSequence = head.sequence - 1
+        // A dropped group must never come back: its blocks may be written again before the next
+        // group is, and would then match. The seal takes its place. It also says that the groups
+        // before it were durable, so that nobody compares their checks with reused blocks.
+        if scan.headIsStale || scan.lastIsUnsealed {
+            do throws(BIOError) {
+                try await writeSeal()
+            } catch {
+                fail(error)
+                throw error
+            }
+        }
+        phase = .ready
+    }
+
+    // MARK: - Append
+
+    /// Appends a record and returns when it is durable, together with the blocks that `checks`
+    /// name, whose writes have ended. `apply` is called with the record's sequence number, in log
+    /// order, as soon as that is so and before any append of the group returns.
+    ///
+    /// Throws `.full` when the log has no room (publish a checkpoint), `.outOfRange` when the
+    /// record is larger than `recordBytesMax`, and `.outOfService` after an error; then nothing
+    /// was logged. When the commit itself fails, throws its error: the record may or may not be
+    /// there after the next open.
+    public func append(
+        _ record: [UInt8], checks: [BlockCheck], apply: @escaping (UInt64) -> Void
+    ) async throws(BIOError) {
+        try checkService()
+        precondition(phase == .ready, "append before replay")
+        let bytes = record.count + checks.count * GroupHeader.checkBytes
+        guard bytes <= recordBytesMax else {
+            throw .outOfRange("a log record of \(bytes) bytes; at most \(recordBytesMax)")
+        }
+        for check in checks {
+            precondition(check.extent.end <= UInt64(superblock.dataBlocks), "no such blocks")
+        }
+        let room = superblock.logBlocks - (head.position - superblock.tail.position)
+        let needed = pendingBlocksMax(adding: bytes + GroupHeader.recordPrefix)
+        guard needed + BlockStore.logBlocksKept <= room else {
+            let unit = UInt64(BlockDevice.blockSize)
+            let free = room - min(room, pendingBlocksMax(adding: 0) + BlockStore.logBlocksKept)
+            throw .full(requested: UInt64(bytes), free: free * unit)
+        }
+        let error = await Waiter<BIOError?>.suspend { waiter in
+            let entry = PendingRecord(
+                record: record, checks: checks, apply: apply, waiter: waiter)
+            pendingBytes += entry.byteCount
+            pending.append(entry)
+            startCommitting()
+        }
+        if let error { throw error }
+    }
+
+    /// The most log blocks that the pending records and `bytes` more can take. Groups are filled
+    /// greedily, so any two neighbours exceed the maximum of one.
+    func pendingBlocksMax(adding bytes: Int) -> UInt64 {
+        let total = pendingBytes + bytes
+        guard total > 0 else { return 0 }
+        let unit = BlockDevice.blockSize
+        let groups = 2 * (total / groupBuffer.count) + 1
+        return UInt64((total + unit - 1) / unit + groups)
+    }
+
+    private func startCommitting() {
+        guard !committing else { return }
+        committing = true
+        xstream.spawn { await self.commit() }
+    }
+
+    /// Commits groups until nothing is pending. A group is what has gathered when the flush of the
+    /// one before ends; a lone record waits for nobody.
+    private func commit() async {
+        while !pending.isEmpty {
+            var entries: [PendingRecord] = []
+            if failure == nil {
+                entries = takeGroup()
+                let checks = entries.flatMap(\.checks)
+                do throws(BIOError) {
+                    try await writeGroup(entries, checks: checks)
+                    committed(entries, checks: checks)
+                    continue
+                } catch {
+                    fail(error)
+                    for entry in entries { entry.waiter.resume(returning: error) }
+                }
+            }
+            let rest = pending
+            pending.removeAll()
+            pendingBytes = 0
+            for entry in rest {
+                entry.waiter.resume(returning: .outOfService(path: device.name))
+            }
+        }
+        committing = false
+        let waiters = commitWaiters
+        commitWaiters.removeAll()
+        for waiter in waiters { waiter.resume() }
+    }
+
+    func waitForCommits() async {
+        while committing {
+            await Waiter.suspend { commitWaiters.append($0) }
+        }
+    }
+
+    /// As many pending records as one group holds.
+    private func takeGroup() -> [PendingRecord] {
+        var entries: [PendingRecord] = []
+        var size = GroupHeader.byteCount
+        while let first = pending.first, size + first.byteCount <= groupBuffer.count {
+            size += first.byteCount
+            pendingBytes -= first.byteCount
+            entries.append(pending.removeFirst())
+        }
+        precondition(!entries.isEmpty, "a pending record fits no group")
+        return entries
+    }
+
+    /// The group is durable: its effects become visible, then its appends return.
+    private func committed(_ entries: [PendingRecord], checks: [BlockCheck]) {
+        allocator.guardOnly(checks.map(\.extent))
+        for entry in entries {
+            appliedSequence += 1
+            entry.apply(appliedSequence)
+        }
+        for entry in entries { entry.waiter.resume(returning: nil) }
+    }
+
+    // MARK: - Groups
+
+    private func writeGroup(
+        _ entries: [PendingRecord], checks: [BlockCheck]
+    ) async throws(BIOError) {
+        var place = GroupHeader.byteCount
+        for check in checks {
+            groupBuffer.store(check.extent.start, at: place)
+            groupBuffer.store(check.extent.count, at: place + 4)
+            groupBuffer.store(UInt32(check.byteCount), at: place + 8)
+            groupBuffer.store(check.checksum, at: place + 12)
+            place += GroupHeader.checkBytes
+        }
+        for entry in entries {
+            groupBuffer.store(UInt32(entry.record.count), at: place)
+            place += GroupHeader.recordPrefix
+            let range = place..<place + entry.record.count
+            unsafe entry.record.withUnsafeBytes { bytes in
+                unsafe groupBuffer.writable(range).copyMemory(from: bytes)
+            }
+            place = range.upperBound
+        }
+        try await writeGroup(
+            payloadEnd: place, recordCount: entries.count, checkCount: checks.count, isSeal: false)
+    }
+
+    /// Writes a group without records, durably.
+    func writeSeal() async throws(BIOError) {
+        precondition(!committing)
+        try await writeGroup(
+            payloadEnd: GroupHeader.byteCount, recordCount: 0, checkCount: 0, isSeal: true)
+        allocator.guardOnly([])
+    }
+
+    /// Writes the group whose payload stands in `groupBuffer`; returns when it is durable.
+    private func writeGroup(
+        payloadEnd: Int, recordCount: Int, checkCount: Int, isSeal: Bool
+    ) async throws(BIOError) {
+        let payload = GroupHeader.byteCount..<payloadEnd
+        let header = GroupHeader(
+            generation: superblock.generation, cursor: head, recordCount: UInt32(recordCount),
+            checkCount: UInt32(checkCount), payloadBytes: UInt32(payload.count),
+            payloadChecksum: groupBuffer.checksum(payload), isSeal: isSeal)
+        let length = Int(header.blocks) * BlockDevice.blockSize
+        groupBuffer.zero(payloadEnd..<length)
+        let chain = header.encode(into: groupBuffer)
+        let used = head.position - superblock.tail.position
+        guard used + header.blocks <= superblock.logBlocks else {
+            throw .full(
+                requested: UInt64(length),
+                free: (superblock.logBlocks - used) * UInt64(BlockDevice.blockSize))
+        }
+        let start = head
+        let next = head.sequence + UInt64(recordCount)
+        live.append(LiveGroup(cursor: start, blocks: header.blocks, nextSequence: next))
+        head = LogCursor(
+            position: start.position + header.blocks, number: start.number + 1, chain: chain,
+            sequence: next)
+        lastIsUnsealed = !isSeal
+        // With checks, one flush makes the blocks and the log durable together.
+        try await writeLog(at: start.position, length: length, durable: checkCount == 0)
+        if checkCount > 0 { try await device.flush() }
+    }
+
+    private func writeLog(
+        at position: UInt64, length: Int, durable: Bool
+    ) async throws(BIOError) {
+        let unit = UInt64(BlockDevice.blockSize)
+        var done = 0
+        while done < length {
+            let place = (position + UInt64(done) / unit) % superblock.logBlocks
+            let run = min(length - done, Int((superblock.logBlocks - place) * unit))
+            // SAFETY: the buffer belongs to the store, and only one group is written at a time.
+            try unsafe await device.write(
+                groupBuffer.readable(done..<done + run), at: superblock.logOffset + place * unit,
+                durable: durable)
+            done += run
+        }
+    }
+
+    // MARK: - Checkpoints
+
+    /// Makes `root`, whose blocks were written with `write`, the checkpoint: durable in both
+    /// superblocks. Then the log up to `root.logSequence` is free, and so are the blocks of the
+    /// checkpoint's root before (this store frees them; the layer above only reserves new ones).
+    ///
+    /// Only one at a time. `root.logSequence` must have been applied and may not go back.
+    public func publishCheckpoint(_ root: CheckpointRoot) async throws(BIOError) {
+        try checkService()
+        precondition(phase == .ready && !publishing, "one checkpoint at a time, after replay")
+        precondition(root.logSequence <= appliedSequence, "a checkpoint of what is not applied")
+        precondition(root.logSequence >= superblock.checkpoint?.logSequence ?? 0)
+        guard root.extents.count <= CheckpointRoot.extentsMax else {
+            throw .outOfRange(
+                "a checkpoint root of \(root.extents.count) extents; at most "
+                    + "\(CheckpointRoot.extentsMax)")
+        }
+        let room = root.extents.reduce(0) { $0 + $1.byteCount }
+        precondition(root.byteCount <= room, "a checkpoint root larger than its extents")
+        publishing = true
+        defer { publishing = false }
+        var next = superblock
+        next.sequence += 1
+        next.checkpoint = root
+        next.tail = live.first { $0.nextSequence > root.logSequence + 1 }?.cursor ?? head
+        do throws(BIOError) {
+            try await device.flush()
+            try await BlockStore.writeSuperblocks(next, to: device)
+        } catch {
+            fail(error)
+            throw error
+        }
+        let previous = superblock.checkpoint
+        superblock = next
+        while let first = live.first, first.cursor.position < next.tail.position {
+            live.removeFirst()
+        }
+        if live.isEmpty {
+            // The last group is not in the log any more: nobody will verify its checks.
+            lastIsUnsealed = false
+            allocator.guardOnly([])
+        }
+        if let previous { allocator.free(previous.extents) }
+    }
+}
