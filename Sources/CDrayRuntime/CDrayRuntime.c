@@ -9,10 +9,7 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 
-static _Thread_local void *current_xstream;
-
-void *dray_current_xstream(void) { return current_xstream; }
-void dray_set_current_xstream(void *xstream) { current_xstream = xstream; }
+_Thread_local void *dray_current_xstream_pointer __attribute__((tls_model("initial-exec")));
 
 int dray_poll(struct pollfd *descriptors, unsigned long count, int64_t nanoseconds) {
     struct timespec limit, *limit_pointer = NULL;
@@ -30,6 +27,10 @@ int dray_pin_to_processor(int processor) {
     CPU_SET(processor, &set);
     return pthread_setaffinity_np(pthread_self(), sizeof set, &set);
 }
+
+void dray_yield_processor(void) { sched_yield(); }
+
+void dray_set_precise_timers(void) { prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0); }
 
 void dray_name_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 

@@ -3,7 +3,9 @@
 ///
 /// Spinning pays when the next event comes within the time that a block and a wake-up cost.
 /// The policy looks at how long recent idle periods were: short ones make it spin longer, long
-/// ones make it give up sooner. An idle engine therefore does not spin at all.
+/// ones make it give up sooner. An idle engine therefore does not spin at all. It also looks at
+/// how long giving way to other threads takes: where somebody else wants the processor, it
+/// blocks at once.
 struct IdlePolicy {
     /// Longest spin: several round trips of a local network.
     static let spinMaximum: Duration = .microseconds(50)
@@ -11,30 +13,38 @@ struct IdlePolicy {
     static let pauseMinimum: Duration = .microseconds(20)
     static let pauseMaximum: Duration = .microseconds(800)
 
+    /// A spinning round that takes this long was interrupted by a thread that needs the processor.
+    static let crowdedAfter: Duration = .microseconds(200)
+
     private var idleSince: Instant?
+    private var lastRound = Instant(nanoseconds: 0)
     private var spin: Duration = .microseconds(20)
     private var pause: Duration = IdlePolicy.pauseMinimum
 
+    /// Whether an idle period has begun, so that `worked` needs to know the time.
+    var isIdle: Bool { idleSince != nil }
+
     /// Something was done at `time`.
     mutating func worked(at time: Instant) {
-        if let start = idleSince {
-            learn(idle: time.since(start))
-            idleSince = nil
-        }
+        guard let start = idleSince else { return }
+        idleSince = nil
+        learn(idle: time.since(start))
         pause = IdlePolicy.pauseMinimum
     }
 
     /// Whether to go on spinning at `time`.
     mutating func shouldSpin(at time: Instant) -> Bool {
+        defer { lastRound = time }
         guard let start = idleSince else {
             idleSince = time
             return true
         }
+        if time.since(lastRound) >= IdlePolicy.crowdedAfter {
+            // Either a block has just ended with nothing to do, or the processor is shared.
+            spin = IdlePolicy.spinMinimum
+        }
         return time.since(start) < spin
     }
-
-    /// A block ended at `time`.
-    mutating func woke(at time: Instant) {}
 
     /// The next pause; doubles while nothing happens.
     mutating func nextPause() -> Duration {

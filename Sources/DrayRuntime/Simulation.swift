@@ -50,9 +50,10 @@ public final class Simulation: @unchecked Sendable {
     private var events = Heap<Event>()
     private var sequence: UInt64 = 0
     private var runnable: [XStream] = []
+    /// What could run, but belongs to a paused process.
+    private var parked: [XStream] = []
     private var deadNodes: Set<Int> = []
     private var pausedNodes: Set<Int> = []
-    private var xstreams: [XStream] = []
     private let thread = pthread_self()
 
     /// Wall-clock time when the virtual time is zero: 2026-01-01.
@@ -79,10 +80,9 @@ public final class Simulation: @unchecked Sendable {
             clock: .simulated(clock), entropy: entropy.fork("node \(node) \(incarnation)"),
             log: log, metrics: metrics,
             xstreamMaker: { name in
-                let id = node << 16 | incarnation
-                let xstream = XStream(name: name, simulation: self, node: id)
-                self.xstreams.append(xstream)
-                return xstream
+                XStream(
+                    name: name, simulation: self,
+                    node: Simulation.identity(node: node, incarnation: incarnation))
             })
     }
 
@@ -99,17 +99,26 @@ public final class Simulation: @unchecked Sendable {
         deadNodes.insert(id)
         record("kill", UInt64(id))
         runnable.removeAll { $0.node == id }
-        xstreams.removeAll { $0.node == id }
+        parked.removeAll { $0.node == id }
     }
 
-    /// Stops a process until `resume`, as SIGSTOP does.
+    /// Stops a process until `resume`, as SIGSTOP does. What happens to it meanwhile is kept:
+    /// timers that come due, and bytes that arrive.
     public func pause(node: Int, incarnation: Int) {
-        pausedNodes.insert(Simulation.identity(node: node, incarnation: incarnation))
+        let id = Simulation.identity(node: node, incarnation: incarnation)
+        guard pausedNodes.insert(id).inserted else { return }
+        record("pause", UInt64(id))
+        parked += runnable.filter { $0.node == id }
+        runnable.removeAll { $0.node == id }
     }
 
     /// Lets a paused process go on.
     public func resume(node: Int, incarnation: Int) {
-        pausedNodes.remove(Simulation.identity(node: node, incarnation: incarnation))
+        let id = Simulation.identity(node: node, incarnation: incarnation)
+        guard pausedNodes.remove(id) != nil else { return }
+        record("resume", UInt64(id))
+        runnable += parked.filter { $0.node == id }
+        parked.removeAll { $0.node == id }
     }
 
     /// Whether the process with this identity was killed.
@@ -144,14 +153,15 @@ public final class Simulation: @unchecked Sendable {
         eventHash ^= eventHash >> 29
     }
 
-    func wake(_ xstream: XStream, at time: Instant) {
-        guard time != .never else { return }
-        schedule(at: time) { [unowned self] in self.markRunnable(xstream) }
-    }
-
     func markRunnable(_ xstream: XStream) {
         guard !isDead(xstream.node) else { return }
-        if !runnable.contains(where: { $0 === xstream }) { runnable.append(xstream) }
+        guard !xstream.turns.isQueued else { return }
+        xstream.turns.isQueued = true
+        if pausedNodes.contains(xstream.node) {
+            parked.append(xstream)
+        } else {
+            runnable.append(xstream)
+        }
     }
 
     // MARK: - Running
@@ -174,9 +184,7 @@ public final class Simulation: @unchecked Sendable {
             events.removeMin().body()
             return true
         }
-        let candidates = pausedNodes.isEmpty
-            ? runnable : runnable.filter { !pausedNodes.contains($0.node) }
-        guard !candidates.isEmpty else {
+        guard !runnable.isEmpty else {
             guard let next = events.min, next.time <= end else {
                 now = max(now, end)
                 return false
@@ -185,10 +193,12 @@ public final class Simulation: @unchecked Sendable {
             return true
         }
         guard now <= end else { return false }
-        let xstream = candidates[Int(scheduling.below(UInt64(candidates.count)))]
+        let index = Int(scheduling.below(UInt64(runnable.count)))
+        runnable.swapAt(index, runnable.count - 1)
+        let xstream = runnable.removeLast()
+        xstream.turns.isQueued = false
         turnCount += 1
         now = now + .nanoseconds(Int64(50 + scheduling.below(Simulation.turnJitterNanoseconds)))
-        runnable.removeAll { $0 === xstream }
         if xstream.simulationTurn() { markRunnable(xstream) }
         return true
     }

@@ -3,27 +3,52 @@ internal import HeapModule
 /// A timer of an xstream. Cancelling is O(1); confined to its xstream.
 public final class Timer {
     let deadline: Instant
-    var body: (() -> Void)?
+    private var body: (() -> Void)?
+    private let cancellations: TimerQueue.Cancellations
 
-    init(deadline: Instant, body: @escaping () -> Void) {
+    init(deadline: Instant, cancellations: TimerQueue.Cancellations, body: @escaping () -> Void) {
         self.deadline = deadline
+        self.cancellations = cancellations
         self.body = body
     }
 
-    /// The timer will not fire. Harmless when it already has.
+    /// Whether it may still fire.
+    public var isPending: Bool { body != nil }
+
+    /// The timer will not fire, and what it captured is released. Harmless when it already has.
     public func cancel() {
+        guard body != nil else { return }
         body = nil
+        cancellations.count += 1
+    }
+
+    /// Runs the body, once; returns whether there was one.
+    func fire() -> Bool {
+        guard let body else { return false }
+        self.body = nil
+        body()
+        return true
     }
 }
 
 /// The pending timers of one xstream, ordered by deadline, then by the order they were added in.
+///
+/// Most timers of a busy server are deadlines that never come. Cancelled ones are swept out when
+/// they are the majority, so memory follows the number of pending timers, at O(1) amortised.
 struct TimerQueue {
+    /// How many timers in the heap were cancelled.
+    final class Cancellations {
+        var count = 0
+    }
+
     private struct Entry: Comparable {
-        let timer: Timer
+        let deadline: Instant
         let sequence: UInt64
+        let timer: Timer
 
         static func < (left: Entry, right: Entry) -> Bool {
-            (left.timer.deadline, left.sequence) < (right.timer.deadline, right.sequence)
+            left.deadline == right.deadline
+                ? left.sequence < right.sequence : left.deadline < right.deadline
         }
 
         static func == (left: Entry, right: Entry) -> Bool {
@@ -31,13 +56,23 @@ struct TimerQueue {
         }
     }
 
+    /// Fewer cancelled timers than this are not worth a sweep.
+    static let sweepMinimum = 64
+
     private var heap = Heap<Entry>()
     private var sequence: UInt64 = 0
+    private let cancellations = Cancellations()
+
+    /// Entries in memory, cancelled ones included.
+    var entryCount: Int { heap.count }
+
+    var isEmpty: Bool { heap.isEmpty }
 
     mutating func add(deadline: Instant, _ body: @escaping () -> Void) -> Timer {
-        let timer = Timer(deadline: deadline, body: body)
+        sweep()
+        let timer = Timer(deadline: deadline, cancellations: cancellations, body: body)
         sequence += 1
-        heap.insert(Entry(timer: timer, sequence: sequence))
+        heap.insert(Entry(deadline: deadline, sequence: sequence, timer: timer))
         return timer
     }
 
@@ -45,27 +80,34 @@ struct TimerQueue {
     var next: Instant? {
         mutating get {
             while let first = heap.min {
-                if first.timer.body != nil { return first.timer.deadline }
-                _ = heap.popMin()
+                if first.timer.isPending { return first.deadline }
+                removeFirst()
             }
             return nil
         }
     }
 
-    /// Runs every timer that is due at `time`, and returns how many.
-    mutating func fire(until time: Instant) -> Int {
+    /// Removes the timers that are due at `time`, in order. The caller fires them: a body may add
+    /// timers, which wait for the next call, or cancel those that are due with it.
+    mutating func takeDue(at time: Instant) -> [Timer] {
         var due: [Timer] = []
-        while let first = heap.min, first.timer.body == nil || first.timer.deadline <= time {
-            _ = heap.popMin()
-            due.append(first.timer)
+        while let first = heap.min, !first.timer.isPending || first.deadline <= time {
+            removeFirst()
+            if first.timer.isPending { due.append(first.timer) }
         }
-        var count = 0
-        for timer in due {
-            guard let body = timer.body else { continue }
-            timer.body = nil
-            body()
-            count += 1
-        }
-        return count
+        return due
+    }
+
+    private mutating func removeFirst() {
+        guard let first = heap.popMin() else { return }
+        if !first.timer.isPending { cancellations.count -= 1 }
+    }
+
+    private mutating func sweep() {
+        guard cancellations.count >= TimerQueue.sweepMinimum,
+            cancellations.count * 2 > heap.count
+        else { return }
+        heap = Heap(heap.unordered.filter { $0.timer.isPending })
+        cancellations.count = 0
     }
 }

@@ -1,10 +1,11 @@
 import DrayRuntime
+import Glibc
+import Synchronization
 import Testing
 
 @Suite struct XStreamTests {
     @Test func tasksStayOnTheirXStream() async {
-        let world = World.real()
-        let xstream = world.makeXStream(name: "test")
+        let xstream = World.real().makeXStream(name: "stay")
         let stayed = await xstream.run {
             var stayed = xstream.isCurrent
             for _ in 0..<10 {
@@ -18,49 +19,164 @@ import Testing
         xstream.stop()
     }
 
-    @Test func costs() async {
-        let world = World.real()
-        let xstream = world.makeXStream(name: "costs")
-        let figures = await xstream.run { () -> (Duration, Duration) in
-            var start = xstream.now
-            let count = 100_000
-            var left = count
-            await withUnsafeContinuation { (done: UnsafeContinuation<Void, Never>) in
-                for _ in 0..<count {
+    @Test func bodiesBeginInTheOrderTheyWereSpawnedIn() async {
+        let xstream = World.real().makeXStream(name: "order")
+        let order = await xstream.run { () -> [Int] in
+            var order: [Int] = []
+            await SuspendedTask.suspend { done in
+                for index in 0..<1_000 {
                     xstream.spawn {
-                        left -= 1
-                        if left == 0 { done.resume() }
+                        order.append(index)
+                        // Some keep their task, so that the next needs another one.
+                        if index % 3 == 0 { await xstream.yield() }
+                        if index % 7 == 0 { await xstream.sleep(for: .microseconds(100)) }
+                        if index == 999 { done.resume() }
                     }
                 }
             }
-            let create = xstream.now.since(start) / count
-            start = xstream.now
-            for _ in 0..<count { await xstream.yield() }
-            return (create, xstream.now.since(start) / count)
+            return order
         }
-        print("create + run \(figures.0), yield \(figures.1)")
+        #expect(order == Array(0..<1_000))
         xstream.stop()
     }
 
-    @Test(arguments: [1, 2, 3]) func simulationRepeats(seed: UInt64) {
-        func hash() -> UInt64 {
-            let simulation = Simulation(seed: seed)
-            var done = 0
-            for node in 1...4 {
-                let xstream = simulation.world(node: node).makeXStream(name: "x\(node)")
-                xstream.simulate {
-                    for step in 0..<100 {
-                        await xstream.yield()
-                        if step % 10 == 0 { await xstream.sleep(for: .milliseconds(1)) }
-                        simulation.record("step", UInt64(node))
+    /// A body that spawns its successor for ever must not keep timers and sources from running.
+    @Test func endlessSpawningLeavesRoomForTimers() async {
+        let xstream = World.real().makeXStream(name: "endless")
+        let (fired, spawned) = await xstream.run { () -> (Bool, Int) in
+            var stop = false
+            var spawned = 0
+            func again() {
+                spawned += 1
+                if !stop { xstream.spawn { again() } }
+            }
+            again()
+            await xstream.sleep(for: .milliseconds(5))
+            stop = true
+            return (true, spawned)
+        }
+        #expect(fired)
+        #expect(spawned > 100)
+        xstream.stop()
+    }
+
+    @Test func yieldLetsSourcesRunFirst() async {
+        final class Source: PollSource {
+            var polls = 0
+            func poll() -> Int {
+                polls += 1
+                return 0
+            }
+            func prepareToBlock() -> BlockReadiness { .idle }
+        }
+        let xstream = World.real().makeXStream(name: "yield")
+        let polls = await xstream.run { () -> [Int] in
+            let source = Source()
+            xstream.addSource(source)
+            var polls: [Int] = []
+            for _ in 0..<10 {
+                polls.append(source.polls)
+                await xstream.yield()
+            }
+            xstream.removeSource(source)
+            return polls
+        }
+        for (before, after) in zip(polls, polls.dropFirst()) { #expect(before < after) }
+        xstream.stop()
+    }
+
+    @Test func cancellingTheCallerOfRunCancelsTheTask() async {
+        let xstream = World.real().makeXStream(name: "cancel")
+        let caller = Task {
+            await xstream.run {
+                while !Task.isCancelled { await xstream.yield() }
+                return true
+            }
+        }
+        caller.cancel()
+        #expect(await caller.value)
+        xstream.stop()
+    }
+
+    @Test func errorsOfRunAreTyped() async {
+        struct Refused: Error, Equatable { let number: Int }
+        let xstream = World.real().makeXStream(name: "errors")
+        do throws(Refused) {
+            try await xstream.run { () async throws(Refused) in throw Refused(number: 7) }
+            Issue.record("nothing was thrown")
+        } catch {
+            #expect(error == Refused(number: 7))
+        }
+        xstream.stop()
+    }
+
+    /// Many threads send while the xstream falls asleep as often as it can: nothing is lost, and
+    /// what one thread sends arrives in its order.
+    @Test(arguments: [1, 4, 8]) func noWakeUpIsLost(threadCount: Int) async {
+        let count = 100_000 / threadCount
+        let xstream = World.real().makeXStream(name: "wake")
+        final class Received {
+            var last: [Int]
+            var inOrder = true
+            var left: Int
+            init(threads: Int, count: Int) {
+                last = Array(repeating: -1, count: threads)
+                left = threads * count
+            }
+        }
+        let inOrder = await withCheckedContinuation { done in
+            nonisolated(unsafe) let received = Received(threads: threadCount, count: count)
+            for thread in 0..<threadCount {
+                startThread {
+                    for index in 0..<count {
+                        xstream.submit {
+                            if received.last[thread] != index - 1 { received.inOrder = false }
+                            received.last[thread] = index
+                            received.left -= 1
+                            if received.left == 0 { done.resume(returning: received.inOrder) }
+                        }
+                        // Now and then the xstream gets time to block.
+                        if index % 1_000 == 0 { usleep(200) }
                     }
-                    done += 1
                 }
             }
-            let finished = simulation.run(for: .seconds(10), until: { done == 4 })
-            #expect(finished)
-            return simulation.eventHash
         }
-        #expect(hash() == hash())
+        #expect(inOrder)
+        xstream.stop()
     }
+
+    /// One thing at a time, each sent when the one before was received: a wake-up that is lost
+    /// would stop this for good.
+    @Test func pingPongBetweenTwoXStreams() async {
+        let world = World.real()
+        let (left, right) = (world.makeXStream(name: "left"), world.makeXStream(name: "right"))
+        let rounds = await left.run {
+            var rounds = 0
+            for _ in 0..<2_000 {
+                rounds += await right.run { right.isCurrent ? 1 : 0 }
+                if !left.isCurrent { return -1 }
+            }
+            return rounds
+        }
+        #expect(rounds == 2_000)
+        left.stop()
+        right.stop()
+    }
+}
+
+/// Runs `body` on a thread of its own.
+func startThread(_ body: @escaping @Sendable () -> Void) {
+    final class Box: Sendable {
+        let body: @Sendable () -> Void
+        init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+    }
+    var thread = pthread_t()
+    let result = pthread_create(
+        &thread, nil,
+        { box in
+            Unmanaged<Box>.fromOpaque(box!).takeRetainedValue().body()
+            return nil
+        }, Unmanaged.passRetained(Box(body)).toOpaque())
+    precondition(result == 0)
+    pthread_detach(thread)
 }

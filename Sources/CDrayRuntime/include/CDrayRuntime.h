@@ -5,9 +5,15 @@
 #include <stdint.h>
 #include <time.h>
 
+// Initial-exec: one instruction to read, instead of a call. Eight bytes fit the space that the
+// loader keeps for libraries that are opened later.
+extern _Thread_local void *dray_current_xstream_pointer __attribute__((tls_model("initial-exec")));
+
 /// The execution stream that the calling thread is running, or NULL.
-void *dray_current_xstream(void);
-void dray_set_current_xstream(void *xstream);
+static inline void *dray_current_xstream(void) { return dray_current_xstream_pointer; }
+static inline void dray_set_current_xstream(void *xstream) {
+    dray_current_xstream_pointer = xstream;
+}
 
 /// Hints to the processor that the caller spins.
 static inline void dray_cpu_relax(void) {
@@ -30,6 +36,12 @@ int dray_poll(struct pollfd *descriptors, unsigned long count, int64_t nanosecon
 
 /// Pins the calling thread to one processor; returns 0 or an errno.
 int dray_pin_to_processor(int processor);
+
+/// Gives the processor to another thread that wants it, if there is one.
+void dray_yield_processor(void);
+
+/// Lets the calling thread's timed waits end on time, not up to 50 microseconds later.
+void dray_set_precise_timers(void);
 
 /// Names the calling thread (15 bytes are kept).
 void dray_name_thread(const char *name);

@@ -1,0 +1,161 @@
+internal import CDrayRuntime
+internal import DequeModule
+internal import Glibc
+internal import Synchronization
+
+extension XStream {
+    /// The most jobs that run before the sources are polled again.
+    static let jobsPerRoundMax = 256
+
+    func startThread() {
+        let context = unsafe Unmanaged.passRetained(self).toOpaque()
+        var thread = pthread_t()
+        let result = unsafe pthread_create(
+            &thread, nil,
+            { context in
+                // SAFETY: `context` is the retained xstream passed above, consumed once here.
+                let xstream = unsafe Unmanaged<XStream>.fromOpaque(context!).takeRetainedValue()
+                xstream.runLoop()
+                return nil
+            }, context)
+        precondition(result == 0, "no thread for xstream \(name)")
+        pthread_detach(thread)
+    }
+
+    private func runLoop() {
+        unsafe dray_set_current_xstream(Unmanaged.passUnretained(self).toOpaque())
+        unsafe name.withCString { unsafe dray_name_thread($0) }
+        dray_set_precise_timers()
+        while !stopping.load(ordering: .relaxed) {
+            var progress = takeMailbox()
+            progress += runReadyJobs(max: XStream.jobsPerRoundMax)
+            for source in sources { progress += source.poll() }
+            // The clock is read only where somebody wants to know.
+            if !timers.isEmpty { progress += fireTimers(at: now) }
+            progress += resumeYielded()
+            if progress > 0 || !ready.isEmpty {
+                if idle.isIdle { idle.worked(at: now) }
+                continue
+            }
+            if idle.shouldSpin(at: now) {
+                // Who else wants the processor gets it, and is noticed by the time it takes.
+                dray_yield_processor()
+                continue
+            }
+            block()
+        }
+        dismissWorkers()
+        _ = runReadyJobs(max: WorkerPool.waitingMax)
+        dray_set_current_xstream(nil)
+    }
+
+    func runReadyJobs(max: Int) -> Int {
+        guard !ready.isEmpty || !workers.bodies.isEmpty else { return 0 }
+        workers.allowance = max
+        if workers.needsWorker { startWorker() }
+        let serial = unsafe asUnownedSerialExecutor()
+        let task = unsafe asUnownedTaskExecutor()
+        var count = 0
+        while count < max, let next = ready.popFirst() {
+            if next.isIsolated {
+                unsafe next.job.runSynchronously(isolatedTo: serial, taskExecutor: task)
+            } else {
+                unsafe next.job.runSynchronously(on: task)
+            }
+            count += 1
+            // A worker whose body has suspended leaves the rest of the bodies to another one.
+            workers.isTaking = false
+            if workers.needsWorker, workers.allowance > 0 { startWorker() }
+        }
+        return count
+    }
+
+    func fireTimers(at time: Instant) -> Int {
+        var count = 0
+        for timer in timers.takeDue(at: time) where timer.fire() { count += 1 }
+        return count
+    }
+
+    func resumeYielded() -> Int {
+        guard !yielded.isEmpty else { return 0 }
+        // Two arrays take turns, so that nothing is allocated.
+        swap(&yielded, &resuming)
+        for task in resuming { task.resume() }
+        defer { resuming.removeAll(keepingCapacity: true) }
+        return resuming.count
+    }
+
+    // MARK: - Mail
+
+    func send(_ item: sending Mailbox.Mail) {
+        if mailbox.put(item) { writeWake() }
+    }
+
+    func takeMailbox() -> Int {
+        guard !mailbox.isEmpty else { return 0 }
+        mailbox.take(into: &mail)
+        for item in mail {
+            switch item {
+            case .job(let job): ready.append(job)
+            case .body(let body): body()
+            }
+        }
+        defer { mail.removeAll(keepingCapacity: true) }
+        return mail.count
+    }
+
+    func writeWake() {
+        var one: UInt64 = 1
+        // A full counter means that a wake-up is pending already.
+        _ = unsafe write(wakeDescriptor, &one, 8)
+    }
+
+    // MARK: - Sleep
+
+    /// Sleeps until a descriptor is ready, the next timer is due, or something is sent.
+    private func block() {
+        var limit = timers.next ?? .never
+        descriptors.reset(to: wakeDescriptor)
+        for source in sources {
+            switch source.prepareToBlock() {
+            case .busy: return
+            case .descriptor(let descriptor): descriptors.add(descriptor)
+            case .pause: limit = min(limit, now + idle.nextPause())
+            case .idle: break
+            }
+        }
+        guard mailbox.fallAsleep() else { return }
+        defer { mailbox.wakeUp() }
+        // `stop` writes to the wake descriptor after it has set the flag, so it cannot be missed.
+        let timeout: Int64 =
+            limit == .never ? -1 : Int64(clamping: limit.since(now).nanosecondsClamped)
+        if descriptors.wait(nanoseconds: timeout) {
+            var count: UInt64 = 0
+            _ = unsafe read(wakeDescriptor, &count, 8)
+        }
+    }
+}
+
+/// The descriptors that an xstream sleeps on; the memory is kept from sleep to sleep.
+struct PollDescriptors {
+    private var entries: [pollfd] = []
+
+    /// Forgets all but the descriptor of wake-ups.
+    mutating func reset(to wake: Int32) {
+        entries.removeAll(keepingCapacity: true)
+        add(wake)
+    }
+
+    mutating func add(_ descriptor: Int32) {
+        entries.append(pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0))
+    }
+
+    /// Waits; negative is without limit. Returns whether there was a wake-up.
+    mutating func wait(nanoseconds: Int64) -> Bool {
+        let count = UInt(entries.count)
+        let events = unsafe entries.withUnsafeMutableBufferPointer { buffer in
+            unsafe dray_poll(buffer.baseAddress, count, nanoseconds)
+        }
+        return events > 0 && entries[0].revents != 0
+    }
+}
