@@ -74,11 +74,16 @@ let package = Package(
             exclude: ["README.md"], swiftSettings: settings),
         .target(
             name: "DrayEngine",
-            dependencies: ["DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "DrayPlacement", "DrayProtocol", logging],
+            dependencies: [
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "DrayPlacement", "DrayProtocol",
+                logging,
+            ],
             exclude: ["README.md"], swiftSettings: settings),
         .target(
             name: "Dray",
-            dependencies: ["DrayRuntime", "DrayFabric", "CaRT", "DrayPlacement", "DrayProtocol", logging],
+            dependencies: [
+                "DrayRuntime", "DrayFabric", "CaRT", "DrayPlacement", "DrayProtocol", logging,
+            ],
             exclude: ["README.md"], swiftSettings: settings),
         .target(
             name: "DrayFileSystem",
@@ -110,10 +115,17 @@ let package = Package(
             name: "DrayPlacementTests", dependencies: ["DrayRuntime", "DrayPlacement"],
             swiftSettings: testSettings),
         .testTarget(
-            name: "DrayEngineTests", dependencies: ["DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "DrayPlacement", "DrayProtocol", "DrayEngine", "Dray"],
+            name: "DrayEngineTests",
+            dependencies: [
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "DrayPlacement", "DrayProtocol",
+                "DrayEngine", "Dray",
+            ],
             swiftSettings: testSettings),
         .testTarget(
-            name: "DrayFileSystemTests", dependencies: ["DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayEngine", "Dray", "DrayFileSystem"],
+            name: "DrayFileSystemTests",
+            dependencies: [
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayEngine", "Dray", "DrayFileSystem",
+            ],
             swiftSettings: testSettings),
         .testTarget(
             name: "DrayCLITests", dependencies: ["DrayCLI"],

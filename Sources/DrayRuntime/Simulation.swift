@@ -138,7 +138,7 @@ public final class Simulation: @unchecked Sendable {
         eventCount += 1
         fold(now.nanoseconds)
         kind.withUTF8Buffer { bytes in
-            for unsafe byte in unsafe bytes { fold(UInt64(byte)) }
+            for unsafebyte in unsafe bytes { fold(UInt64(byte)) }
         }
         fold(value)
     }

@@ -1,5 +1,5 @@
-public import CoreMetrics
 internal import CDrayRuntime
+public import CoreMetrics
 internal import Glibc
 
 /// Everything outside the program: time, randomness, execution streams, logs, metrics and, by
@@ -36,7 +36,8 @@ public struct World: Sendable {
 
     /// The kernel's clocks, the kernel's randomness, and one thread per xstream.
     public static func real(
-        log: LogFacilities = LogFacilities(), metrics: any MetricsFactory = NOOPMetricsHandler.instance
+        log: LogFacilities = LogFacilities(),
+        metrics: any MetricsFactory = NOOPMetricsHandler.instance
     ) -> World {
         var seed: UInt64 = 0
         let result = unsafe dray_random_bytes(&seed, 8)

@@ -31,30 +31,31 @@ import Testing
         xstream.stop()
     }
 
-    /// Bodies that do not suspend share a task.
-    @Test func spawningABatchIsCheaperThanATaskEach() async {
+    /// What makes spawning cheap: bodies that do not suspend share a task, and tasks are used
+    /// again. Each suspended body keeps its own.
+    @Test(arguments: [(false, 1), (true, 100)])
+    func bodiesShareTasks(suspending: Bool, expected: Int) async {
         let xstream = World.real().makeXStream(name: "batch")
-        let (shared, each) = await unattached(xstream) { () -> (Duration, Duration) in
-            func measure(_ start: (@escaping () async -> Void) -> Void) async -> Duration {
-                let begin = xstream.now
-                for _ in 0..<2_000 {
-                    var left = 16
-                    await SuspendedTask.suspend { done in
-                        for _ in 0..<16 {
-                            start {
-                                left -= 1
-                                if left == 0 { done.resume() }
-                            }
+        let tasks = await unattached(xstream) { () -> [Int] in
+            var tasks: [Int] = []
+            for _ in 0..<3 {
+                var left = 100
+                await SuspendedTask.suspend { done in
+                    for _ in 0..<100 {
+                        xstream.spawn {
+                            tasks.append(withUnsafeCurrentTask { $0!.hashValue })
+                            if suspending { await xstream.yield() }
+                            left -= 1
+                            if left == 0 { done.resume() }
                         }
                     }
                 }
-                return xstream.now.since(begin)
             }
-            let shared = await measure { xstream.spawn($0) }
-            let each = await measure { _ = xstream.spawnCancellable($0) }
-            return (shared, each)
+            return tasks
         }
-        #expect(shared < each, "\(shared) shared, \(each) each")
+        #expect(tasks.count == 300)
+        #expect(Set(tasks).count <= expected + 1)
+        #expect(Set(tasks.suffix(100)).count >= expected)
         xstream.stop()
     }
 }
