@@ -138,7 +138,7 @@ public final class Simulation: @unchecked Sendable {
         eventCount += 1
         fold(now.nanoseconds)
         kind.withUTF8Buffer { bytes in
-            for unsafebyte in unsafe bytes { fold(UInt64(byte)) }
+            for index in bytes.indices { fold(UInt64(unsafe bytes[index])) }
         }
         fold(value)
     }
