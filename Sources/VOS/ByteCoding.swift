@@ -1,0 +1,74 @@
+internal import DrayRuntime
+
+/// What was read is not what the format says.
+struct DecodingFailure: Error {
+    let what: String
+}
+
+/// Reads numbers (little-endian) and strings from bytes, and never beyond them.
+struct ByteReader {
+    let bytes: [UInt8]
+    private(set) var index: Int
+
+    init(_ bytes: [UInt8], from index: Int = 0) {
+        self.bytes = bytes
+        self.index = index
+    }
+
+    var remaining: Int { bytes.count - index }
+
+    private mutating func number<Number: FixedWidthInteger>(
+        _ type: Number.Type
+    ) throws(DecodingFailure) -> Number {
+        let size = MemoryLayout<Number>.size
+        guard remaining >= size else { throw DecodingFailure(what: "a number is cut off") }
+        defer { index += size }
+        // SAFETY: the bytes from `index` on were just counted.
+        return unsafe bytes.withUnsafeBytes { bytes in
+            unsafe Number(
+                littleEndian: bytes.loadUnaligned(fromByteOffset: index, as: Number.self))
+        }
+    }
+
+    mutating func byte() throws(DecodingFailure) -> UInt8 { try number(UInt8.self) }
+    mutating func short() throws(DecodingFailure) -> UInt16 { try number(UInt16.self) }
+    mutating func long() throws(DecodingFailure) -> UInt32 { try number(UInt32.self) }
+    mutating func quad() throws(DecodingFailure) -> UInt64 { try number(UInt64.self) }
+
+    /// `count` bytes.
+    mutating func string(_ count: Int) throws(DecodingFailure) -> [UInt8] {
+        guard count >= 0, remaining >= count else {
+            throw DecodingFailure(what: "a string of \(count) bytes is cut off")
+        }
+        defer { index += count }
+        return Array(bytes[index..<index + count])
+    }
+
+    /// A length of 4 bytes, not above `maximum`, and that many bytes.
+    mutating func countedString(maximum: Int) throws(DecodingFailure) -> [UInt8] {
+        let count = Int(try long())
+        guard count <= maximum else {
+            throw DecodingFailure(what: "a string of \(count) bytes, where \(maximum) are the most")
+        }
+        return try string(count)
+    }
+}
+
+extension [UInt8] {
+    @inline(__always)
+    mutating func put<Number: FixedWidthInteger>(_ number: Number) {
+        unsafe Swift.withUnsafeBytes(of: number.littleEndian) { unsafe append(contentsOf: $0) }
+    }
+
+    mutating func put(string: [UInt8]) {
+        put(UInt32(string.count))
+        append(contentsOf: string)
+    }
+
+    /// CRC32C of the first `length` bytes.
+    func checksum(first length: Int) -> UInt32 {
+        unsafe withUnsafeBytes { bytes in
+            unsafe CRC32C.checksum(of: UnsafeRawBufferPointer(rebasing: bytes[0..<length]))
+        }
+    }
+}

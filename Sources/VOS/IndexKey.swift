@@ -1,0 +1,180 @@
+internal import DrayRuntime
+internal import Glibc
+
+/// Builds and compares the keys of the index.
+///
+/// A key is a byte string whose order by `memcmp` is the order of what it names:
+///
+///     pool 16 | container 16 | object 16 | 0 ~epoch                               object punch
+///                                        | 1 dkey | 0 ~epoch                      dkey punch
+///                                                 | 1 akey | 0 ~epoch             akey punch
+///                                                          | 1 ~epoch             single value
+///                                                          | 2 offset ~epoch ~stamp   extent
+///
+/// Numbers are big-endian; `~` inverts, so that the newest comes first. The byte 2 is 2, 3 or 4 for
+/// extents of up to 4 KiB, 64 KiB and 1 MiB: a search for what overlaps a range then looks back
+/// only as far as extents of that class reach. In dkey and akey the byte 0 is written as 0 255, and
+/// 0 1 ends the string; that keeps the order of the bytes, for any bytes.
+enum IndexKey {
+    typealias Bytes = [UInt8]
+
+    static let objectLength = 48
+    static let punchTag: UInt8 = 0
+    static let childTag: UInt8 = 1
+    static let singleTag: UInt8 = 1
+
+    /// The tags of extents with the longest extent of each.
+    static let extentClasses: [(tag: UInt8, lengthMax: UInt64)] = [
+        (2, 4096), (3, 65_536), (4, 1 << 20),
+    ]
+
+    /// The longest key: two strings of nothing but zero bytes, and the rest.
+    static let lengthMax = objectLength + 4 * VOSLimits.keyLengthMax + 64
+
+    static func extentTag(length: Int) -> UInt8 {
+        length <= 4096 ? 2 : length <= 65_536 ? 3 : 4
+    }
+
+    static func pool(_ pool: UniqueID) -> Bytes {
+        var key = Bytes()
+        key.append(id: pool)
+        return key
+    }
+
+    static func container(_ pool: UniqueID, _ container: UniqueID) -> Bytes {
+        var key = Bytes()
+        key.append(id: pool)
+        key.append(id: container)
+        return key
+    }
+
+    /// The prefix of everything of an object.
+    static func object(
+        _ pool: UniqueID, _ container: UniqueID, _ object: ObjectID, reserving: Int = 0
+    ) -> Bytes {
+        var key = Bytes()
+        key.reserveCapacity(objectLength + reserving)
+        key.append(id: pool)
+        key.append(id: container)
+        key.append(word: object.high)
+        key.append(word: object.low)
+        return key
+    }
+
+    /// Appends a child's tag and its escaped name: the prefix of everything below it.
+    static func appendName(_ name: [UInt8], to key: inout Bytes) {
+        key.append(childTag)
+        appendEscaped(name, to: &key)
+    }
+
+    /// Appends a string so that it ends, and sorts, by itself.
+    static func appendEscaped(_ name: [UInt8], to key: inout Bytes) {
+        let clean = unsafe name.withUnsafeBytes { bytes in
+            unsafe bytes.isEmpty || memchr(bytes.baseAddress!, 0, bytes.count) == nil
+        }
+        if clean {
+            key.append(contentsOf: name)
+        } else {
+            for byte in name {
+                key.append(byte)
+                if byte == 0 { key.append(255) }
+            }
+        }
+        key.append(0)
+        key.append(1)
+    }
+
+    /// The string that begins at `start` in `key`, and where the key goes on after it. Nil when it
+    /// does not end properly.
+    static func name(in key: Bytes, at start: Int) -> (name: [UInt8], end: Int)? {
+        var name: [UInt8] = []
+        var index = start
+        while index + 1 < key.count {
+            let byte = key[index]
+            guard byte == 0 else {
+                name.append(byte)
+                index += 1
+                continue
+            }
+            switch key[index + 1] {
+            case 255: name.append(0)
+            case 1: return (name, index + 2)
+            default: return nil
+            }
+            index += 2
+        }
+        return nil
+    }
+
+    /// The smallest key above everything that begins with `prefix`. A prefix ends with a name's
+    /// terminator or is an identifier; all ones have no successor, and the answer is then a key
+    /// that no prefix of that length can reach.
+    static func successor(ofPrefix prefix: Bytes) -> Bytes {
+        var key = prefix
+        var index = key.count - 1
+        while index >= 0 {
+            if key[index] != 255 {
+                key[index] += 1
+                key.removeLast(key.count - 1 - index)
+                return key
+            }
+            index -= 1
+        }
+        return Bytes(repeating: 255, count: lengthMax)
+    }
+
+    @inline(__always)
+    static func compare(_ left: Bytes, _ right: Bytes) -> Int {
+        unsafe left.withUnsafeBytes { first in
+            unsafe right.withUnsafeBytes { second in
+                let common = min(first.count, second.count)
+                if common > 0 {
+                    let result = unsafe memcmp(first.baseAddress!, second.baseAddress!, common)
+                    if result != 0 { return Int(result) }
+                }
+                return first.count - second.count
+            }
+        }
+    }
+
+    static func hasPrefix(_ key: Bytes, _ prefix: Bytes) -> Bool {
+        guard key.count >= prefix.count else { return false }
+        return unsafe key.withUnsafeBytes { first in
+            unsafe prefix.withUnsafeBytes { second in
+                unsafe second.isEmpty
+                    || memcmp(first.baseAddress!, second.baseAddress!, second.count) == 0
+            }
+        }
+    }
+
+    /// Whether two keys agree in their first `length` bytes, and both have them.
+    static func agree(_ left: Bytes, _ right: Bytes, length: Int) -> Bool {
+        guard left.count >= length, right.count >= length else { return false }
+        return unsafe left.withUnsafeBytes { first in
+            unsafe right.withUnsafeBytes { second in
+                unsafe memcmp(first.baseAddress!, second.baseAddress!, length) == 0
+            }
+        }
+    }
+}
+
+extension [UInt8] {
+    /// Appends 8 bytes, most significant first.
+    @inline(__always)
+    mutating func append(word: UInt64) {
+        unsafe Swift.withUnsafeBytes(of: word.bigEndian) { unsafe append(contentsOf: $0) }
+    }
+
+    mutating func append(id: UniqueID) {
+        append(word: id.high)
+        append(word: id.low)
+    }
+
+    /// The 8 bytes at `index`, most significant first.
+    func word(at index: Int) -> UInt64 {
+        precondition(index >= 0 && index + 8 <= count)
+        return unsafe withUnsafeBytes { bytes in
+            unsafe UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: index, as: UInt64.self))
+        }
+    }
+}

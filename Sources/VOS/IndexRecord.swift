@@ -1,0 +1,89 @@
+internal import BIO
+
+/// What the index holds under a key: one version of a value, or a punch.
+///
+/// Immutable once it is in the index, but for the readers' pins.
+final class IndexRecord {
+    enum Kind: UInt8 {
+        case objectPunch = 1
+        case dkeyPunch = 2
+        case akeyPunch = 3
+        case single = 4
+        case extent = 5
+
+        var isPunch: Bool { rawValue <= 3 }
+    }
+
+    let kind: Kind
+    /// How long a prefix of the key names the dkey; 0 for the punch of an object.
+    let dkeyEnd: Int32
+    /// How long a prefix of the key names the akey; 0 for punches of objects and dkeys.
+    let akeyEnd: Int32
+    /// How many bytes the value has.
+    let byteCount: Int32
+    let epoch: UInt64
+    /// The order of logging: breaks ties between equal epochs. Set when the record is applied.
+    var stamp: UInt64 = 0
+    /// The first byte of an extent of an array.
+    let offset: UInt64
+
+    /// The bytes of a value that has no blocks.
+    let inline: [UInt8]
+    /// Where the value lies; the first extent apart, because most values have but one.
+    let firstBlocks: BlockExtent
+    let moreBlocks: [BlockExtent]
+    /// The checksums of its chunks; the first apart.
+    let firstChecksum: UInt32
+    let moreChecksums: [UInt32]
+
+    /// How many readers need the blocks to stay.
+    var pins: Int32 = 0
+    /// It has left the index; its blocks are freed by the last reader.
+    var isRemoved = false
+
+    init(
+        kind: Kind, dkeyEnd: Int, akeyEnd: Int, epoch: UInt64, offset: UInt64 = 0,
+        byteCount: Int = 0, inline: [UInt8] = [], blocks: [BlockExtent] = [],
+        checksums: [UInt32] = []
+    ) {
+        self.kind = kind
+        self.dkeyEnd = Int32(dkeyEnd)
+        self.akeyEnd = Int32(akeyEnd)
+        self.epoch = epoch
+        self.offset = offset
+        self.byteCount = Int32(byteCount)
+        self.inline = inline
+        firstBlocks = blocks.first ?? BlockExtent(start: 0, count: 0)
+        moreBlocks = blocks.count > 1 ? Array(blocks[1...]) : []
+        firstChecksum = checksums.first ?? 0
+        moreChecksums = checksums.count > 1 ? Array(checksums[1...]) : []
+    }
+
+    /// Whether this wins over `other` where both apply.
+    @inline(__always)
+    func isNewer(than other: IndexRecord) -> Bool {
+        epoch != other.epoch ? epoch > other.epoch : stamp > other.stamp
+    }
+
+    var hasBlocks: Bool { firstBlocks.count > 0 }
+
+    var blocks: [BlockExtent] { hasBlocks ? [firstBlocks] + moreBlocks : [] }
+
+    var blockCount: UInt64 {
+        moreBlocks.reduce(UInt64(firstBlocks.count)) { $0 + UInt64($1.count) }
+    }
+
+    /// One past the last byte of an extent.
+    var end: UInt64 { offset + UInt64(byteCount) }
+
+    var chunkCount: Int { VOS.chunkCount(Int(byteCount)) }
+
+    func checksum(_ chunk: Int) -> UInt32 {
+        chunk == 0 ? firstChecksum : moreChecksums[chunk - 1]
+    }
+
+    /// About how many bytes this takes in a checkpoint, beside its key.
+    var checkpointBytes: Int {
+        48 + inline.count + 8 * (1 + moreBlocks.count) + 4 * (1 + moreChecksums.count)
+    }
+}

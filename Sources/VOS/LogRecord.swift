@@ -1,0 +1,239 @@
+internal import DrayRuntime
+
+/// One change of the index, ready to be applied: the key (of an extent: without its stamp, which
+/// is known only when the change is logged) and the record.
+struct PreparedOperation {
+    var key: IndexKey.Bytes
+    let record: IndexRecord
+}
+
+/// A record of the write-ahead log.
+///
+///     type 1 | version 1 | ...
+///     update:  pool 16, container 16, object 16, epoch 8, transaction 16, count 2, operations
+///              operation: kind 1, flags 1 (1 = in blocks, 2 = dkey of the one before),
+///              dkey 4 + n, akey 4 + n (what the kind has), value (`RecordCoding`)
+///     removal: aggregated epoch 8, count 2, keys (shared with the one before 4, rest 4 + n)
+///     range:   from 4 + n, to 4 + n
+///
+/// Numbers are little-endian; identifiers and keys big-endian, as in `IndexKey`.
+enum LogRecord {
+    static let version: UInt8 = 1
+
+    private enum RecordType: UInt8 {
+        case update = 1
+        case removal = 2
+        case range = 3
+    }
+
+    case update(epoch: UInt64, transaction: UniqueID, operations: [PreparedOperation])
+    /// Aggregation removes these keys, which nobody can see from `aggregatedEpoch` on.
+    case removal(aggregatedEpoch: UInt64, keys: [IndexKey.Bytes])
+    /// Everything from one key up to another is destroyed.
+    case range(from: IndexKey.Bytes, to: IndexKey.Bytes)
+
+    // MARK: - Encoding
+
+    /// The record of an update. `prepared` are its operations in order, with their values placed.
+    static func encode(_ update: Update, prepared: [PreparedOperation]) -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(160 + 96 * prepared.count)
+        bytes.append(RecordType.update.rawValue)
+        bytes.append(version)
+        bytes.append(id: update.pool)
+        bytes.append(id: update.container)
+        bytes.append(word: update.object.high)
+        bytes.append(word: update.object.low)
+        bytes.put(update.epoch)
+        bytes.append(id: update.transaction)
+        bytes.put(UInt16(prepared.count))
+        var previous: [UInt8]?
+        for (operation, prepared) in zip(update.operations, prepared) {
+            let record = prepared.record
+            let (dkey, akey) = operation.body.names
+            bytes.append(record.kind.rawValue)
+            var flags = record.hasBlocks ? RecordCoding.flagBlocks : 0
+            let same = dkey != nil && dkey == previous
+            if same { flags |= RecordCoding.flagSameDkey }
+            bytes.append(flags)
+            if let dkey, !same { bytes.put(string: dkey) }
+            if let akey { bytes.put(string: akey) }
+            RecordCoding.put(record, to: &bytes)
+            previous = dkey
+        }
+        return bytes
+    }
+
+    static func encodeRemoval(aggregatedEpoch: UInt64, keys: [IndexKey.Bytes]) -> [UInt8] {
+        var bytes: [UInt8] = [RecordType.removal.rawValue, version]
+        bytes.put(aggregatedEpoch)
+        bytes.put(UInt16(keys.count))
+        var previous: IndexKey.Bytes = []
+        for key in keys {
+            KeyCompression.put(key, after: previous, to: &bytes)
+            previous = key
+        }
+        return bytes
+    }
+
+    static func encodeRange(from: IndexKey.Bytes, to: IndexKey.Bytes) -> [UInt8] {
+        var bytes: [UInt8] = [RecordType.range.rawValue, version]
+        bytes.put(string: from)
+        bytes.put(string: to)
+        return bytes
+    }
+
+    // MARK: - Decoding
+
+    /// Reads a record. Any bytes are safe.
+    static func decode(_ bytes: [UInt8]) throws(DecodingFailure) -> LogRecord {
+        var reader = ByteReader(bytes)
+        let type = try reader.byte()
+        let version = try reader.byte()
+        guard version == LogRecord.version else {
+            throw DecodingFailure(what: "log record version \(version)")
+        }
+        let record: LogRecord
+        switch RecordType(rawValue: type) {
+        case .update: record = try decodeUpdate(&reader)
+        case .removal: record = try decodeRemoval(&reader)
+        case .range:
+            record = .range(
+                from: try reader.countedString(maximum: IndexKey.lengthMax),
+                to: try reader.countedString(maximum: IndexKey.lengthMax))
+        case nil: throw DecodingFailure(what: "log record type \(type)")
+        }
+        guard reader.remaining == 0 else {
+            throw DecodingFailure(what: "\(reader.remaining) bytes after a log record")
+        }
+        return record
+    }
+
+    private static func decodeUpdate(_ reader: inout ByteReader) throws(DecodingFailure) -> LogRecord
+    {
+        let object = try reader.string(IndexKey.objectLength)
+        let epoch = try reader.quad()
+        let words = try reader.string(16)
+        let transaction = UniqueID(high: words.word(at: 0), low: words.word(at: 8))
+        let count = Int(try reader.short())
+        guard count > 0, count <= VOSLimits.operationsMax else {
+            throw DecodingFailure(what: "an update of \(count) operations")
+        }
+        var operations: [PreparedOperation] = []
+        operations.reserveCapacity(count)
+        var dkey: [UInt8]?
+        for _ in 0..<count {
+            let kindByte = try reader.byte()
+            guard let kind = IndexRecord.Kind(rawValue: kindByte) else {
+                throw DecodingFailure(what: "operation \(kindByte)")
+            }
+            let flags = try reader.byte()
+            var akey: [UInt8]?
+            if kind == .objectPunch {
+                dkey = nil
+            } else if flags & RecordCoding.flagSameDkey == 0 {
+                dkey = try reader.countedString(maximum: VOSLimits.keyLengthMax)
+            } else if dkey == nil {
+                throw DecodingFailure(what: "no distribution key to repeat")
+            }
+            if kind.rawValue >= IndexRecord.Kind.akeyPunch.rawValue {
+                akey = try reader.countedString(maximum: VOSLimits.keyLengthMax)
+            }
+            let path = NamePath(object: object, dkey: dkey, akey: akey)
+            let record = try RecordCoding.record(
+                kind: kind, hasBlocks: flags & RecordCoding.flagBlocks != 0,
+                dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch, from: &reader)
+            operations.append(PreparedOperation(key: path.key(for: record), record: record))
+        }
+        return .update(epoch: epoch, transaction: transaction, operations: operations)
+    }
+
+    private static func decodeRemoval(
+        _ reader: inout ByteReader
+    ) throws(DecodingFailure) -> LogRecord {
+        let epoch = try reader.quad()
+        let count = Int(try reader.short())
+        var keys: [IndexKey.Bytes] = []
+        for _ in 0..<count {
+            keys.append(try KeyCompression.key(after: keys.last ?? [], from: &reader))
+        }
+        return .removal(aggregatedEpoch: epoch, keys: keys)
+    }
+}
+
+/// Writes ascending keys without what each has in common with the one before.
+enum KeyCompression {
+    static func put(_ key: IndexKey.Bytes, after previous: IndexKey.Bytes, to bytes: inout [UInt8]) {
+        let most = min(key.count, previous.count)
+        var shared = 0
+        while shared < most, key[shared] == previous[shared] { shared += 1 }
+        bytes.put(UInt32(shared))
+        bytes.put(UInt32(key.count - shared))
+        bytes.append(contentsOf: key[shared...])
+    }
+
+    static func key(
+        after previous: IndexKey.Bytes, from reader: inout ByteReader
+    ) throws(DecodingFailure) -> IndexKey.Bytes {
+        let shared = Int(try reader.long())
+        let rest = Int(try reader.long())
+        guard shared <= previous.count, rest <= IndexKey.lengthMax,
+            shared + rest >= IndexKey.objectLength, shared + rest <= IndexKey.lengthMax
+        else { throw DecodingFailure(what: "a key of \(shared) and \(rest) bytes") }
+        return try Array(previous[0..<shared]) + reader.string(rest)
+    }
+}
+
+/// The encoded names of an operation, and where each ends.
+struct NamePath {
+    var bytes: IndexKey.Bytes
+    private(set) var dkeyEnd = 0
+    private(set) var akeyEnd = 0
+
+    /// `object` is the prefix of an object.
+    init(object: IndexKey.Bytes, dkey: [UInt8]?, akey: [UInt8]?) {
+        bytes = []
+        bytes.reserveCapacity(object.count + (dkey?.count ?? 0) + (akey?.count ?? 0) + 40)
+        bytes.append(contentsOf: object)
+        guard let dkey else { return }
+        IndexKey.appendName(dkey, to: &bytes)
+        dkeyEnd = bytes.count
+        guard let akey else { return }
+        IndexKey.appendName(akey, to: &bytes)
+        akeyEnd = bytes.count
+    }
+
+    /// The key of `record`, whose names these are; for an extent without the stamp.
+    consuming func key(for record: IndexRecord) -> IndexKey.Bytes {
+        switch record.kind {
+        case .objectPunch, .dkeyPunch, .akeyPunch: bytes.append(IndexKey.punchTag)
+        case .single: bytes.append(IndexKey.singleTag)
+        case .extent:
+            bytes.append(IndexKey.extentTag(length: Int(record.byteCount)))
+            bytes.append(word: record.offset)
+        }
+        bytes.append(word: ~record.epoch)
+        return bytes
+    }
+}
+
+extension Operation.Body {
+    /// The names that the operation has.
+    var names: (dkey: [UInt8]?, akey: [UInt8]?) {
+        switch self {
+        case .punchObject: (nil, nil)
+        case .punchDkey(let dkey): (dkey, nil)
+        case .punchAkey(let dkey, let akey), .single(let dkey, let akey, _),
+            .array(let dkey, let akey, _, _):
+            (dkey, akey)
+        }
+    }
+
+    /// The bytes of the value that it has.
+    var value: ValueBytes? {
+        switch self {
+        case .punchObject, .punchDkey, .punchAkey: nil
+        case .single(_, _, let value), .array(_, _, _, let value): value
+        }
+    }
+}

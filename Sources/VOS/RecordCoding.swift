@@ -1,0 +1,75 @@
+internal import BIO
+internal import DrayRuntime
+
+/// Encodes and decodes the value of an index record, the same in the log and in checkpoints.
+enum RecordCoding {
+    static let flagBlocks: UInt8 = 1
+    static let flagSameDkey: UInt8 = 2
+
+    /// offset 8 (extents), byteCount 4, then the extents of blocks (count 2, each start 4 and
+    /// count 4) or the bytes, then a checksum of 4 for each chunk.
+    static func put(_ record: IndexRecord, to bytes: inout [UInt8]) {
+        guard !record.kind.isPunch else { return }
+        if record.kind == .extent { bytes.put(record.offset) }
+        bytes.put(UInt32(record.byteCount))
+        if record.hasBlocks {
+            bytes.put(UInt16(1 + record.moreBlocks.count))
+            bytes.put(record.firstBlocks.start)
+            bytes.put(record.firstBlocks.count)
+            for extent in record.moreBlocks {
+                bytes.put(extent.start)
+                bytes.put(extent.count)
+            }
+        } else {
+            bytes.append(contentsOf: record.inline)
+        }
+        for chunk in 0..<record.chunkCount { bytes.put(record.checksum(chunk)) }
+    }
+
+    static func record(
+        kind: IndexRecord.Kind, hasBlocks: Bool, dkeyEnd: Int, akeyEnd: Int, epoch: UInt64,
+        from reader: inout ByteReader
+    ) throws(DecodingFailure) -> IndexRecord {
+        if kind.isPunch {
+            return IndexRecord(kind: kind, dkeyEnd: dkeyEnd, akeyEnd: akeyEnd, epoch: epoch)
+        }
+        let offset = kind == .extent ? try reader.quad() : 0
+        let byteCount = Int(try reader.long())
+        guard byteCount <= VOSLimits.valueLengthMax, byteCount > 0 || kind == .single,
+            offset <= UInt64.max - UInt64(byteCount)
+        else { throw DecodingFailure(what: "a value of \(byteCount) bytes at \(offset)") }
+        var inline: [UInt8] = []
+        var blocks: [BlockExtent] = []
+        if hasBlocks {
+            blocks = try extents(from: &reader, count: Int(try reader.short()))
+            let stored = blocks.reduce(0) { $0 + Int($1.count) }
+            guard stored == VOS.blockCount(byteCount) else {
+                throw DecodingFailure(what: "\(byteCount) bytes in \(stored) blocks")
+            }
+        } else {
+            inline = try reader.string(byteCount)
+        }
+        var checksums: [UInt32] = []
+        for _ in 0..<VOS.chunkCount(byteCount) { checksums.append(try reader.long()) }
+        return IndexRecord(
+            kind: kind, dkeyEnd: dkeyEnd, akeyEnd: akeyEnd, epoch: epoch, offset: offset,
+            byteCount: byteCount, inline: inline, blocks: blocks, checksums: checksums)
+    }
+
+    static func extents(
+        from reader: inout ByteReader, count: Int
+    ) throws(DecodingFailure) -> [BlockExtent] {
+        guard count > 0, count <= reader.remaining / 8 else {
+            throw DecodingFailure(what: "\(count) extents of blocks")
+        }
+        var extents: [BlockExtent] = []
+        extents.reserveCapacity(count)
+        for _ in 0..<count {
+            let extent = BlockExtent(start: try reader.long(), count: try reader.long())
+            guard extent.count > 0, UInt64(extent.start) + UInt64(extent.count) <= UInt64(UInt32.max)
+            else { throw DecodingFailure(what: "an extent of \(extent.count) blocks") }
+            extents.append(extent)
+        }
+        return extents
+    }
+}

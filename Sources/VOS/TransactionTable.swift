@@ -1,0 +1,48 @@
+internal import DequeModule
+internal import DrayRuntime
+
+/// The transactions that were applied lately, so that a resend is not applied again.
+///
+/// Bounded by count and by age in epochs. Entries leave in the order they came.
+struct TransactionTable {
+    struct Entry {
+        let transaction: UniqueID
+        let epoch: UInt64
+    }
+
+    private let countMax: Int
+    private let age: UInt64
+    private var epochs: [UniqueID: UInt64] = [:]
+    /// In the order of the log.
+    private(set) var entries = Deque<Entry>()
+    private var newest: UInt64 = 0
+    /// The epochs up to this one may have been forgotten.
+    private(set) var horizon: UInt64 = 0
+
+    init(countMax: Int, age: UInt64) {
+        self.countMax = max(1, countMax)
+        self.age = age
+    }
+
+    /// The epoch at which the transaction was applied.
+    func outcome(_ transaction: UniqueID) -> UInt64? { epochs[transaction] }
+
+    mutating func add(_ transaction: UniqueID, epoch: UInt64) {
+        guard transaction != .zero, epochs.updateValue(epoch, forKey: transaction) == nil else {
+            return
+        }
+        entries.append(Entry(transaction: transaction, epoch: epoch))
+        newest = max(newest, epoch)
+        let oldest = newest > age ? newest - age : 0
+        while let first = entries.first, entries.count > countMax || first.epoch < oldest {
+            entries.removeFirst()
+            epochs[first.transaction] = nil
+            horizon = max(horizon, first.epoch)
+        }
+    }
+
+    /// Sets the horizon that a checkpoint had.
+    mutating func restore(horizon: UInt64) {
+        self.horizon = max(self.horizon, horizon)
+    }
+}

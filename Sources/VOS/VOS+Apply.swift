@@ -1,0 +1,193 @@
+internal import BIO
+internal import DrayRuntime
+
+/// A version that is hidden by something newer.
+struct Shadow {
+    /// The epoch of what hides it: when aggregation reaches that, the version can go.
+    let epoch: UInt64
+    /// The version; or a punch, which hides everything older below it.
+    let key: IndexKey.Bytes
+}
+
+/// How log records change the index: the same when they have just become durable and when they
+/// are replayed. Runs in the order of the log and never suspends.
+extension VOS {
+    func apply(_ record: LogRecord, sequence: UInt64) {
+        switch record {
+        case .update(let epoch, let transaction, let operations):
+            applyUpdate(
+                epoch: epoch, transaction: transaction, operations: operations, sequence: sequence)
+        case .removal(let aggregatedEpoch, let keys):
+            lastSequence = sequence
+            self.aggregatedEpoch = max(self.aggregatedEpoch, aggregatedEpoch)
+            for key in keys { remove(key) }
+        case .range(let from, let to):
+            lastSequence = sequence
+            var keys: [IndexKey.Bytes] = []
+            index.forEach(from: from) { key, _ in
+                guard IndexKey.compare(key, to) < 0 else { return false }
+                keys.append(key)
+                return true
+            }
+            for key in keys { remove(key) }
+        }
+    }
+
+    func applyUpdate(
+        epoch: UInt64, transaction: UniqueID, operations: [PreparedOperation], sequence: UInt64
+    ) {
+        lastSequence = sequence
+        var stamp = sequence * UInt64(VOSLimits.operationsMax)
+        for operation in operations {
+            operation.record.stamp = stamp
+            var key = operation.key
+            if operation.record.kind == .extent { key.append(word: ~stamp) }
+            insert(key, operation.record)
+            stamp += 1
+        }
+        transactions.add(transaction, epoch: epoch)
+    }
+
+    private func insert(_ key: IndexKey.Bytes, _ record: IndexRecord) {
+        count(key, record)
+        if let old = index.insert(key, record) { discount(key, old) }
+        if !isRecovering { noteShadows(key, record) }
+    }
+
+    private func remove(_ key: IndexKey.Bytes) {
+        guard let old = index.remove(key) else { return }
+        discount(key, old)
+    }
+
+    func count(_ key: IndexKey.Bytes, _ record: IndexRecord) {
+        usages.add(key, record)
+        indexBytes += key.count + record.checkpointBytes
+        valueBlocks += record.blockCount
+        if record.kind.isPunch { punchCount += 1 }
+    }
+
+    /// `record` has left the index.
+    private func discount(_ key: IndexKey.Bytes, _ record: IndexRecord) {
+        usages.subtract(key, record)
+        indexBytes -= key.count + record.checkpointBytes
+        if record.kind.isPunch { punchCount -= 1 }
+        record.isRemoved = true
+        if record.pins == 0 { freeBlocks(of: record) }
+    }
+
+    /// A reader is done with `record`.
+    func unpin(_ record: IndexRecord) {
+        precondition(record.pins > 0)
+        record.pins -= 1
+        if record.pins == 0, record.isRemoved { freeBlocks(of: record) }
+    }
+
+    private func freeBlocks(of record: IndexRecord) {
+        guard record.hasBlocks else { return }
+        valueBlocks -= record.blockCount
+        if !isRecovering { store.allocator.free(record.blocks) }
+    }
+
+    // MARK: - Shadows
+
+    /// Notes what the new entry hides, and what hides it.
+    func noteShadows(_ key: IndexKey.Bytes, _ record: IndexRecord) {
+        switch record.kind {
+        case .objectPunch, .dkeyPunch, .akeyPunch:
+            shadows.append(Shadow(epoch: record.epoch, key: key))
+        case .single:
+            let prefix = Int(record.akeyEnd) + 1
+            if let next = index.first(from: key + [0]),
+                IndexKey.agree(next.key, key, length: prefix)
+            {
+                shadows.append(Shadow(epoch: record.epoch, key: next.key))
+            }
+            if let newer = index.last(below: key), IndexKey.agree(newer.key, key, length: prefix) {
+                shadows.append(Shadow(epoch: newer.record.epoch, key: key))
+            }
+        case .extent:
+            let akey = Array(key[0..<Int(record.akeyEnd)])
+            forEachExtent(akey, in: record.offset..<record.end) { otherKey, other in
+                guard other !== record else { return }
+                if record.isNewer(than: other) {
+                    shadows.append(Shadow(epoch: record.epoch, key: otherKey))
+                } else {
+                    shadows.append(Shadow(epoch: other.epoch, key: key))
+                }
+            }
+        }
+        if punchCount > 0, !record.kind.isPunch,
+            let punch = newestPunch(over: key, record, epoch: .max), punch.hides(record)
+        {
+            shadows.append(Shadow(epoch: punch.epoch, key: key))
+        }
+    }
+
+    /// Visits the extents below an attribute key's prefix that overlap `range` (not empty).
+    func forEachExtent(
+        _ akey: IndexKey.Bytes, in range: Range<UInt64>,
+        _ body: (IndexKey.Bytes, IndexRecord) -> Void
+    ) {
+        for (tag, lengthMax) in IndexKey.extentClasses {
+            let first = range.lowerBound >= lengthMax ? range.lowerBound - lengthMax + 1 : 0
+            var start = akey
+            start.append(tag)
+            start.append(word: first)
+            index.forEach(from: start) { key, record in
+                guard IndexKey.agree(key, start, length: akey.count + 1),
+                    record.offset < range.upperBound
+                else { return false }
+                if record.end > range.lowerBound { body(key, record) }
+                return true
+            }
+        }
+    }
+}
+
+/// The newest punch that applies somewhere: hides what is older.
+struct PunchPoint {
+    var epoch: UInt64 = 0
+    var stamp: UInt64 = 0
+
+    func hides(_ record: IndexRecord) -> Bool {
+        record.epoch != epoch ? record.epoch < epoch : record.stamp < stamp
+    }
+
+    mutating func raise(_ punch: IndexRecord) {
+        guard !hides(punch) else { return }
+        epoch = punch.epoch
+        stamp = punch.stamp
+    }
+}
+
+extension VOS {
+    /// The newest punch up to `epoch` of the levels that `key` has: its object, and, as far as
+    /// `record` (an entry at or below it) has them, its dkey and akey.
+    func newestPunch(
+        over key: IndexKey.Bytes, _ record: IndexRecord, epoch: UInt64
+    ) -> PunchPoint? {
+        newestPunch(key, [IndexKey.objectLength, Int(record.dkeyEnd), Int(record.akeyEnd)], epoch)
+    }
+
+    /// The newest punch up to `epoch` at the prefixes of `key` with the given lengths (0: none).
+    func newestPunch(
+        _ key: IndexKey.Bytes, _ lengths: [Int], _ epoch: UInt64
+    ) -> PunchPoint? {
+        guard punchCount > 0 else { return nil }
+        var point: PunchPoint?
+        for length in lengths where length > 0 {
+            var start = IndexKey.Bytes()
+            start.reserveCapacity(length + 9)
+            start.append(contentsOf: key[0..<length])
+            start.append(IndexKey.punchTag)
+            start.append(word: ~epoch)
+            guard let found = index.first(from: start),
+                IndexKey.agree(found.key, start, length: length + 1)
+            else { continue }
+            var newest = point ?? PunchPoint()
+            newest.raise(found.record)
+            point = newest
+        }
+        return point
+    }
+}

@@ -1,0 +1,306 @@
+internal import BIO
+internal import DrayRuntime
+internal import Logging
+
+extension VOS {
+    /// Reads a single value into `buffer`, verified against its checksums.
+    ///
+    /// When the value is longer than the buffer, nothing is read and `byteCount` is 0; `size` tells
+    /// how much room it needs. Page-aligned buffers with room for whole blocks are filled by the
+    /// device; others by a copy. What lies behind the value in the buffer, up to the end of the
+    /// block, may be overwritten.
+    ///
+    /// Throws `.notFound`, `.corrupt`, `.epochTooOld`, `.device`, `.keyTooLong`, `.closed`.
+    public func fetchSingle(
+        _ fetch: Fetch, into buffer: UnsafeMutableRawBufferPointer
+    ) async throws(VOSError) -> FetchResult {
+        let path = try path(of: fetch)
+        try begin()
+        defer { end() }
+        guard let record = visibleSingle(path, epoch: fetch.epoch) else { throw .notFound }
+        let count = Int(record.byteCount)
+        var result = FetchResult(
+            size: UInt64(count), byteCount: 0, checksums: [], epoch: record.epoch)
+        guard count <= buffer.count else { return result }
+        try unsafe await read(
+            [
+                ReadPiece(
+                    record: record, first: 0, count: count, position: 0, room: buffer.count - count)
+            ], into: buffer, fetch: fetch)
+        result.byteCount = count
+        result.checksums = (0..<record.chunkCount).map { record.checksum($0) }
+        return result
+    }
+
+    /// The length of a single value at an epoch, in bytes. Throws `.notFound`, `.keyTooLong`.
+    public func singleSize(_ fetch: Fetch) throws(VOSError) -> Int {
+        guard let record = visibleSingle(try path(of: fetch), epoch: fetch.epoch) else {
+            throw .notFound
+        }
+        return Int(record.byteCount)
+    }
+
+    /// Reads bytes `offset ..< offset + length` of an array into `buffer`, verified against their
+    /// checksums. Holes, and what lies behind the end, read as zeros. An array that is not there
+    /// has the size 0; that is no error. What lies behind `length` in the buffer, up to the end of
+    /// the block, may be overwritten: room there saves a copy.
+    ///
+    /// `length` may be 0, to learn the size, and is at most `VOSLimits.fetchLengthMax`. Throws
+    /// `.corrupt`, `.device`, `.keyTooLong`, `.badArgument`, `.closed`.
+    public func fetchArray(
+        _ fetch: Fetch, offset: UInt64, length: Int, into buffer: UnsafeMutableRawBufferPointer
+    ) async throws(VOSError) -> FetchResult {
+        let path = try path(of: fetch)
+        guard length >= 0, length <= VOSLimits.fetchLengthMax, length <= buffer.count,
+            offset <= UInt64.max - UInt64(length)
+        else {
+            throw .badArgument(
+                "\(length) bytes at \(offset) into a buffer of \(buffer.count)")
+        }
+        try begin()
+        defer { end() }
+        var result = FetchResult(
+            size: visibleEnd(path, epoch: fetch.epoch), byteCount: length, checksums: [], epoch: 0)
+        guard length > 0 else { return result }
+        let range = offset..<offset + UInt64(length)
+        let segments = visibleSegments(path, range: range, epoch: fetch.epoch)
+        var pieces: [ReadPiece] = []
+        pieces.reserveCapacity(segments.count)
+        var covered = offset
+        for segment in segments {
+            unsafe VOS.zero(buffer, from: covered, to: segment.start, base: offset)
+            covered = segment.end
+            result.epoch = max(result.epoch, segment.record.epoch)
+            let room = segment.end == range.upperBound ? buffer.count - length : 0
+            pieces.append(
+                ReadPiece(
+                    record: segment.record, first: Int(segment.start - segment.record.offset),
+                    count: Int(segment.end - segment.start), position: Int(segment.start - offset),
+                    room: room))
+        }
+        unsafe VOS.zero(buffer, from: covered, to: range.upperBound, base: offset)
+        try unsafe await read(pieces, into: buffer, fetch: fetch)
+        let filled = unsafe UnsafeRawBufferPointer(rebasing: buffer[0..<length])
+        result.checksums = unsafe VOS.resultChecksums(pieces, filled)
+        return result
+    }
+
+    /// The end of an array: one past its last byte; 0 when it is not there.
+    public func arrayEnd(_ fetch: Fetch) throws(VOSError) -> UInt64 {
+        visibleEnd(try path(of: fetch), epoch: fetch.epoch)
+    }
+
+    func path(of fetch: Fetch) throws(VOSError) -> NamePath {
+        try checkEpoch(fetch.epoch)
+        try checkKey(fetch.dkey)
+        try checkKey(fetch.akey)
+        return NamePath(
+            object: IndexKey.object(fetch.pool, fetch.container, fetch.object), dkey: fetch.dkey,
+            akey: fetch.akey)
+    }
+
+    /// What was visible before the aggregated epoch may be gone.
+    func checkEpoch(_ epoch: UInt64) throws(VOSError) {
+        guard epoch >= aggregatedEpoch else {
+            throw .epochTooOld(epoch: epoch, oldest: aggregatedEpoch)
+        }
+    }
+
+    private static func zero(
+        _ buffer: UnsafeMutableRawBufferPointer, from: UInt64, to: UInt64, base: UInt64
+    ) {
+        guard from < to else { return }
+        unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[Int(from - base)..<Int(to - base)])
+            .initializeMemory(as: UInt8.self, repeating: 0)
+    }
+
+    /// The checksums of what was read. Where one stored value is all of it, these are the stored
+    /// ones, so that they cover the way through this process too.
+    private static func resultChecksums(
+        _ pieces: [ReadPiece], _ bytes: UnsafeRawBufferPointer
+    ) -> [UInt32] {
+        if pieces.count == 1, pieces[0].count == bytes.count,
+            pieces[0].first % VOSLimits.checksumChunk == 0,
+            pieces[0].first + pieces[0].count == Int(pieces[0].record.byteCount)
+        {
+            let record = pieces[0].record
+            let first = pieces[0].first / VOSLimits.checksumChunk
+            return (first..<record.chunkCount).map { record.checksum($0) }
+        }
+        return unsafe checksums(of: bytes)
+    }
+}
+
+/// Bytes of one stored value, and where in the caller's buffer they belong.
+struct ReadPiece {
+    let record: IndexRecord
+    /// The first byte within the value.
+    let first: Int
+    let count: Int
+    /// The first byte within the buffer.
+    let position: Int
+    /// How many bytes of the buffer behind the piece may be overwritten.
+    let room: Int
+
+    var end: Int { first + count }
+}
+
+/// The state that the readers of one fetch share.
+@safe private final class ReadGroup {
+    var next = 0
+    var running = 0
+    var failure: VOSError?
+    var waiter: UnsafeContinuation<Void, Never>?
+}
+
+extension VOS {
+    /// The most pieces of one fetch that are read at once.
+    static let readersMax = 16
+
+    /// Reads and verifies all pieces. Their blocks are pinned until the end.
+    fileprivate func read(
+        _ pieces: [ReadPiece], into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch
+    ) async throws(VOSError) {
+        var stored: [ReadPiece] = []
+        for piece in pieces {
+            if piece.record.hasBlocks {
+                stored.append(piece)
+            } else {
+                try unsafe copyInline(piece, into: buffer, fetch: fetch)
+            }
+        }
+        guard !stored.isEmpty else { return }
+        for piece in stored { piece.record.pins += 1 }
+        defer { for piece in stored { unpin(piece.record) } }
+        if stored.count == 1 {
+            try unsafe await read(stored[0], into: buffer, fetch: fetch)
+            return
+        }
+        let all = stored
+        let group = ReadGroup()
+        group.running = min(VOS.readersMax, all.count)
+        for _ in 0..<group.running {
+            xstream.spawn { [self] in
+                unsafe await readNext(all, group, into: buffer, fetch: fetch)
+            }
+        }
+        unsafe await withUnsafeContinuation { unsafe group.waiter = $0 }
+        if let failure = group.failure { throw failure }
+    }
+
+    /// One of the readers of a fetch: takes the next piece until there is none.
+    private func readNext(
+        _ pieces: [ReadPiece], _ group: ReadGroup, into buffer: UnsafeMutableRawBufferPointer,
+        fetch: Fetch
+    ) async {
+        while group.next < pieces.count, group.failure == nil {
+            let piece = pieces[group.next]
+            group.next += 1
+            do throws(VOSError) {
+                try unsafe await read(piece, into: buffer, fetch: fetch)
+            } catch {
+                if group.failure == nil { group.failure = error }
+            }
+        }
+        group.running -= 1
+        if group.running == 0 { unsafe group.waiter?.resume() }
+    }
+
+    private func copyInline(
+        _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch
+    ) throws(VOSError) {
+        guard piece.count > 0 else { return }
+        let intact = unsafe piece.record.inline.withUnsafeBytes { bytes in
+            guard unsafe firstDamaged(bytes, of: piece.record, firstChunk: 0) == nil else {
+                return false
+            }
+            unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[piece.position...])
+                .copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[piece.first..<piece.end]))
+            return true
+        }
+        guard intact else { throw corrupt(piece.record, fetch, what: "in the index") }
+    }
+
+    /// Reads a piece from its blocks: whole chunks straight into the buffer where that is possible,
+    /// the rest through a buffer of our own, because checksums cover whole chunks.
+    private func read(
+        _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch
+    ) async throws(VOSError) {
+        let chunk = VOSLimits.checksumChunk
+        let base = unsafe buffer.baseAddress.map { unsafe UnsafeRawPointer($0) + piece.position }
+        var first = piece.first
+        // A value may end within a chunk and a block; then the block must fit into the buffer.
+        let padded = VOS.blockCount(piece.end) * BlockDevice.blockSize
+        let isWhole =
+            piece.end == Int(piece.record.byteCount) && padded - piece.end <= piece.room
+        let direct = isWhole ? padded : piece.end / chunk * chunk
+        if unsafe VOS.isAligned(base), first % chunk == 0, direct > first {
+            let target = unsafe UnsafeMutableRawBufferPointer(
+                rebasing: buffer[piece.position..<piece.position + direct - first])
+            try unsafe await readChunks(piece.record, from: first, into: target, fetch: fetch)
+            first = min(direct, piece.end)
+        }
+        while first < piece.end {
+            let start = first / chunk * chunk
+            let limit = min(Int(piece.record.byteCount), start + (1 << 20))
+            let end = min(limit, (piece.end + chunk - 1) / chunk * chunk)
+            let size = VOS.blockCount(end - start) * BlockDevice.blockSize
+            let bounce = buffers.take(size)
+            defer { buffers.give(bounce) }
+            let target = unsafe UnsafeMutableRawBufferPointer(rebasing: bounce.bytes[0..<size])
+            try unsafe await readChunks(piece.record, from: start, into: target, fetch: fetch)
+            let last = min(end, piece.end)
+            unsafe UnsafeMutableRawBufferPointer(
+                rebasing: buffer[(piece.position + first - piece.first)...]
+            ).copyMemory(
+                from: UnsafeRawBufferPointer(rebasing: target[first - start..<last - start]))
+            first = last
+        }
+    }
+
+    /// Reads chunks of a value from byte `first` on, the first of a chunk, into memory of whole
+    /// blocks, and verifies them.
+    private func readChunks(
+        _ record: IndexRecord, from first: Int, into target: UnsafeMutableRawBufferPointer,
+        fetch: Fetch
+    ) async throws(VOSError) {
+        do throws(BIOError) {
+            try unsafe await store.read(
+                into: target, from: record.blocks, firstBlock: first / BlockDevice.blockSize)
+        } catch {
+            throw VOS.error(error)
+        }
+        let count = min(target.count, Int(record.byteCount) - first)
+        let bytes = unsafe UnsafeRawBufferPointer(rebasing: target[0..<count])
+        let chunk = first / VOSLimits.checksumChunk
+        if let bad = unsafe firstDamaged(bytes, of: record, firstChunk: chunk) {
+            unsafe target.initializeMemory(as: UInt8.self, repeating: 0)
+            throw corrupt(record, fetch, what: "chunk \(bad) does not match its checksum")
+        }
+    }
+
+    /// The first chunk of `bytes` that does not match its checksum, or nil.
+    private func firstDamaged(
+        _ bytes: UnsafeRawBufferPointer, of record: IndexRecord, firstChunk: Int
+    ) -> Int? {
+        var chunk = firstChunk
+        var start = 0
+        while start < bytes.count {
+            let end = min(bytes.count, start + VOSLimits.checksumChunk)
+            let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[start..<end])
+            guard unsafe CRC32C.checksum(of: part) == record.checksum(chunk) else { return chunk }
+            chunk += 1
+            start = end
+        }
+        return nil
+    }
+
+    private func corrupt(_ record: IndexRecord, _ fetch: Fetch, what: String) -> VOSError {
+        let location = ValueLocation(
+            pool: fetch.pool, container: fetch.container, object: fetch.object, dkey: fetch.dkey,
+            akey: fetch.akey, offset: record.offset, byteCount: Int(record.byteCount),
+            epoch: record.epoch)
+        log.error("\(what): object \(fetch.object), epoch \(record.epoch)")
+        return .corrupt(location, what: what)
+    }
+}

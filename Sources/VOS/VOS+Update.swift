@@ -1,0 +1,359 @@
+internal import BIO
+public import DrayRuntime
+
+extension VOS {
+    /// Applies an update: all of its operations, or none.
+    ///
+    /// Returns when it is durable and visible, with the epoch that its transaction was applied at:
+    /// that of the update, unless the transaction had been applied before.
+    ///
+    /// Throws `.exists` or `.notFound` for a condition that does not hold, `.noSpace`,
+    /// `.epochTooOld`, `.duplicateInProgress`, `.keyTooLong`, `.valueTooLong`, `.badArgument`,
+    /// `.checksumMismatch`, `.device`, `.closed`.
+    @discardableResult
+    public func update(_ update: Update) async throws(VOSError) -> UInt64 {
+        try check(update)
+        try begin()
+        defer { end() }
+        if update.transaction != .zero {
+            if let epoch = transactions.outcome(update.transaction) { return epoch }
+            guard inProgress.insert(update.transaction).inserted else {
+                throw .duplicateInProgress(update.transaction)
+            }
+        }
+        defer { if update.transaction != .zero { inProgress.remove(update.transaction) } }
+        guard update.epoch > aggregatedEpoch else {
+            throw .epochTooOld(epoch: update.epoch, oldest: aggregatedEpoch + 1)
+        }
+        epochsInFlight.append(update.epoch)
+        defer { removeInFlight(update.epoch) }
+
+        let object = IndexKey.object(update.pool, update.container, update.object)
+        let paths = update.operations.map { operation in
+            let (dkey, akey) = operation.body.names
+            return NamePath(object: object, dkey: dkey, akey: akey)
+        }
+        let requests = lockRequests(update, object: object, paths: paths)
+        await locks.acquire(requests)
+        defer { locks.release(requests) }
+        for (operation, path) in zip(update.operations, paths) where operation.condition != .none {
+            try checkCondition(operation, path)
+        }
+        try await write(update, paths: paths)
+        return update.epoch
+    }
+
+    /// Removes everything older than `epoch` under the attribute key, or, without one, the
+    /// distribution key, or, without that, the object.
+    @discardableResult
+    public func punch(
+        pool: UniqueID, container: UniqueID, object: ObjectID, dkey: [UInt8]? = nil,
+        akey: [UInt8]? = nil, epoch: UInt64, transaction: UniqueID = .zero,
+        condition: Operation.Condition = .none
+    ) async throws(VOSError) -> UInt64 {
+        let body: Operation.Body
+        switch (dkey, akey) {
+        case (nil, nil): body = .punchObject
+        case (let dkey?, nil): body = .punchDkey(dkey)
+        case (let dkey?, let akey?): body = .punchAkey(dkey: dkey, akey: akey)
+        case (nil, .some): throw .badArgument("the punch of an akey needs its dkey")
+        }
+        return try await update(
+            Update(
+                pool: pool, container: container, object: object, epoch: epoch,
+                transaction: transaction, operations: [Operation(body, condition: condition)]))
+    }
+
+    // MARK: - Checks
+
+    private func check(_ update: Update) throws(VOSError) {
+        guard update.epoch > 0, update.epoch < .max else {
+            throw .badArgument("epoch \(update.epoch)")
+        }
+        guard !update.operations.isEmpty else { throw .badArgument("an update without operations") }
+        guard update.operations.count <= VOSLimits.operationsMax else {
+            throw .badArgument(
+                "\(update.operations.count) operations, where \(VOSLimits.operationsMax) are the most")
+        }
+        for operation in update.operations {
+            let (dkey, akey) = operation.body.names
+            try checkKey(dkey)
+            try checkKey(akey)
+            guard let value = operation.body.value else { continue }
+            let count = unsafe value.bytes.count
+            guard count <= VOSLimits.valueLengthMax else {
+                throw .valueTooLong(length: count, maximum: VOSLimits.valueLengthMax)
+            }
+            if case .array(_, _, let offset, _) = operation.body {
+                guard count > 0 else { throw .badArgument("an extent of no bytes") }
+                guard offset <= UInt64.max - UInt64(VOSLimits.valueLengthMax) else {
+                    throw .badArgument("an extent at \(offset)")
+                }
+            }
+            if let checksums = value.checksums, checksums.count != VOS.chunkCount(count) {
+                throw .badArgument("\(checksums.count) checksums for \(count) bytes")
+            }
+        }
+    }
+
+    func checkKey(_ key: [UInt8]?) throws(VOSError) {
+        guard let key, key.count > VOSLimits.keyLengthMax else { return }
+        throw .keyTooLong(length: key.count, maximum: VOSLimits.keyLengthMax)
+    }
+
+    private func removeInFlight(_ epoch: UInt64) {
+        guard let index = epochsInFlight.firstIndex(of: epoch) else {
+            preconditionFailure("an update ended twice")
+        }
+        epochsInFlight.swapAt(index, epochsInFlight.count - 1)
+        epochsInFlight.removeLast()
+    }
+
+    /// Updates of one dkey run together unless one has a condition; a punch of an object, or a
+    /// condition on it, keeps everything else out of the object.
+    private func lockRequests(
+        _ update: Update, object: IndexKey.Bytes, paths: [NamePath]
+    ) -> [KeyLocks.Request] {
+        var requests: [KeyLocks.Request] = []
+        requests.reserveCapacity(1 + paths.count)
+        var objectExclusive = false
+        for (operation, path) in zip(update.operations, paths) {
+            if path.dkeyEnd == 0 {
+                objectExclusive = true
+                continue
+            }
+            let isExclusive = operation.condition != .none
+            requests.append(
+                KeyLocks.Request(
+                    stripe: KeyLocks.dkeyStripe(path.bytes, length: path.dkeyEnd),
+                    isExclusive: isExclusive))
+        }
+        requests.append(
+            KeyLocks.Request(
+                stripe: KeyLocks.objectStripe(object), isExclusive: objectExclusive))
+        return KeyLocks.ordered(requests)
+    }
+
+    private func checkCondition(_ operation: Operation, _ path: NamePath) throws(VOSError) {
+        let prefix: IndexKey.Bytes
+        switch operation.condition {
+        case .none: return
+        case .insert, .update: prefix = path.bytes
+        case .insertDkey, .updateDkey:
+            guard path.dkeyEnd > 0 else {
+                throw .badArgument("a condition on a distribution key without one")
+            }
+            prefix = Array(path.bytes[0..<path.dkeyEnd])
+        }
+        let exists = hasVisibleValue(prefix, epoch: .max)
+        switch operation.condition {
+        case .none: return
+        case .insert, .insertDkey: if exists { throw .exists }
+        case .update, .updateDkey: if !exists { throw .notFound }
+        }
+    }
+
+    // MARK: - Writing
+
+    /// Writes the values, then the log record.
+    private func write(_ update: Update, paths: consuming [NamePath]) async throws(VOSError) {
+        var prepared: [PreparedOperation] = []
+        prepared.reserveCapacity(paths.count)
+        var reserved: [BlockExtent] = []
+        var checks: [BlockCheck] = []
+        do throws(VOSError) {
+            for (operation, path) in zip(update.operations, paths) {
+                let record = try await place(
+                    operation, path, epoch: update.epoch, reserved: &reserved, checks: &checks)
+                prepared.append(PreparedOperation(key: path.key(for: record), record: record))
+            }
+            let bytes = LogRecord.encode(update, prepared: prepared)
+            guard bytes.count <= VOSLimits.recordLengthMax else {
+                throw .badArgument(
+                    "an update of \(bytes.count) bytes of keys and small values, where "
+                        + "\(VOSLimits.recordLengthMax) are the most")
+            }
+            try await append(bytes, checks: checks) { [self] sequence in
+                applyUpdate(
+                    epoch: update.epoch, transaction: update.transaction, operations: prepared,
+                    sequence: sequence)
+            }
+        } catch {
+            if !reserved.isEmpty { store.allocator.cancel(reserved) }
+            throw error
+        }
+    }
+
+    /// The most checkpoints that one append waits for.
+    private static let checkpointsAwaitedMax = 8
+
+    /// Appends a record once there is room in the log; a checkpoint makes room.
+    func append(
+        _ bytes: [UInt8], checks: [BlockCheck] = [], apply: @escaping (UInt64) -> Void
+    ) async throws(VOSError) {
+        guard bytes.count + 16 * checks.count <= store.recordBytesMax else {
+            throw .badArgument(
+                "a log record of \(bytes.count) bytes and \(checks.count) checks, where "
+                    + "\(store.recordBytesMax) bytes are the most")
+        }
+        for _ in 0..<VOS.checkpointsAwaitedMax {
+            if store.logUsed > store.logSize / 4 * 3, lastSequence > checkpointSequence {
+                try await checkpoint()
+            }
+            do throws(BIOError) {
+                try await store.append(bytes, checks: checks, apply: apply)
+                return
+            } catch .full(let requested, let free) {
+                guard lastSequence > checkpointSequence else {
+                    throw .noSpace(requested: requested, free: free)
+                }
+            } catch {
+                throw .device(error)
+            }
+            try await checkpoint()
+        }
+        throw .noSpace(requested: UInt64(bytes.count), free: store.logSize - store.logUsed)
+    }
+
+    /// Computes or verifies the checksums of a value, and writes it to blocks if it is long.
+    private func place(
+        _ operation: Operation, _ path: NamePath, epoch: UInt64, reserved: inout [BlockExtent],
+        checks: inout [BlockCheck]
+    ) async throws(VOSError) -> IndexRecord {
+        let kind: IndexRecord.Kind
+        var offset: UInt64 = 0
+        switch operation.body {
+        case .punchObject: kind = .objectPunch
+        case .punchDkey: kind = .dkeyPunch
+        case .punchAkey: kind = .akeyPunch
+        case .single: kind = .single
+        case .array(_, _, let first, _):
+            kind = .extent
+            offset = first
+        }
+        guard let value = operation.body.value else {
+            return IndexRecord(
+                kind: kind, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch)
+        }
+        let checksums = try verifiedChecksums(value)
+        let count = unsafe value.bytes.count
+        if count < options.inlineThreshold || count == 0 {
+            try checkHeadroom(blocks: 0)
+            return unsafe IndexRecord(
+                kind: kind, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch,
+                offset: offset, byteCount: count, inline: Array(value.bytes),
+                checksums: checksums)
+        }
+        let blocks = try reserve(VOS.blockCount(count))
+        reserved.append(contentsOf: blocks)
+        BlockChecks.append(of: value, checksums: checksums, in: blocks, to: &checks)
+        try await writeBlocks(value, to: blocks)
+        return IndexRecord(
+            kind: kind, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch, offset: offset,
+            byteCount: count, blocks: blocks, checksums: checksums)
+    }
+
+    private func verifiedChecksums(_ value: ValueBytes) throws(VOSError) -> [UInt32] {
+        let computed = unsafe VOS.checksums(of: value.bytes)
+        guard let given = value.checksums, given != computed else { return computed }
+        var chunk = 0
+        while given[chunk] == computed[chunk] { chunk += 1 }
+        throw .checksumMismatch(chunk: chunk)
+    }
+
+    /// CRC32C of each chunk of `bytes`.
+    public static func checksums(of bytes: UnsafeRawBufferPointer) -> [UInt32] {
+        var checksums: [UInt32] = []
+        checksums.reserveCapacity(chunkCount(bytes.count))
+        var start = 0
+        while start < bytes.count {
+            let end = min(bytes.count, start + VOSLimits.checksumChunk)
+            unsafe checksums.append(
+                CRC32C.checksum(of: UnsafeRawBufferPointer(rebasing: bytes[start..<end])))
+            start = end
+        }
+        return checksums
+    }
+
+    /// Ordinary updates leave enough free blocks for the next checkpoint, without which nothing
+    /// could be deleted any more.
+    private func checkHeadroom(blocks: Int) throws(VOSError) {
+        let needed = UInt64(checkpointBlocksMax()) + UInt64(blocks)
+        let free = UInt64(store.allocator.freeBlocks)
+        guard free < needed else { return }
+        let unit = UInt64(BlockDevice.blockSize)
+        let kept = min(free, UInt64(checkpointBlocksMax()))
+        throw .noSpace(requested: UInt64(max(1, blocks)) * unit, free: (free - kept) * unit)
+    }
+
+    private func reserve(_ blocks: Int) throws(VOSError) -> [BlockExtent] {
+        try checkHeadroom(blocks: blocks)
+        do throws(BIOError) {
+            return try store.allocator.reserve(blocks: UInt32(blocks), privileged: false)
+        } catch {
+            throw VOS.error(error)
+        }
+    }
+
+    /// Writes a value to its blocks: from where it is if the device can take it from there.
+    private func writeBlocks(_ value: ValueBytes, to blocks: [BlockExtent]) async throws(VOSError) {
+        let bytes = unsafe value.bytes
+        let size = VOS.blockCount(bytes.count) * BlockDevice.blockSize
+        do throws(BIOError) {
+            if bytes.count == size, unsafe VOS.isAligned(bytes.baseAddress) {
+                try unsafe await store.write(bytes, to: blocks)
+                return
+            }
+            let buffer = buffers.take(size)
+            defer { buffers.give(buffer) }
+            let target = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<size])
+            unsafe target.copyMemory(from: bytes)
+            unsafe UnsafeMutableRawBufferPointer(rebasing: target[bytes.count...])
+                .initializeMemory(as: UInt8.self, repeating: 0)
+            try unsafe await store.write(UnsafeRawBufferPointer(target), to: blocks)
+        } catch {
+            throw VOS.error(error)
+        }
+    }
+
+    static func isAligned(_ address: UnsafeRawPointer?) -> Bool {
+        UInt(bitPattern: address) % UInt(BlockDevice.blockSize) == 0
+    }
+}
+
+/// Makes the log's checks of a value's blocks from the value's own checksums.
+enum BlockChecks {
+    /// One check for each chunk; a chunk that lies in several extents gets one for each part.
+    static func append(
+        of value: ValueBytes, checksums: [UInt32], in blocks: [BlockExtent],
+        to checks: inout [BlockCheck]
+    ) {
+        let bytes = unsafe value.bytes
+        var extent = 0
+        var used: UInt32 = 0
+        for (chunk, checksum) in checksums.enumerated() {
+            let start = chunk * VOSLimits.checksumChunk
+            let end = min(bytes.count, start + VOSLimits.checksumChunk)
+            var first = start
+            while first < end {
+                if used == blocks[extent].count {
+                    extent += 1
+                    used = 0
+                }
+                let left = Int(blocks[extent].count - used)
+                let count = min(left, VOS.blockCount(end - first))
+                let last = min(end, first + count * BlockDevice.blockSize)
+                let whole = first == start && last == end
+                let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[first..<last])
+                checks.append(
+                    BlockCheck(
+                        extent: BlockExtent(
+                            start: blocks[extent].start + used, count: UInt32(count)),
+                        byteCount: last - first,
+                        checksum: whole ? checksum : unsafe CRC32C.checksum(of: part)))
+                used += UInt32(count)
+                first = last
+            }
+        }
+    }
+}

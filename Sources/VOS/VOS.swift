@@ -1,0 +1,161 @@
+public import BIO
+internal import DequeModule
+public import DrayRuntime
+internal import Logging
+
+/// The versioned object store of one target: objects of one or more pools, their distribution and
+/// attribute keys, and the versions of their values, on a `BlockStore`.
+///
+/// An update is one record of the log; it becomes visible when that is durable. Every value is
+/// kept at its epoch until a newer one, or a punch, has been there for the retention time and
+/// aggregation has dropped it. The index is in memory; it comes back from a checkpoint and the log.
+///
+/// Confined to its xstream. Updates of different keys run in parallel.
+@safe public final class VOS {
+    let store: BlockStore
+    let world: World
+    let xstream: XStream
+    let options: VOSOptions
+    let log: Logger
+
+    var index = IndexTree()
+    var transactions: TransactionTable
+    var usages = UsageTable()
+    let locks = KeyLocks()
+    let buffers = BufferPool()
+
+    /// Transactions that are being applied.
+    var inProgress: Set<UniqueID> = []
+    /// The epochs of updates under way: aggregation stays below them.
+    var epochsInFlight = ContiguousArray<UInt64>()
+    /// Versions that something newer hides, by the epoch of what hides them.
+    var shadows = Deque<Shadow>()
+    /// Versions that nobody can see from this epoch on may be gone. Updates must be above it.
+    public internal(set) var aggregatedEpoch: UInt64 = 0
+    /// How many punches the index holds: none is common, and saves looking.
+    var punchCount = 0
+    /// The last record that was applied.
+    var lastSequence: UInt64 = 0
+    /// About how long the index is in a checkpoint, in bytes.
+    var indexBytes = 0
+    /// The blocks of the values in the index, and of removed ones that readers hold.
+    var valueBlocks: UInt64 = 0
+    /// While opening: blocks are not freed, because none is marked used yet.
+    var isRecovering = true
+
+    /// The blocks of the checkpoint in use: its directory and its chunks.
+    var checkpointExtents: [BlockExtent] = []
+    var checkpointBytes = 0
+    var checkpointSequence: UInt64 = 0
+    var checkpointWaiters: [CheckpointWaiter] = []
+    var isCheckpointing = false
+
+    /// Operations under way, for `close`.
+    var operations = 0
+    var isClosed = false
+    var isAggregating = false
+    var closeWaiter: UnsafeContinuation<Void, Never>?
+
+    init(store: BlockStore, world: World, on xstream: XStream, options: VOSOptions) {
+        self.store = store
+        self.world = world
+        self.xstream = xstream
+        self.options = options
+        log = world.log.logger(.vos)
+        transactions = TransactionTable(
+            countMax: options.transactionsMax, age: options.transactionAge)
+    }
+
+    /// Opens what `store` holds: loads its checkpoint and applies the log after it.
+    ///
+    /// The store belongs to the result, which closes it. Throws `.damaged` when what is stored
+    /// contradicts itself. Costs about a microsecond for every entry of the index.
+    public static func open(
+        store: BlockStore, world: World, on xstream: XStream, options: VOSOptions = VOSOptions()
+    ) async throws(VOSError) -> VOS {
+        precondition(xstream.isCurrent, "open a store on its own xstream")
+        precondition(
+            (0...VOSLimits.inlineThresholdMax).contains(options.inlineThreshold),
+            "the inline threshold is out of range")
+        let vos = VOS(store: store, world: world, on: xstream, options: options)
+        try await vos.recover()
+        return vos
+    }
+
+    /// Waits for what is under way, and closes the store. Nothing may be started any more.
+    public func close() async {
+        guard !isClosed else { return }
+        isClosed = true
+        if operations > 0 {
+            unsafe await withUnsafeContinuation { unsafe closeWaiter = $0 }
+        }
+        await store.close()
+    }
+
+    /// Marks the beginning of an operation that `close` waits for.
+    func begin() throws(VOSError) {
+        guard !isClosed else { throw .closed }
+        operations += 1
+    }
+
+    /// Marks its end.
+    func end() {
+        operations -= 1
+        if operations == 0, let waiter = unsafe closeWaiter {
+            unsafe closeWaiter = nil
+            unsafe waiter.resume()
+        }
+    }
+
+    /// The epoch of a transaction that was applied and is still remembered.
+    public func transactionOutcome(_ transaction: UniqueID) -> UInt64? {
+        transactions.outcome(transaction)
+    }
+
+    /// Transactions of epochs up to this one may have been forgotten.
+    public var transactionHorizon: UInt64 { transactions.horizon }
+
+    /// What a pool holds here.
+    public func usage(pool: UniqueID) -> VOSUsage { usages.usage(pool: pool) }
+
+    /// What a container holds here.
+    public func usage(pool: UniqueID, container: UniqueID) -> VOSUsage {
+        usages.usage(pool: pool, container: container)
+    }
+
+    /// The pools that have anything here, in order.
+    public var pools: [UniqueID] { usages.pools }
+
+    /// The containers of a pool that have anything here, in order.
+    public func containers(pool: UniqueID) -> [UniqueID] { usages.containers(pool: pool) }
+
+    /// The size of the device's data area, and how much of it is free, in bytes.
+    public var space: (total: UInt64, free: UInt64) {
+        let unit = UInt64(BlockDevice.blockSize)
+        return (
+            UInt64(store.allocator.totalBlocks) * unit, UInt64(store.allocator.freeBlocks) * unit
+        )
+    }
+
+    /// How many checksums a value has.
+    static func chunkCount(_ byteCount: Int) -> Int {
+        (byteCount + VOSLimits.checksumChunk - 1) / VOSLimits.checksumChunk
+    }
+
+    /// How many blocks a value takes.
+    static func blockCount(_ byteCount: Int) -> Int {
+        (byteCount + BlockDevice.blockSize - 1) / BlockDevice.blockSize
+    }
+
+    /// Lets everything else on the xstream have its turn: jobs, timers and poll sources.
+    func giveWay() async {
+        await xstream.sleep(until: xstream.now)
+    }
+
+    static func error(_ error: BIOError) -> VOSError {
+        if case .full(let requested, let free) = error {
+            return .noSpace(requested: requested, free: free)
+        }
+        return .device(error)
+    }
+}

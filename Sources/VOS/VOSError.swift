@@ -1,0 +1,48 @@
+public import BIO
+public import DrayRuntime
+
+/// What can go wrong with an operation on a versioned object store.
+///
+/// Whatever is thrown, nothing has changed, and no data was given out.
+public enum VOSError: Error, Hashable, Sendable {
+    /// There is no such value at that epoch, or a condition asked for one that is not there.
+    case notFound
+    /// A condition asked for a key that is not there, and it is.
+    case exists
+    /// Not enough space: how much was asked for and how much is free, in bytes.
+    case noSpace(requested: UInt64, free: UInt64)
+    /// What is stored does not match its checksum: the value, and what was expected.
+    case corrupt(ValueLocation, what: String)
+    /// The index itself, in the checkpoint or the log, is damaged.
+    case damaged(what: String)
+    /// A distribution or attribute key is too long, in bytes.
+    case keyTooLong(length: Int, maximum: Int)
+    /// A value is too long, in bytes.
+    case valueTooLong(length: Int, maximum: Int)
+    /// The caller's bytes do not match the caller's checksum of chunk `chunk`.
+    case checksumMismatch(chunk: Int)
+    /// The request makes no sense; nothing but the caller can help.
+    case badArgument(String)
+    /// The device failed.
+    case device(BIOError)
+    /// The transaction is being applied right now. Ask again.
+    case duplicateInProgress(UniqueID)
+    /// The epoch lies where versions may have been aggregated away already.
+    case epochTooOld(epoch: UInt64, oldest: UInt64)
+    /// The store was closed.
+    case closed
+}
+
+/// Names one stored value, for messages.
+public struct ValueLocation: Hashable, Sendable {
+    public var pool: UniqueID
+    public var container: UniqueID
+    public var object: ObjectID
+    public var dkey: [UInt8]
+    public var akey: [UInt8]
+    /// The first byte of the extent; 0 for a single value.
+    public var offset: UInt64
+    /// The length of the value or extent in bytes.
+    public var byteCount: Int
+    public var epoch: UInt64
+}

@@ -1,0 +1,38 @@
+/// The limits of a versioned object store.
+public enum VOSLimits {
+    /// The longest distribution or attribute key, in bytes.
+    public static let keyLengthMax = 65_536
+    /// The longest single value and the longest array extent, in bytes.
+    public static let valueLengthMax = 1 << 20
+    /// A checksum covers this many bytes of a value, counted from the value's first byte.
+    public static let checksumChunk = 32_768
+    /// The most operations in one update.
+    public static let operationsMax = 1024
+    /// The longest log record that an update may make, in bytes: keys and inline values.
+    public static let recordLengthMax = 512 << 10
+    /// The longest range that one array fetch may read, in bytes.
+    public static let fetchLengthMax = 64 << 20
+    /// The largest `VOSOptions.inlineThreshold`, in bytes.
+    public static let inlineThresholdMax = 65_536
+}
+
+/// The settings of a versioned object store.
+public struct VOSOptions: Sendable {
+    /// Values shorter than this many bytes live in the log and the index ("SCM" in DAOS's words);
+    /// longer ones go straight to blocks. DAOS: `data_thresh`.
+    public var inlineThreshold: Int = 4096
+
+    /// How long, in nanoseconds of epochs, superseded versions can be read.
+    public var retention: UInt64 = 20_000_000_000
+
+    /// How many committed transactions are remembered, for resends.
+    public var transactionsMax: Int = 1 << 18
+
+    /// How long, in nanoseconds of epochs, a committed transaction is remembered.
+    public var transactionAge: UInt64 = 60_000_000_000
+
+    /// How often the background loop looks for work, in milliseconds.
+    public var backgroundPeriod: UInt64 = 250
+
+    public init() {}
+}
