@@ -1,1 +1,273 @@
+#define _GNU_SOURCE 1
 #include "CLibfabric.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static bool is_shared_memory(const char *provider) { return strcmp(provider, "shm") == 0; }
+
+const char *dray_fabric_error_words(int error) { return fi_strerror(error); }
+
+/// Takes the name of a shared-memory endpoint for this process: a socket in the abstract
+/// namespace, which the kernel releases when the process ends in whatever way.
+static int claim_name(const char *name) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int length = snprintf(
+        address.sun_path + 1, sizeof address.sun_path - 1, "dray-fabric/%s", name);
+    if (length < 0 || (size_t)length >= sizeof address.sun_path - 1) return -ENAMETOOLONG;
+    int descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (descriptor < 0) return -errno;
+    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
+    if (bind(descriptor, (struct sockaddr *)&address, size) != 0) {
+        int error = errno;
+        close(descriptor);
+        return -error;
+    }
+    return descriptor;
+}
+
+void dray_fabric_sweep_shared_memory(void) {
+    DIR *directory = opendir("/dev/shm");
+    if (!directory) return;
+    struct dirent *entry;
+    while ((entry = readdir(directory))) {
+        const char *name = entry->d_name;
+        if (strncmp(name, DRAY_SHARED_MEMORY_PREFIX, strlen(DRAY_SHARED_MEMORY_PREFIX)) != 0)
+            continue;
+        // A file appears only while its name is claimed: whoever gets the claim knows that the
+        // owner is dead.
+        int claim = claim_name(name);
+        if (claim < 0) continue;
+        shm_unlink(name);
+        close(claim);
+    }
+    closedir(directory);
+}
+
+static struct fi_info *make_hints(const char *provider) {
+    struct fi_info *hints = fi_allocinfo();
+    if (!hints) return NULL;
+    hints->caps = FI_MSG | FI_RMA | FI_READ | FI_WRITE | FI_SEND | FI_RECV | FI_REMOTE_READ |
+                  FI_REMOTE_WRITE;
+    hints->mode = FI_CONTEXT | FI_CONTEXT2;
+    hints->ep_attr->type = FI_EP_RDM;
+    hints->domain_attr->threading = FI_THREAD_DOMAIN;
+    hints->domain_attr->control_progress = FI_PROGRESS_MANUAL;
+    hints->domain_attr->data_progress = FI_PROGRESS_MANUAL;
+    hints->domain_attr->resource_mgmt = FI_RM_ENABLED;
+    hints->domain_attr->mr_mode = FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY;
+    // With virtual addresses the shared-memory provider reads and writes the peer's memory
+    // directly and looks at no key. Without, the peer checks.
+    if (is_shared_memory(provider)) hints->domain_attr->mr_mode = FI_MR_LOCAL | FI_MR_ALLOCATED;
+    hints->fabric_attr->prov_name = strdup(provider);
+    return hints;
+}
+
+static int find_provider(
+    const char *provider, const char *node, const char *service, struct fi_info **info) {
+    struct fi_info *hints = make_hints(provider);
+    if (!hints) return FI_ENOMEM;
+    uint64_t flags = node || service ? FI_SOURCE : 0;
+    int result = fi_getinfo(
+        FI_VERSION(FI_MAJOR_VERSION, FI_MINOR_VERSION), node, service, flags, hints, info);
+    fi_freeinfo(hints);
+    return -result;
+}
+
+static int open_completions(struct dray_endpoint *endpoint) {
+    struct fi_cq_attr attributes = {
+        .size = 4096,
+        .format = FI_CQ_FORMAT_MSG,
+        .wait_obj = FI_WAIT_FD,
+    };
+    int result = fi_cq_open(endpoint->domain, &attributes, &endpoint->completions, NULL);
+    if (result == 0) {
+        result = fi_control(&endpoint->completions->fid, FI_GETWAIT, &endpoint->wait_descriptor);
+        if (result == 0) return 0;
+        fi_close(&endpoint->completions->fid);
+        endpoint->completions = NULL;
+    }
+    endpoint->wait_descriptor = -1;
+    attributes.wait_obj = FI_WAIT_NONE;
+    return -fi_cq_open(endpoint->domain, &attributes, &endpoint->completions, NULL);
+}
+
+static int open_objects(struct dray_endpoint *endpoint) {
+    int result = fi_fabric(endpoint->info->fabric_attr, &endpoint->fabric, NULL);
+    if (result) return -result;
+    result = fi_domain(endpoint->fabric, endpoint->info, &endpoint->domain, NULL);
+    if (result) return -result;
+    struct fi_av_attr attributes = {.type = endpoint->info->domain_attr->av_type};
+    result = fi_av_open(endpoint->domain, &attributes, &endpoint->peers, NULL);
+    if (result) return -result;
+    result = open_completions(endpoint);
+    if (result) return result;
+    result = fi_endpoint(endpoint->domain, endpoint->info, &endpoint->endpoint, NULL);
+    if (result) return -result;
+    if (endpoint->claim_descriptor >= 0) {
+        // What a killed process left under our name.
+        shm_unlink(endpoint->name);
+        result = fi_setname(
+            &endpoint->endpoint->fid, endpoint->name, strlen(endpoint->name) + 1);
+        if (result) return -result;
+    }
+    result = fi_ep_bind(endpoint->endpoint, &endpoint->peers->fid, 0);
+    if (result) return -result;
+    result = fi_ep_bind(
+        endpoint->endpoint, &endpoint->completions->fid, FI_TRANSMIT | FI_RECV);
+    if (result) return -result;
+    return -fi_enable(endpoint->endpoint);
+}
+
+static void close_fid(struct fid *fid) {
+    if (fid) fi_close(fid);
+}
+
+static void free_endpoint(struct dray_endpoint *endpoint) {
+    if (endpoint->domain) close_fid(&endpoint->domain->fid);
+    if (endpoint->fabric) close_fid(&endpoint->fabric->fid);
+    if (endpoint->info) fi_freeinfo(endpoint->info);
+    free(endpoint->contexts);
+    free(endpoint->free_contexts);
+    free(endpoint);
+}
+
+static void close_objects(struct dray_endpoint *endpoint) {
+    if (endpoint->endpoint) close_fid(&endpoint->endpoint->fid);
+    if (endpoint->completions) close_fid(&endpoint->completions->fid);
+    if (endpoint->peers) close_fid(&endpoint->peers->fid);
+    endpoint->endpoint = NULL;
+    endpoint->completions = NULL;
+    endpoint->peers = NULL;
+}
+
+static int prepare(
+    struct dray_endpoint *endpoint, const char *provider, const char *node, const char *service) {
+    endpoint->contexts = calloc(DRAY_CONTEXTS_MAX, sizeof *endpoint->contexts);
+    endpoint->free_contexts = calloc(DRAY_CONTEXTS_MAX, sizeof *endpoint->free_contexts);
+    if (!endpoint->contexts || !endpoint->free_contexts) return FI_ENOMEM;
+    for (uint32_t index = 0; index < DRAY_CONTEXTS_MAX; index++) {
+        endpoint->contexts[index].kind = DRAY_UNUSED;
+        endpoint->free_contexts[index] = DRAY_CONTEXTS_MAX - 1 - index;
+    }
+    endpoint->free_count = DRAY_CONTEXTS_MAX;
+    if (is_shared_memory(provider)) {
+        if (!node || strlen(node) >= sizeof endpoint->name) return FI_EINVAL;
+        strcpy(endpoint->name, node);
+        endpoint->claim_descriptor = claim_name(endpoint->name);
+        if (endpoint->claim_descriptor < 0) return -endpoint->claim_descriptor;
+    }
+    return find_provider(provider, node, service, &endpoint->info);
+}
+
+int dray_fabric_open(
+    const char *provider, const char *node, const char *service, struct dray_endpoint **result) {
+    struct dray_endpoint *endpoint = calloc(1, sizeof *endpoint);
+    if (!endpoint) return FI_ENOMEM;
+    endpoint->wait_descriptor = -1;
+    endpoint->claim_descriptor = -1;
+    int error = prepare(endpoint, provider, node, service);
+    if (!error) error = open_objects(endpoint);
+    if (error) {
+        close_objects(endpoint);
+        if (endpoint->claim_descriptor >= 0) close(endpoint->claim_descriptor);
+        free_endpoint(endpoint);
+        return error;
+    }
+    *result = endpoint;
+    return 0;
+}
+
+void dray_fabric_close(struct dray_endpoint *endpoint) {
+    if (endpoint->claim_descriptor >= 0) {
+        // The shared-memory provider never forgets the regions of its own process: endpoints of
+        // this process that know our name would write to unmapped memory, or take a later
+        // endpoint of that name for this one. So the region stays, without its file, and the
+        // name stays ours until the process ends.
+        shm_unlink(endpoint->name);
+        endpoint->closed = true;
+        return;
+    }
+    close_objects(endpoint);
+    endpoint->closed = true;
+    if (endpoint->regions == 0) free_endpoint(endpoint);
+}
+
+long dray_fabric_address(struct dray_endpoint *endpoint, void *bytes, size_t capacity) {
+    size_t length = capacity;
+    int result = fi_getname(&endpoint->endpoint->fid, bytes, &length);
+    if (result) return result;
+    return length <= capacity ? (long)length : -FI_ETOOSMALL;
+}
+
+int dray_fabric_insert(struct dray_endpoint *endpoint, const void *address, uint64_t *peer) {
+    fi_addr_t result = FI_ADDR_NOTAVAIL;
+    int count = fi_av_insert(endpoint->peers, address, 1, &result, 0, NULL);
+    if (count < 0) return -count;
+    if (count != 1 || result == FI_ADDR_NOTAVAIL) return FI_EADDRNOTAVAIL;
+    *peer = result;
+    return 0;
+}
+
+void dray_fabric_remove(struct dray_endpoint *endpoint, uint64_t peer) {
+    fi_addr_t address = peer;
+    fi_av_remove(endpoint->peers, &address, 1, 0);
+}
+
+int dray_fabric_register(
+    struct dray_endpoint *endpoint, void *start, size_t length, bool remote_read,
+    bool remote_write, uint64_t wished_key, struct fid_mr **region, uint64_t *key,
+    uint64_t *remote_address, void **descriptor) {
+    int mode = endpoint->info->domain_attr->mr_mode;
+    *region = NULL;
+    *key = 0;
+    *descriptor = NULL;
+    *remote_address = mode & FI_MR_VIRT_ADDR ? (uint64_t)(uintptr_t)start : 0;
+    // Memory for local use only concerns few providers.
+    if (!remote_read && !remote_write && !(mode & FI_MR_LOCAL)) {
+        endpoint->regions += 1;
+        return 0;
+    }
+    uint64_t access = FI_SEND | FI_RECV | FI_READ | FI_WRITE;
+    if (remote_read) access |= FI_REMOTE_READ;
+    if (remote_write) access |= FI_REMOTE_WRITE;
+    size_t key_size = endpoint->info->domain_attr->mr_key_size;
+    if (mode & FI_MR_PROV_KEY) wished_key = 0;
+    else if (key_size < 8) wished_key &= ((uint64_t)1 << (8 * key_size)) - 1;
+    int result = fi_mr_reg(
+        endpoint->domain, start, length, access, 0, wished_key, 0, region, NULL);
+    if (result) return -result;
+    *key = fi_mr_key(*region);
+    if (mode & FI_MR_LOCAL) *descriptor = fi_mr_desc(*region);
+    endpoint->regions += 1;
+    return 0;
+}
+
+void dray_fabric_deregister(struct dray_endpoint *endpoint, struct fid_mr *region) {
+    if (region) fi_close(&region->fid);
+    endpoint->regions -= 1;
+    if (endpoint->closed && endpoint->claim_descriptor < 0 && endpoint->regions == 0)
+        free_endpoint(endpoint);
+}
+
+int dray_fabric_poll_error(struct dray_endpoint *endpoint, struct dray_completion *completion) {
+    struct fi_cq_err_entry entry = {0};
+    ssize_t count = fi_cq_readerr(endpoint->completions, &entry, 0);
+    if (count != 1) return 0;
+    struct dray_context *context = entry.op_context;
+    if (!context || context->kind == DRAY_UNUSED) return 0;
+    completion->token = context->token;
+    completion->kind = context->kind;
+    completion->length = 0;
+    completion->error = entry.err > 0 ? entry.err : FI_EIO;
+    dray_give_context(endpoint, context);
+    return 1;
+}

@@ -1,0 +1,99 @@
+internal import CLibfabric
+public import DrayRuntime
+internal import Synchronization
+
+/// The real fabric: endpoints of any libfabric provider.
+///
+/// An address is `ofi+PROVIDER://WHERE`. `ofi+tcp` is the native reliable-datagram provider for
+/// TCP (named `net` in libfabric up to 1.17); the older layered one is `ofi+tcp;ofi_rxm`.
+///
+/// | address | listens on |
+/// |---|---|
+/// | `ofi+tcp://127.0.0.1:31416` | that host and port |
+/// | `ofi+tcp://127.0.0.1`, `ofi+tcp://:0`, `ofi+tcp` | a free port; 127.0.0.1 when no host is given |
+/// | `ofi+shm://NAME` | shared memory of that name |
+/// | `ofi+shm` | shared memory with a new name |
+/// | `ofi+OTHER` , `ofi+OTHER://HOST:SERVICE` | what the provider makes of it |
+public final class LibfabricFabric: Fabric {
+    // Ordering is the mutex's: endpoints may be made on any xstream.
+    private let entropy: Mutex<Entropy>
+
+    /// `entropy` is where the keys of registered memory and the names of shared-memory endpoints
+    /// come from: `world.entropy.fork("fabric")`.
+    public init(entropy: Entropy) {
+        self.entropy = Mutex(entropy)
+    }
+
+    /// Opens an endpoint. About 1 ms, and up to 50 ms for the first of a process.
+    public func makeEndpoint(
+        _ address: String, on xstream: XStream
+    ) throws(FabricError) -> Endpoint {
+        let listen = try ListenAddress(parsing: address)
+        let seed = entropy.withLock { $0.next() }
+        if listen.provider == "shm" {
+            dray_fabric_sweep_shared_memory()
+        }
+        var failure = FabricError.noProvider("\(address): libfabric has no such provider")
+        for candidate in listen.candidates {
+            do throws(FabricError) {
+                return try LibfabricEndpoint(
+                    providerName: listen.providerName, libfabricProvider: candidate,
+                    listen: listen, text: address, entropy: Entropy(seed: seed))
+            } catch {
+                failure = error
+                guard case .noProvider = error else { throw error }
+            }
+        }
+        throw failure
+    }
+}
+
+/// What an endpoint is asked to listen on.
+struct ListenAddress {
+    /// As the user names it: `ofi+tcp`.
+    let providerName: String
+    /// As libfabric names it: `tcp`.
+    let provider: String
+    var node: String?
+    var service: String?
+
+    init(parsing text: String) throws(FabricError) {
+        let (name, body) = try FabricAddress.split(text)
+        let expected = "'ofi+PROVIDER://WHERE', such as ofi+tcp://127.0.0.1:31416"
+        guard name.hasPrefix("ofi+"), name.utf8.count > 4 else {
+            throw .badAddress("\(FabricAddress.quoted(text)): expected \(expected)")
+        }
+        providerName = name
+        provider = String(name.dropFirst(4))
+        switch FabricAddress.form(ofProvider: name) {
+        case .socket:
+            let full = body.isEmpty ? "127.0.0.1" : body.hasPrefix(":") ? "127.0.0.1" + body : body
+            guard let socket = SocketAddress(parsing: Substring(full)) else {
+                throw .badAddress(
+                    "\(FabricAddress.quoted(text)): expected \(name)://HOST:PORT, with an IP "
+                        + "address and a port of 0 to 65535")
+            }
+            node = socket.hostText
+            service = String(socket.port)
+        case .name:
+            guard body.isEmpty || FabricAddress.isName(body.utf8) else {
+                throw .badAddress(
+                    "\(FabricAddress.quoted(text)): expected \(name)://NAME, with up to "
+                        + "\(FabricAddress.nameBytesMax) letters, digits and . _ - @")
+            }
+            node = body.isEmpty ? nil : String(body)
+        case .opaque:
+            guard body.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7f }) else {
+                throw .badAddress("\(FabricAddress.quoted(text)): expected \(expected)")
+            }
+            let parts = body.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
+            node = parts.first.flatMap { $0.isEmpty ? nil : String($0) }
+            service = parts.count > 1 && !parts[1].isEmpty ? String(parts[1]) : nil
+        }
+    }
+
+    /// The providers of libfabric to try, best first.
+    var candidates: [String] {
+        provider == "tcp" ? ["net", "tcp"] : [provider]
+    }
+}

@@ -1,0 +1,271 @@
+import DrayFabric
+import DrayRuntime
+import Testing
+
+/// The fabrics that every behaviour is tested over.
+enum FabricKind: String, CaseIterable, CustomTestStringConvertible {
+    case tcp = "ofi+tcp"
+    case layeredTCP = "ofi+tcp;ofi_rxm"
+    case sharedMemory = "ofi+shm"
+    case simulated = "sim"
+
+    var testDescription: String { rawValue }
+
+    static let real: [FabricKind] = [.tcp, .layeredTCP, .sharedMemory]
+
+    /// Whether a message larger than the buffer, or a wrong key, costs the connection.
+    var breaksConnections: Bool { self != .sharedMemory }
+}
+
+/// Runs `body` on an xstream of a world with the fabric of `kind`, for at most `limit`: of real
+/// time, or of virtual time.
+func withFabric(
+    _ kind: FabricKind, seed: UInt64 = 1, limit: Duration = .seconds(20),
+    _ body: @escaping @Sendable (Rig) async throws -> Void
+) async throws {
+    if kind == .simulated {
+        let simulation = Simulation(seed: seed)
+        let fabric = SimulatedFabric(simulation: simulation)
+        var world = simulation.world(node: 1)
+        world.fabric = fabric
+        let xstream = world.makeXStream(name: "test")
+        var result: Result<Void, any Error>?
+        xstream.simulate {
+            do {
+                try await body(Rig(kind: kind, world: world, xstream: xstream, limit: limit))
+                result = .success(())
+            } catch {
+                result = .failure(error)
+            }
+        }
+        simulation.run(for: limit + .seconds(1), until: { result != nil })
+        try #require(result != nil, "the simulation ended before the test").get()
+    } else {
+        var world = World.real()
+        world.fabric = LibfabricFabric(entropy: world.entropy.fork("fabric"))
+        let xstream = world.makeXStream(name: "test")
+        defer { xstream.stop() }
+        let finished = world
+        try await xstream.run { () async throws -> Void in
+            try await body(Rig(kind: kind, world: finished, xstream: xstream, limit: limit))
+        }
+    }
+}
+
+struct TestTimeOut: Error {
+    var waitingFor: String
+}
+
+/// What a test works with: it makes nodes and lets them all make progress.
+final class Rig {
+    let kind: FabricKind
+    let world: World
+    let xstream: XStream
+    let deadline: Instant
+    private(set) var nodes: [Node] = []
+
+    init(kind: FabricKind, world: World, xstream: XStream, limit: Duration) {
+        self.kind = kind
+        self.world = world
+        self.xstream = xstream
+        deadline = xstream.now + limit
+    }
+
+    func makeNode(_ address: String? = nil) throws -> Node {
+        let endpoint = try world.fabric.makeEndpoint(address ?? kind.rawValue, on: xstream)
+        let node = Node(rig: self, endpoint: endpoint)
+        nodes.append(node)
+        return node
+    }
+
+    /// Two nodes that know each other.
+    func makePair() throws -> (Node, Node) {
+        let (first, second) = (try makeNode(), try makeNode())
+        first.peer = try first.endpoint.insert(second.endpoint.address)
+        second.peer = try second.endpoint.insert(first.endpoint.address)
+        return (first, second)
+    }
+
+    func forget(_ node: Node) {
+        nodes.removeAll { $0 === node }
+    }
+
+    /// Polls all nodes until `condition` holds.
+    func wait(for what: String, until condition: () -> Bool) async throws {
+        while !condition() {
+            for node in nodes { node.poll() }
+            guard xstream.now < deadline else { throw TestTimeOut(waitingFor: what) }
+            await xstream.yield()
+        }
+    }
+
+    /// Polls all nodes for `duration`.
+    func run(for duration: Duration) async {
+        let end = xstream.now + duration
+        while xstream.now < end {
+            for node in nodes { node.poll() }
+            await xstream.yield()
+        }
+    }
+}
+
+/// An endpoint with memory and the completions it has seen.
+final class Node {
+    let rig: Rig
+    let endpoint: Endpoint
+    let memory: IOBuffer
+    private let region: RegionBox
+    private let scratch = UnsafeMutableBufferPointer<Completion>.allocate(capacity: 64)
+    var completions: [Completion] = []
+    var peer = Peer(index: .max)
+    private var closed = false
+
+    static let memorySize = 4 << 20
+
+    init(rig: Rig, endpoint: Endpoint) {
+        self.rig = rig
+        self.endpoint = endpoint
+        memory = IOBuffer(count: Node.memorySize)
+        scratch.initialize(repeating: Completion(token: 0, kind: .sent))
+        region = RegionBox(
+            try! endpoint.register(memory.bytes, access: [.remoteRead, .remoteWrite]))
+    }
+
+    deinit {
+        close()
+        scratch.deallocate()
+    }
+
+    func close() {
+        guard !closed else { return }
+        closed = true
+        endpoint.deregister(region.take())
+        endpoint.close()
+        rig.forget(self)
+    }
+
+    var remote: RemoteMemory {
+        RemoteMemory(address: region.value.remoteAddress, key: region.value.key)
+    }
+
+    func poll() {
+        guard !closed else { return }
+        let count = endpoint.poll(into: scratch)
+        for index in 0..<count { completions.append(scratch[index]) }
+    }
+
+    func slice(_ offset: Int, _ count: Int) -> UnsafeMutableRawBufferPointer {
+        UnsafeMutableRawBufferPointer(rebasing: memory.bytes[offset..<(offset + count)])
+    }
+
+    func fill(_ offset: Int, _ count: Int, seed: UInt8) {
+        for index in 0..<count {
+            memory.bytes[offset + index] = UInt8(truncatingIfNeeded: index &* 7) &+ seed
+        }
+    }
+
+    func holds(_ offset: Int, _ count: Int, seed: UInt8) -> Bool {
+        (0..<count).allSatisfy {
+            memory.bytes[offset + $0] == UInt8(truncatingIfNeeded: $0 &* 7) &+ seed
+        }
+    }
+
+    func postReceive(_ offset: Int, _ count: Int, token: UInt64) throws(FabricError) {
+        try region.use { value throws(FabricError) in
+            try endpoint.postReceive(slice(offset, count), in: value, token: token)
+        }
+    }
+
+    func trySend(_ offset: Int, _ count: Int, token: UInt64) throws(FabricError) {
+        try region.use { value throws(FabricError) in
+            try endpoint.send(
+                UnsafeRawBufferPointer(slice(offset, count)), in: value, to: peer, token: token)
+        }
+    }
+
+    func tryRead(
+        _ offset: Int, _ count: Int, remote: RemoteMemory, token: UInt64
+    ) throws(FabricError) {
+        try region.use { value throws(FabricError) in
+            try endpoint.read(
+                into: slice(offset, count), in: value, from: peer, remote: remote, token: token)
+        }
+    }
+
+    func tryWrite(
+        _ offset: Int, _ count: Int, remote: RemoteMemory, token: UInt64
+    ) throws(FabricError) {
+        try region.use { value throws(FabricError) in
+            try endpoint.write(
+                UnsafeRawBufferPointer(slice(offset, count)), in: value, to: peer,
+                remote: remote, token: token)
+        }
+    }
+
+    /// Repeats `post` while it is told to try again.
+    func persist(_ what: String, _ post: () throws(FabricError) -> Void) async throws {
+        while true {
+            do throws(FabricError) {
+                return try post()
+            } catch {
+                guard error == .tryAgain else { throw error }
+            }
+            var polled = false
+            try await rig.wait(for: what) {
+                defer { polled = true }
+                return polled
+            }
+        }
+    }
+
+    func send(_ offset: Int, _ count: Int, token: UInt64) async throws {
+        try await persist("send \(token)") { () throws(FabricError) in
+            try trySend(offset, count, token: token)
+        }
+    }
+
+    func read(_ offset: Int, _ count: Int, remote: RemoteMemory, token: UInt64) async throws {
+        try await persist("read \(token)") { () throws(FabricError) in
+            try tryRead(offset, count, remote: remote, token: token)
+        }
+    }
+
+    func write(_ offset: Int, _ count: Int, remote: RemoteMemory, token: UInt64) async throws {
+        try await persist("write \(token)") { () throws(FabricError) in
+            try tryWrite(offset, count, remote: remote, token: token)
+        }
+    }
+
+    /// Waits for the completion of `token` and takes it from the list.
+    @discardableResult
+    func completion(_ token: UInt64) async throws -> Completion {
+        try await rig.wait(for: "completion \(token)") {
+            completions.contains { $0.token == token }
+        }
+        let index = completions.firstIndex { $0.token == token }!
+        return completions.remove(at: index)
+    }
+}
+
+/// Holds a region in a class.
+final class RegionBox {
+    private var region: MemoryRegion?
+
+    init(_ region: consuming MemoryRegion) {
+        self.region = consume region
+    }
+
+    var value: (remoteAddress: UInt64, key: UInt64) {
+        (region!.remoteAddress, region!.key)
+    }
+
+    func use(
+        _ body: (borrowing MemoryRegion) throws(FabricError) -> Void
+    ) throws(FabricError) {
+        try body(region!)
+    }
+
+    func take() -> MemoryRegion {
+        region.take()!
+    }
+}
