@@ -39,7 +39,8 @@ func withFabric(
             }
         }
         simulation.run(for: limit + .seconds(1), until: { result != nil })
-        try #require(result != nil, "the simulation ended before the test").get()
+        guard let result else { throw TestTimeOut(waitingFor: "the end of the simulation") }
+        try result.get()
     } else {
         var world = World.real()
         world.fabric = LibfabricFabric(entropy: world.entropy.fork("fabric"))
@@ -250,19 +251,26 @@ final class Node {
 /// Holds a region in a class.
 final class RegionBox {
     private var region: MemoryRegion?
+    let value: (remoteAddress: UInt64, key: UInt64)
 
     init(_ region: consuming MemoryRegion) {
+        value = (region.remoteAddress, region.key)
         self.region = consume region
-    }
-
-    var value: (remoteAddress: UInt64, key: UInt64) {
-        (region!.remoteAddress, region!.key)
     }
 
     func use(
         _ body: (borrowing MemoryRegion) throws(FabricError) -> Void
     ) throws(FabricError) {
-        try body(region!)
+        let region = take()
+        let result: FabricError?
+        do throws(FabricError) {
+            try body(region)
+            result = nil
+        } catch {
+            result = error
+        }
+        self.region = consume region
+        if let result { throw result }
     }
 
     func take() -> MemoryRegion {

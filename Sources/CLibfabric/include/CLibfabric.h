@@ -100,7 +100,7 @@ static inline uint32_t dray_fabric_address_format(const struct dray_endpoint *en
     return endpoint->info->addr_format;
 }
 
-static inline size_t dray_fabric_message_size_max(const struct dray_endpoint *endpoint) {
+static inline uint64_t dray_fabric_message_size_max(const struct dray_endpoint *endpoint) {
     return endpoint->info->ep_attr->max_msg_size;
 }
 
