@@ -1,8 +1,8 @@
 /// Where an endpoint is: a provider's name and the address in that provider's own bytes.
 ///
 /// As text: `ofi+tcp://127.0.0.1:31416`, `ofi+tcp;ofi_rxm://[::1]:31416`, `ofi+shm://NAME`,
-/// `sim://ENDPOINT`. Other providers' addresses are shown in hexadecimal, after `0x`. The text is
-/// read back by `init(parsing:)`.
+/// `sim://ENDPOINT`. Other providers' addresses are shown in hexadecimal, after `0x`. The text of
+/// a well-formed address is read back by `init(parsing:)`.
 ///
 /// Bytes that come from elsewhere may be anything: ask `isWellFormed` or insert them and see
 /// `.badAddress`. No bytes are harmful.
@@ -105,15 +105,6 @@ extension FabricAddress {
         func bad(_ expected: String) -> FabricError {
             .badAddress("\(FabricAddress.quoted(text)): expected \(expected)")
         }
-        if body.hasPrefix("0x") {
-            guard let bytes = Hexadecimal.bytes(of: body.dropFirst(2)), !bytes.isEmpty,
-                bytes.count <= FabricAddress.bytesMax
-            else {
-                throw bad("an even number of hexadecimal digits, at most \(FabricAddress.bytesMax * 2)")
-            }
-            self.init(provider: provider, bytes: bytes)
-            return
-        }
         switch FabricAddress.form(ofProvider: provider) {
         case .socket:
             guard let socket = SocketAddress(parsing: body), socket.port != 0 else {
@@ -127,7 +118,10 @@ extension FabricAddress {
             }
             self.init(provider: provider, bytes: Array(body.utf8))
         case .opaque:
-            throw bad("\(provider)://0x… in hexadecimal")
+            guard body.hasPrefix("0x"), let bytes = Hexadecimal.bytes(of: body.dropFirst(2)),
+                !bytes.isEmpty, bytes.count <= FabricAddress.bytesMax
+            else { throw bad("\(provider)://0x… and at most \(FabricAddress.bytesMax) bytes in hexadecimal") }
+            self.init(provider: provider, bytes: bytes)
         }
     }
 

@@ -247,7 +247,10 @@ extension LibfabricEndpoint {
     /// The error of a finished operation.
     static func completionError(_ code: Int32, of kind: CompletionKind) -> FabricError {
         switch kind {
-        case .sent, .received: error(code)
+        case .sent: error(code)
+        case .received:
+            // What shared memory says when the message is larger than the buffer.
+            code == Int32(FI_EIO) ? .messageTooLong : error(code)
         case .read, .written:
             switch code {
             case Int32(FI_EACCES), Int32(FI_EINVAL), Int32(FI_EFAULT), Int32(FI_EPERM): .badKey

@@ -120,6 +120,7 @@ final class Node {
     var completions: [Completion] = []
     var peer = Peer(index: .max)
     private var closed = false
+    private var exposed: [RegionBox] = []
 
     static let memorySize = 4 << 20
 
@@ -140,13 +141,24 @@ final class Node {
     func close() {
         guard !closed else { return }
         closed = true
+        for box in exposed { endpoint.deregister(box.take()) }
         endpoint.deregister(region.take())
         endpoint.close()
         rig.forget(self)
     }
 
-    var remote: RemoteMemory {
-        RemoteMemory(address: region.value.remoteAddress, key: region.value.key)
+    var remote: RemoteMemory { region.remote }
+
+    /// Registers a part of the memory once more, until `hide` or `close`.
+    func expose(_ offset: Int, _ count: Int, access: MemoryAccess) throws -> RegionBox {
+        let box = RegionBox(try endpoint.register(slice(offset, count), access: access))
+        exposed.append(box)
+        return box
+    }
+
+    func hide(_ box: RegionBox) {
+        exposed.removeAll { $0 === box }
+        endpoint.deregister(box.take())
     }
 
     func poll() {
@@ -251,10 +263,10 @@ final class Node {
 /// Holds a region in a class.
 final class RegionBox {
     private var region: MemoryRegion?
-    let value: (remoteAddress: UInt64, key: UInt64)
+    let remote: RemoteMemory
 
     init(_ region: consuming MemoryRegion) {
-        value = (region.remoteAddress, region.key)
+        remote = RemoteMemory(address: region.remoteAddress, key: region.key)
         self.region = consume region
     }
 
