@@ -89,6 +89,15 @@ let package = Package(
             name: "DrayFileSystem",
             dependencies: ["DrayRuntime", "Dray"],
             exclude: ["README.md"], swiftSettings: settings),
+        .target(
+            name: "DraySimulator",
+            dependencies: [
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayProtocol", "DrayEngine", "Dray",
+            ],
+            exclude: ["README.md"], swiftSettings: settings),
+        .executableTarget(
+            name: "dray-simulate", dependencies: ["DraySimulator", argumentParser],
+            exclude: ["README.md"], swiftSettings: settings),
         .executableTarget(
             name: "DrayCLI",
             dependencies: [
@@ -118,7 +127,7 @@ let package = Package(
             name: "DrayEngineTests",
             dependencies: [
                 "DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "DrayPlacement", "DrayProtocol",
-                "DrayEngine", "Dray",
+                "DrayEngine", "Dray", "DraySimulator",
             ],
             swiftSettings: testSettings),
         .testTarget(

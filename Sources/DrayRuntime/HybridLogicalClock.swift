@@ -36,6 +36,12 @@ public final class HybridLogicalClock: Sendable {
     public func observe(_ stamp: UInt64) -> Bool {
         let limit = clock.wallNanoseconds + HybridLogicalClock.uncertaintyMax.nanosecondsClamped
         guard stamp <= limit else { return false }
+        advance(past: stamp)
+        return true
+    }
+
+    /// Moves ahead of `stamp`, which is our own: read from our disk after a restart.
+    public func advance(past stamp: UInt64) {
         var seen = last.load(ordering: .relaxed)
         while seen < stamp {
             let (exchanged, original) = last.weakCompareExchange(
@@ -43,6 +49,5 @@ public final class HybridLogicalClock: Sendable {
             if exchanged { break }
             seen = original
         }
-        return true
     }
 }

@@ -15,7 +15,7 @@ struct TransactionTable {
     private var epochs: [UniqueID: UInt64] = [:]
     /// In the order of the log.
     private(set) var entries = Deque<Entry>()
-    private var newest: UInt64 = 0
+    private(set) var newest: UInt64 = 0
     /// The epochs up to this one may have been forgotten.
     private(set) var horizon: UInt64 = 0
 

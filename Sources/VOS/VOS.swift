@@ -115,6 +115,10 @@ internal import Logging
     /// Transactions of epochs up to this one may have been forgotten.
     public var transactionHorizon: UInt64 { transactions.horizon }
 
+    /// The newest epoch of the transactions that are remembered. After a restart the clock must
+    /// be ahead of it.
+    public var newestEpoch: UInt64 { transactions.newest }
+
     /// What a pool holds here.
     public func usage(pool: UniqueID) -> VOSUsage { usages.usage(pool: pool) }
 

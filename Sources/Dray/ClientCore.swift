@@ -1,0 +1,306 @@
+internal import CaRT
+internal import DrayFabric
+internal import DrayPlacement
+internal import DrayProtocol
+internal import DrayRuntime
+
+/// The client, confined to its xstream: one context, the cluster map, and the retry loop.
+final class ClientCore {
+    let xstream: XStream
+    let context: Context
+    private let bootstrap: [FabricAddress]
+    private var entropy: Entropy
+    private(set) var engines: [EngineRecord] = []
+    private var layouts: [ObjectID: ObjectLayout] = [:]
+    private let clientID: UInt64
+    private var transactionCount: UInt64 = 0
+
+    private let operationTimeout: Duration
+
+    /// Layouts that are remembered; when there are more, all are forgotten.
+    static let layoutsMax = 8192
+
+    init(
+        description: ClusterDescription, world: World, xstream: XStream
+    ) throws(DrayError) {
+        self.xstream = xstream
+        entropy = world.entropy.fork("client")
+        clientID = entropy.next()
+        operationTimeout = description.operationTimeout
+        guard let first = description.addresses.first else {
+            throw DrayError(.invalidArgument, "the cluster has no addresses")
+        }
+        var bootstrap: [FabricAddress] = []
+        for text in description.addresses {
+            do throws(FabricError) {
+                bootstrap.append(try FabricAddress(parsing: text))
+            } catch {
+                throw DrayError(
+                    .invalidArgument,
+                    "\(text) is not an address (\(error)); "
+                        + "expected something like ofi+tcp://127.0.0.1:31416")
+            }
+        }
+        self.bootstrap = bootstrap
+        let own = description.clientAddress
+        let provider = first.split(separator: ":", maxSplits: 1).first.map(String.init) ?? first
+        do throws(RPCError) {
+            context = try Context(
+                world: world, xstream: xstream, address: own.isEmpty ? provider + "://" : own,
+                options: ContextOptions(clock: HybridLogicalClock(clock: world.clock)))
+        } catch {
+            throw DrayError(error, "client endpoint")
+        }
+    }
+
+    func close() async {
+        await context.close()
+    }
+
+    /// A fresh random identity.
+    func newID() -> UniqueID { UniqueID.random(using: &entropy) }
+
+    /// The identity of the next transaction: unique by client and count.
+    func newTransaction() -> UniqueID {
+        transactionCount += 1
+        return UniqueID(high: clientID, low: transactionCount)
+    }
+
+    // MARK: - Cluster map
+
+    /// Asks the bootstrap addresses in turn until one answers.
+    func connect(timeout: Duration) async throws(DrayError) {
+        let end = xstream.now + timeout
+        var last = RPCError.timedOut
+        var backoff = Backoff()
+        while true {
+            for address in bootstrap {
+                do throws(RPCError) {
+                    let map = unsafe try await context.call(
+                        ManagementProtocol.clusterMap, EmptyMessage(), to: .address(address),
+                        deadline: .after(min(.seconds(1), timeout)))
+                    try install(map)
+                    return
+                } catch {
+                    last = error
+                }
+            }
+            guard xstream.now < end else { break }
+            await xstream.sleep(for: backoff.next(using: &entropy))
+        }
+        throw DrayError(last, "cluster")
+    }
+
+    private func install(_ map: ClusterMapReply) throws(RPCError) {
+        var members: [GroupMap.Member] = []
+        for engine in map.engines {
+            var addresses: [FabricAddress] = []
+            for text in engine.addresses {
+                do throws(FabricError) {
+                    addresses.append(try FabricAddress(parsing: text))
+                } catch {
+                    throw .badMessage
+                }
+            }
+            members.append(GroupMap.Member(rank: engine.rank, addresses: addresses))
+        }
+        guard Set(members.map(\.rank)).count == members.count else { throw .badMessage }
+        engines = map.engines.sorted { $0.rank < $1.rank }
+        context.group.replace(version: context.group.version + 1, members: members)
+    }
+
+    // MARK: - Calls
+
+    /// Calls until it succeeds, fails for good, or the operation's time is over. What failed in
+    /// a way that says nothing about the outcome is sent again, with the same content.
+    func retrying<Value>(
+        _ subject: @autoclosure () -> String,
+        _ body: (Deadline) async throws(RPCError) -> Value
+    ) async throws(DrayError) -> Value {
+        let wall = context.clock.now()
+        let deadline = Deadline.at(wall + operationTimeout.nanosecondsClamped)
+        let end = xstream.now + operationTimeout
+        var backoff = Backoff()
+        while true {
+            do throws(RPCError) {
+                return try await body(deadline)
+            } catch {
+                guard ClientCore.mayRetry(error), xstream.now < end, !Task.isCancelled else {
+                    throw DrayError(error, subject())
+                }
+                await xstream.sleep(for: backoff.next(using: &entropy))
+            }
+        }
+    }
+
+    private static func mayRetry(_ error: RPCError) -> Bool {
+        switch error {
+        case .unreachable, .peerRestarted, .overloaded, .noReply: true
+        case .application(let code, _):
+            code == ServiceCode.busy.rawValue || code == ServiceCode.staleMap.rawValue
+        case .timedOut, .cancelled, .unknownProcedure, .protocolVersion, .badMessage,
+            .wrongRank, .wrongTag, .staleGroup, .clockSkew, .fabric, .closed, .messageTooLong:
+            false
+        }
+    }
+
+    /// Calls the system context of some engine, another one at each attempt.
+    func callAnyEngine<Q, R>(
+        _ procedure: Procedure<Q, R>, _ request: Q, subject: String
+    ) async throws(DrayError) -> R {
+        var next = Int(entropy.below(UInt64(max(1, engines.count))))
+        let engines = engines
+        return try await retrying(subject) { (deadline) async throws(RPCError) -> R in
+            let rank = engines[next % engines.count].rank
+            next += 1
+            return unsafe try await context.call(
+                procedure, request, to: .rank(rank, tag: 0), deadline: deadline)
+        }
+    }
+
+    // MARK: - Metadata
+
+    /// The newest metadata.
+    func refresh() async throws(DrayError) -> ClusterMetadata {
+        try await callAnyEngine(
+            ManagementProtocol.metadata, EmptyMessage(), subject: "cluster metadata")
+    }
+
+    /// Makes a change and returns the metadata after it.
+    func change(
+        _ change: MetadataChange, subject: String
+    ) async throws(DrayError) -> ClusterMetadata {
+        try await callAnyEngine(ManagementProtocol.change, change, subject: subject)
+    }
+
+    func pool(_ label: String, in metadata: ClusterMetadata) throws(DrayError) -> PoolRecord {
+        guard let record = metadata.pool(label: label) else {
+            let known = metadata.pools.map(\.label).sorted().prefix(8).joined(separator: ", ")
+            throw DrayError(
+                .notFound,
+                "there is no pool '\(label)'"
+                    + (known.isEmpty
+                        ? "; create one with: dray pool create \(label) --size 1GiB"
+                        : "; there is: \(known)"))
+        }
+        return record
+    }
+
+    func container(
+        _ label: String, of pool: PoolRecord, in metadata: ClusterMetadata
+    ) throws(DrayError) -> ContainerRecord {
+        guard let record = metadata.container(label: label, pool: pool.id) else {
+            throw DrayError(
+                .notFound,
+                "there is no container '\(label)' in pool '\(pool.label)'; "
+                    + "create it with: dray container create \(pool.label)/\(label)")
+        }
+        return record
+    }
+
+    /// Asks every engine how it is, at once.
+    func status(
+        pool: UniqueID, timeout: Duration
+    ) async -> [(engine: EngineRecord, status: EngineStatusReply?)] {
+        let gather = Gather<EngineStatusReply?>(count: engines.count)
+        for (index, engine) in engines.enumerated() {
+            xstream.spawn { [context] in
+                var status: EngineStatusReply?
+                do throws(RPCError) {
+                    status = unsafe try await context.call(
+                        ManagementProtocol.status, PoolReference(pool),
+                        to: .rank(engine.rank, tag: 0), deadline: .after(timeout))
+                } catch {
+                    status = nil
+                }
+                gather.finish(index, with: status)
+            }
+        }
+        return zip(engines, await gather.results()).map { ($0, $1) }
+    }
+
+    func usage(of pool: PoolRecord) async throws(DrayError) -> PoolUsage {
+        let statuses = await status(pool: pool.id, timeout: .seconds(5))
+        var usage = PoolUsage(size: pool.size, used: 0, targets: [])
+        for engine in pool.map.engines {
+            guard let status = statuses.first(where: { $0.engine.rank == engine.rank })?.status,
+                status.targets.count >= Int(engine.targetCount)
+            else {
+                throw DrayError(
+                    .unavailable,
+                    "engine \(engine.rank) does not answer; see: dray cluster status")
+            }
+            for target in 0..<engine.targetCount {
+                let figures = status.targets[Int(target)]
+                usage.used += figures.used
+                usage.targets.append(
+                    PoolUsage.Target(
+                        address: TargetAddress(rank: engine.rank, target: target),
+                        size: pool.sizePerTarget, used: figures.used, deviceFree: figures.free))
+            }
+        }
+        return usage
+    }
+
+    // MARK: - Layout
+
+    /// The layout of an object, from the cache.
+    func layout(of object: DrayObject) throws(DrayError) -> ObjectLayout {
+        if let known = layouts[object.id] { return known }
+        guard let layout = ObjectLayout(of: object.id, in: object.container.pool.record.map)
+        else {
+            throw DrayError(
+                .invalidArgument,
+                "object \(object.id) was not made for pool "
+                    + object.container.pool.label)
+        }
+        if layouts.count >= ClientCore.layoutsMax { layouts.removeAll(keepingCapacity: true) }
+        layouts[object.id] = layout
+        return layout
+    }
+}
+
+/// Pauses between attempts: doubling from 2 ms to 250 ms, each with jitter.
+struct Backoff {
+    static let first: Duration = .milliseconds(2)
+    static let longest: Duration = .milliseconds(250)
+
+    private var pause = Backoff.first
+
+    mutating func next(using entropy: inout Entropy) -> Duration {
+        defer { pause = min(pause * 2, Backoff.longest) }
+        let jitter = entropy.below(pause.nanosecondsClamped / 2 + 1)
+        return pause / 2 + .nanoseconds(Int64(jitter))
+    }
+}
+
+/// Collects the results of a known number of tasks of one xstream, in order.
+@safe final class Gather<Value> {
+    private var values: [Value?]
+    private var missing: Int
+    private var continuation: UnsafeContinuation<Void, Never>?
+
+    init(count: Int) {
+        values = Array(repeating: nil, count: count)
+        missing = count
+    }
+
+    func finish(_ index: Int, with value: Value) {
+        precondition(values[index] == nil, "a task finished twice")
+        values[index] = value
+        missing -= 1
+        if missing == 0, let continuation = unsafe continuation {
+            // SAFETY: resumed once: `missing` reaches zero once.
+            unsafe self.continuation = nil
+            unsafe continuation.resume()
+        }
+    }
+
+    /// Waits for all and gives the results.
+    func results() async -> [Value] {
+        if missing > 0 {
+            unsafe await withUnsafeContinuation { unsafe continuation = $0 }
+        }
+        return values.map { $0! }
+    }
+}

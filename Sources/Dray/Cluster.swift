@@ -1,0 +1,143 @@
+public import DrayProtocol
+public import DrayRuntime
+
+/// How to find a cluster: the address of the system context (tag 0) of any of its engines.
+public struct ClusterDescription: Sendable, Hashable {
+    /// Addresses such as `ofi+tcp://127.0.0.1:31416`. One that answers is enough.
+    public var addresses: [String]
+
+    /// What the client's own endpoint listens on; its provider must be the engines'. Empty: the
+    /// provider of the first address, anywhere.
+    public var clientAddress: String
+
+    /// How long an operation tries before it gives up: resends and waiting for engines that come
+    /// back included.
+    public var operationTimeout: Duration
+
+    public init(
+        addresses: [String], clientAddress: String = "",
+        operationTimeout: Duration = .seconds(30)
+    ) {
+        self.addresses = addresses
+        self.clientAddress = clientAddress
+        self.operationTimeout = operationTimeout
+    }
+}
+
+/// A connection to a cluster. Safe from any task of any thread.
+///
+/// What is guaranteed: when a changing call returns, the change is on stable storage. When it
+/// throws `unavailable`, `timedOut` or `cancelled`, it happened whole or not at all, and it will
+/// not happen later than the call's deadline. Resends are applied once.
+public final class Cluster: Sendable {
+    let core: XStreamBound<ClientCore>
+    private let ownsXStream: Bool
+
+    /// The xstream that this client's calls run on. Tasks started there (`run`) save the way
+    /// between threads.
+    public var xstream: XStream { core.xstream }
+
+    private init(core: XStreamBound<ClientCore>, ownsXStream: Bool) {
+        self.core = core
+        self.ownsXStream = ownsXStream
+    }
+
+    /// Connects: asks the first engine that answers who is in the cluster.
+    ///
+    /// - Throws: `invalidArgument` for an address that cannot be understood, `unavailable` when
+    ///   no engine answers before `timeout`.
+    public static func connect(
+        to description: ClusterDescription, world: World, timeout: Duration = .seconds(10)
+    ) async throws(DrayError) -> Cluster {
+        let xstream = world.makeXStream(name: "dray-client")
+        let core = try await xstream.run { () async throws(DrayError) -> XStreamBound<ClientCore> in
+            let core = try ClientCore(description: description, world: world, xstream: xstream)
+            try await core.connect(timeout: timeout)
+            return XStreamBound(core, to: xstream)
+        }
+        return Cluster(core: core, ownsXStream: true)
+    }
+
+    /// Runs `body` as a task on the client's xstream: calls it makes need no thread switch.
+    public func run<Value: Sendable, Failure: Error>(
+        _ body: sending @escaping () async throws(Failure) -> Value
+    ) async throws(Failure) -> Value {
+        try await xstream.run(body)
+    }
+
+    /// Ends the connection. Calls under way end with `cancelled`.
+    public func close() async {
+        await onCore { core in await core.close() }
+        xstream.stop()
+    }
+
+    // MARK: - Pools
+
+    /// The engines of the cluster, by rank.
+    public var engines: [EngineRecord] {
+        get async { await onCore { core in core.engines } }
+    }
+
+    /// How every engine is; nil for one that does not answer within `timeout`.
+    public func status(
+        timeout: Duration = .seconds(2)
+    ) async -> [(engine: EngineRecord, status: EngineStatusReply?)] {
+        await onCore { core in await core.status(pool: .zero, timeout: timeout) }
+    }
+
+    /// Creates a pool of `size` raw bytes over all targets.
+    ///
+    /// - Throws: `exists`, `noSpace`, `invalidArgument` for a bad label or size, `unavailable`
+    ///   when an engine does not answer.
+    @discardableResult
+    public func createPool(label: String, size: UInt64) async throws(DrayError) -> Pool {
+        let record = try await onCore { core throws(DrayError) in
+            var change = MetadataChange()
+            change.kind = .createPool
+            change.pool = core.newID()
+            change.label = label
+            change.size = size
+            let metadata = try await core.change(change, subject: "pool \(label)")
+            return try core.pool(label, in: metadata)
+        }
+        return Pool(record: record, cluster: self)
+    }
+
+    /// Every pool, by label.
+    public func pools() async throws(DrayError) -> [Pool] {
+        let metadata = try await onCore { core throws(DrayError) in try await core.refresh() }
+        return metadata.pools.sorted { $0.label < $1.label }
+            .map { Pool(record: $0, cluster: self) }
+    }
+
+    /// The pool with this label. Throws `notFound`.
+    public func pool(_ label: String) async throws(DrayError) -> Pool {
+        let record = try await onCore { core throws(DrayError) in
+            try core.pool(label, in: try await core.refresh())
+        }
+        return Pool(record: record, cluster: self)
+    }
+
+    /// Destroys a pool with everything in it. Throws `notFound`.
+    public func destroyPool(_ label: String) async throws(DrayError) {
+        try await onCore { core throws(DrayError) in
+            var change = MetadataChange()
+            change.kind = .destroyPool
+            change.pool = try core.pool(label, in: try await core.refresh()).id
+            _ = try await core.change(change, subject: "pool \(label)")
+        }
+    }
+
+    // MARK: -
+
+    /// Runs `body` with the core, on its xstream; without a detour when the caller is there.
+    func onCore<Value: Sendable, Failure: Error>(
+        _ body: @escaping @Sendable (ClientCore) async throws(Failure) -> Value
+    ) async throws(Failure) -> Value {
+        if core.xstream.isCurrent { return try await body(core.value) }
+        let core = core
+        return try await core.xstream.run { () async throws(Failure) -> Value in
+            try await body(core.value)
+        }
+    }
+}

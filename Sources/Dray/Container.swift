@@ -1,0 +1,42 @@
+public import DrayPlacement
+public import DrayProtocol
+public import DrayRuntime
+
+/// A container: a namespace of objects in a pool.
+public struct Container: Sendable {
+    /// What the cluster knows of the container.
+    public let record: ContainerRecord
+
+    /// The pool it is in.
+    public let pool: Pool
+
+    public var id: UniqueID { record.id }
+    public var label: String { record.label }
+    public var objectClass: ObjectClass { record.objectClass }
+
+    /// Makes the id of a new object of `objectClass` (the container's, unless given). Local: no
+    /// engine is asked, and nothing is stored until the object is first written.
+    public func makeObjectID(objectClass: ObjectClass? = nil) async -> ObjectID {
+        let objectClass = objectClass ?? record.objectClass
+        let targetCount = pool.record.map.targetCount
+        return await pool.cluster.onCore { core in
+            let random = core.newID()
+            return ObjectID(
+                objectClass: objectClass, targetCount: targetCount,
+                random: (random.high ^ random.low &* 0x9e37_79b9_7f4a_7c15, random.low))
+        }
+    }
+
+    /// An id that everybody computes alike, for an object that must be found without a
+    /// directory: number `index` of the container.
+    public func wellKnownObjectID(_ index: UInt32) -> ObjectID {
+        ObjectID(
+            objectClass: record.objectClass, targetCount: pool.record.map.targetCount,
+            random: (0, UInt64(index)))
+    }
+
+    /// The object with this id. Local.
+    public func object(_ id: ObjectID) -> DrayObject {
+        DrayObject(id: id, container: self)
+    }
+}

@@ -1,0 +1,84 @@
+public import CaRT
+internal import DrayProtocol
+
+/// What a call of the client library ends with when it does not succeed.
+public struct DrayError: Error, Sendable, CustomStringConvertible {
+    /// What kind of error it is, for programs.
+    public enum Code: String, Sendable, CaseIterable {
+        /// No such pool, container, object or key.
+        case notFound
+        /// It exists already.
+        case exists
+        /// The pool or its devices are full. Nothing was changed.
+        case noSpace
+        /// An engine that is needed does not answer. Whether a change that was under way
+        /// happened is unknown; it is never half done.
+        case unavailable
+        /// The deadline passed. As for `unavailable`, the outcome of a change is unknown.
+        case timedOut
+        /// The request makes no sense: a name too long, a size of zero. Nothing was changed.
+        case invalidArgument
+        /// Stored data does not match its checksum. It is never returned.
+        case corrupt
+        /// The calling task was cancelled. The outcome of a change is unknown.
+        case cancelled
+        /// An engine reported an error of its device.
+        case device
+        /// A defect of Dray, or of a peer.
+        case internalError
+    }
+
+    public let code: Code
+
+    /// What happened and what to do about it, for people.
+    public let message: String
+
+    /// The error of the transport below, if that is where it comes from.
+    public let cause: RPCError?
+
+    public init(_ code: Code, _ message: String, cause: RPCError? = nil) {
+        self.code = code
+        self.message = message
+        self.cause = cause
+    }
+
+    public var description: String { message }
+
+    /// Translates an error of a call that was made for `subject`, such as "pool tank".
+    init(_ error: RPCError, _ subject: String) {
+        switch error {
+        case .application(let code, let message):
+            self.init(DrayError.code(ofService: code), "\(subject): \(message)", cause: error)
+        case .timedOut:
+            self.init(
+                .timedOut,
+                "\(subject): no answer before the deadline; is the cluster running? "
+                    + "(dray cluster status)", cause: error)
+        case .unreachable, .peerRestarted, .overloaded:
+            self.init(
+                .unavailable,
+                "\(subject): an engine does not answer; is it running? "
+                    + "(dray cluster status)", cause: error)
+        case .cancelled, .closed:
+            self.init(.cancelled, "\(subject): cancelled", cause: error)
+        case .messageTooLong:
+            self.init(.invalidArgument, "\(subject): the request is too large", cause: error)
+        case .noReply, .unknownProcedure, .protocolVersion, .badMessage, .wrongRank, .wrongTag,
+            .staleGroup, .clockSkew, .fabric:
+            self.init(.internalError, "\(subject): \(error)", cause: error)
+        }
+    }
+
+    private static func code(ofService code: UInt32) -> Code {
+        switch ServiceCode(rawValue: code) {
+        case .notFound: .notFound
+        case .exists: .exists
+        case .noSpace: .noSpace
+        case .unavailable, .staleMap, .busy: .unavailable
+        case .invalidArgument, .tooOld: .invalidArgument
+        case .corrupt: .corrupt
+        case .device: .device
+        case nil: .internalError
+        }
+    }
+}

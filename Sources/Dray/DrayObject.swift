@@ -1,0 +1,176 @@
+public import DrayPlacement
+internal import DrayProtocol
+public import DrayRuntime
+
+/// An object: values under distribution keys (dkeys) and attribute keys (akeys).
+///
+/// A dkey lives on one target; the object class spreads dkeys over targets. Under each dkey and
+/// akey stands either a single value, replaced as a whole, or an array of bytes that is written
+/// and read in parts. Keys are arbitrary bytes, up to 4096.
+public struct DrayObject: Sendable {
+    public let id: ObjectID
+    public let container: Container
+
+    /// What must hold for a change to happen.
+    public enum Condition: Sendable {
+        case none
+        /// The value must not exist.
+        case insert
+        /// The value must exist.
+        case update
+    }
+
+    /// The longest single value, in bytes.
+    public static let valueMax = ObjectLimits.dataMax
+
+    /// Stores a single value of at most `valueMax` bytes. Durable when it returns.
+    ///
+    /// - Throws: `exists` or `notFound` when the condition does not hold, `noSpace`,
+    ///   `invalidArgument`, and whatever `Cluster` says about failures.
+    public func put(
+        dkey: [UInt8], akey: [UInt8], value: [UInt8], condition: Condition = .none
+    ) async throws(DrayError) {
+        try checkKeys(dkey, akey)
+        guard value.count <= DrayObject.valueMax else {
+            throw DrayError(
+                .invalidArgument,
+                "a single value has at most \(DrayObject.valueMax) bytes, "
+                    + "this one \(value.count); write it as an array instead")
+        }
+        let object = self
+        try await container.pool.cluster.onCore { core throws(DrayError) in
+            try await core.put(
+                object, dkey: dkey, akey: akey, value: value, condition: condition.wire)
+        }
+    }
+
+    /// The single value, or nil when there is none.
+    public func get(dkey: [UInt8], akey: [UInt8]) async throws(DrayError) -> [UInt8]? {
+        try checkKeys(dkey, akey)
+        let object = self
+        return try await container.pool.cluster.onCore { core throws(DrayError) in
+            try await core.get(object, dkey: dkey, akey: akey)
+        }
+    }
+
+    /// Removes what stands under the akey, or under the whole dkey when `akey` is nil.
+    ///
+    /// - Throws: `notFound` when the condition is `.update` and there is nothing.
+    public func remove(
+        dkey: [UInt8], akey: [UInt8]? = nil, condition: Condition = .none
+    ) async throws(DrayError) {
+        try checkKeys(dkey, akey ?? [])
+        let object = self
+        try await container.pool.cluster.onCore { core throws(DrayError) in
+            try await core.punch(object, dkey: dkey, akey: akey, condition: condition.wire)
+        }
+    }
+
+    /// Removes the whole object: everything on all its shards.
+    public func punch() async throws(DrayError) {
+        let object = self
+        try await container.pool.cluster.onCore { core throws(DrayError) in
+            try await core.punchObject(object)
+        }
+    }
+
+    /// At most `limit` dkeys after `key`, in byte order, and whether there are more. Asks every
+    /// shard.
+    public func listDkeys(
+        after key: [UInt8]? = nil, limit: Int = 1000
+    ) async throws(DrayError) -> (keys: [[UInt8]], more: Bool) {
+        let object = self
+        return try await container.pool.cluster.onCore { core throws(DrayError) in
+            try await core.listDkeys(object, after: key, limit: limit)
+        }
+    }
+
+    /// At most `limit` akeys of `dkey` after `key`, in byte order, and whether there are more.
+    public func listAkeys(
+        dkey: [UInt8], after key: [UInt8]? = nil, limit: Int = 1000
+    ) async throws(DrayError) -> (keys: [[UInt8]], more: Bool) {
+        try checkKeys(dkey, [])
+        let object = self
+        return try await container.pool.cluster.onCore { core throws(DrayError) in
+            try await core.listAkeys(object, dkey: dkey, after: key, limit: limit)
+        }
+    }
+
+    /// Writes `range` of `buffer` into the array, from byte `offset` on. Durable when it returns.
+    /// Atomic up to 1 MiB; longer ranges are written in parts of that size.
+    public func write(
+        dkey: [UInt8], akey: [UInt8], offset: UInt64, buffer: IOBuffer, range: Range<Int>
+    ) async throws(DrayError) {
+        try checkKeys(dkey, akey)
+        try checkRange(range, of: buffer, offset: offset)
+        let object = self
+        try await container.pool.cluster.onCore { core throws(DrayError) in
+            try await core.write(
+                object, dkey: dkey, akey: akey, offset: offset, buffer: buffer, range: range)
+        }
+    }
+
+    /// Reads the array from byte `offset` on into `range` of `buffer`. Bytes that were never
+    /// written are zero.
+    public func read(
+        dkey: [UInt8], akey: [UInt8], offset: UInt64, into buffer: IOBuffer, range: Range<Int>
+    ) async throws(DrayError) {
+        try checkKeys(dkey, akey)
+        try checkRange(range, of: buffer, offset: offset)
+        let object = self
+        try await container.pool.cluster.onCore { core throws(DrayError) in
+            try await core.read(
+                object, dkey: dkey, akey: akey, offset: offset, buffer: buffer, range: range)
+        }
+    }
+
+    /// The end of the array: one more than the last byte written, 0 when there is none.
+    public func arrayEnd(dkey: [UInt8], akey: [UInt8]) async throws(DrayError) -> UInt64 {
+        try checkKeys(dkey, akey)
+        let object = self
+        return try await container.pool.cluster.onCore { core throws(DrayError) in
+            try await core.arrayEnd(object, dkey: dkey, akey: akey)
+        }
+    }
+
+    /// Where each shard is. For tools.
+    public func layout() throws(DrayError) -> [TargetAddress] {
+        guard let layout = ObjectLayout(of: id, in: container.pool.record.map) else {
+            throw DrayError(
+                .invalidArgument,
+                "object \(id) does not fit pool "
+                    + "\(container.pool.label): it was not made for it")
+        }
+        return layout.shards
+    }
+
+    private func checkKeys(_ keys: [UInt8]...) throws(DrayError) {
+        for key in keys where key.count > ObjectLimits.keyMax {
+            throw DrayError(
+                .invalidArgument,
+                "a key has at most \(ObjectLimits.keyMax) bytes, this one \(key.count)")
+        }
+    }
+
+    private func checkRange(
+        _ range: Range<Int>, of buffer: IOBuffer, offset: UInt64
+    ) throws(DrayError) {
+        guard range.lowerBound >= 0, range.upperBound <= buffer.count else {
+            throw DrayError(
+                .invalidArgument, "range \(range) is outside a buffer of \(buffer.count) bytes")
+        }
+        guard offset <= UInt64(Int64.max) - UInt64(range.count) else {
+            throw DrayError(.invalidArgument, "offset \(offset) is beyond the end of any array")
+        }
+    }
+}
+
+extension DrayObject.Condition {
+    var wire: ObjectOperation.Condition {
+        switch self {
+        case .none: .none
+        case .insert: .insert
+        case .update: .update
+        }
+    }
+}

@@ -1,0 +1,201 @@
+internal import BIO
+internal import CaRT
+internal import DrayFabric
+internal import DrayProtocol
+public import DrayRuntime
+internal import VOS
+
+/// An engine: the system xstream with management and metadata (tag 0), and an xstream with a
+/// device partition and a versioned object store for each target (tags 1 and up).
+public final class Engine: Sendable {
+    /// What it was started with.
+    public let configuration: EngineConfiguration
+
+    private let system: XStreamBound<SystemService>
+    private let targets: [XStreamBound<TargetService>]
+
+    private init(
+        configuration: EngineConfiguration, system: XStreamBound<SystemService>,
+        targets: [XStreamBound<TargetService>]
+    ) {
+        self.configuration = configuration
+        self.system = system
+        self.targets = targets
+    }
+
+    /// Prepares the device of an engine: every partition gets its superblock and an empty log.
+    ///
+    /// The metadata partition comes last, so a device is either wholly formatted or refused by
+    /// `start`. Throws `.device(.foreign)`, and changes nothing, when there is anything on it.
+    public static func format(
+        _ configuration: EngineConfiguration, world: World
+    ) async throws(EngineError) {
+        if let problem = configuration.problem { throw .configuration(problem) }
+        let xstream = world.makeXStream(name: "format")
+        defer { xstream.stop() }
+        try await xstream.run { () async throws(EngineError) in
+            do throws(BIOError) {
+                let device = try world.devices.open(path: configuration.devicePath, on: xstream)
+                guard
+                    let partitions = DevicePartitions(
+                        deviceSize: device.size, targetCount: configuration.targetCount)
+                else { throw tooSmall(device, configuration) }
+                for (index, partition) in partitions.targets.enumerated() {
+                    try await BlockStore.format(
+                        device, partition: partition,
+                        identity: configuration.identity(target: UInt32(index)),
+                        logSize: DevicePartitions.logSize(of: partition))
+                }
+                let partition = partitions.systemPartition
+                try await BlockStore.format(
+                    device, partition: partition,
+                    identity: configuration.identity(target: DevicePartitions.systemTarget),
+                    logSize: DevicePartitions.logSize(of: partition))
+                await device.close()
+            } catch {
+                throw .device(error)
+            }
+        }
+    }
+
+    /// Starts an engine on a formatted device: recovers every store, then opens the contexts.
+    /// Serving when it returns.
+    public static func start(
+        _ configuration: EngineConfiguration, world: World
+    ) async throws(EngineError) -> Engine {
+        if let problem = configuration.problem { throw .configuration(problem) }
+        let clock = HybridLogicalClock(clock: world.clock)
+        let xstream = world.makeXStream(name: "dray-\(configuration.rank)-system")
+        var started: [XStream] = [xstream]
+        do throws(EngineError) {
+            let system = try await xstream.run {
+                () async throws(EngineError) -> XStreamBound<SystemService> in
+                let service = try await SystemService(
+                    configuration, world: world, clock: clock, xstream: xstream)
+                return XStreamBound(service, to: xstream)
+            }
+            var targets: [XStreamBound<TargetService>] = []
+            for index in 0..<configuration.targetCount {
+                let xstream = world.makeXStream(name: "dray-\(configuration.rank)-\(index)")
+                started.append(xstream)
+                let target = try await xstream.run {
+                    () async throws(EngineError) -> XStreamBound<TargetService> in
+                    let service = try await TargetService(
+                        index: index, configuration, world: world, clock: clock,
+                        xstream: xstream)
+                    return XStreamBound(service, to: xstream)
+                }
+                targets.append(target)
+            }
+            let engine = Engine(
+                configuration: configuration, system: system, targets: targets)
+            try await engine.serve()
+            return engine
+        } catch {
+            for xstream in started { xstream.stop() }
+            throw error
+        }
+    }
+
+    private func serve() async throws(EngineError) {
+        let targets = targets
+        let system = system
+        try await system.xstream.run { () async throws(EngineError) in
+            await system.value.publish(to: targets)
+        }
+        for target in targets {
+            try await target.xstream.run { () async throws(EngineError) in
+                try target.value.serve()
+            }
+        }
+        try await system.xstream.run { () async throws(EngineError) in
+            try system.value.serve()
+        }
+    }
+
+    /// Stops serving, writes a checkpoint of every store, and closes the device.
+    public func stop() async {
+        let system = system
+        await system.xstream.run { await system.value.stop() }
+        for target in targets {
+            await target.xstream.run { await target.value.stop() }
+            target.xstream.stop()
+        }
+        system.xstream.stop()
+    }
+}
+
+/// The store of one partition.
+func openStore(
+    _ configuration: EngineConfiguration, target: UInt32, world: World, xstream: XStream
+) async throws(EngineError) -> VOS {
+    let store: BlockStore
+    do throws(BIOError) {
+        let device = try world.devices.open(path: configuration.devicePath, on: xstream)
+        guard
+            let partitions = DevicePartitions(
+                deviceSize: device.size, targetCount: configuration.targetCount)
+        else { throw tooSmall(device, configuration) }
+        let partition =
+            target == DevicePartitions.systemTarget
+            ? partitions.systemPartition : partitions.targets[Int(target)]
+        store = try await BlockStore.open(
+            device, partition: partition, identity: configuration.identity(target: target),
+            on: xstream)
+    } catch {
+        throw .device(error)
+    }
+    var options = VOSOptions()
+    options.inlineThreshold = configuration.inlineThreshold
+    do throws(VOSError) {
+        return try await VOS.open(store: store, world: world, on: xstream, options: options)
+    } catch {
+        throw .store("\(configuration.devicePath): \(error)")
+    }
+}
+
+private func tooSmall(_ device: BlockDevice, _ configuration: EngineConfiguration) -> BIOError {
+    let needed = DevicePartitions.sizeMin(targetCount: configuration.targetCount)
+    return .outOfRange(
+        "\(device.name) has \(device.size) bytes; \(configuration.targetCount) targets need "
+            + "\(needed)")
+}
+
+/// Opens a context of an engine.
+func openContext(
+    _ configuration: EngineConfiguration, tag: UInt32, world: World, clock: HybridLogicalClock,
+    xstream: XStream
+) throws(EngineError) -> Context {
+    guard let record = configuration.record, Int(tag) < record.addresses.count else {
+        throw .configuration("there is no address for tag \(tag)")
+    }
+    var options = ContextOptions(clock: clock)
+    options.rank = configuration.rank
+    options.tag = tag
+    options.credits = configuration.credits
+    let address = record.addresses[Int(tag)]
+    do throws(RPCError) {
+        let context = try Context(
+            world: world, xstream: xstream, address: address, options: options)
+        var members: [GroupMap.Member] = []
+        for engine in configuration.engines {
+            var addresses: [FabricAddress] = []
+            for text in engine.addresses {
+                do throws(FabricError) {
+                    addresses.append(try FabricAddress(parsing: text))
+                } catch {
+                    throw .fabric(error)
+                }
+            }
+            members.append(GroupMap.Member(rank: engine.rank, addresses: addresses))
+        }
+        context.group.replace(version: 1, members: members)
+        return context
+    } catch {
+        switch error {
+        case .fabric(.addressInUse(let what)):
+            throw .network("\(what) is in use by another process; choose another port")
+        default: throw .network("\(address): \(error)")
+        }
+    }
+}

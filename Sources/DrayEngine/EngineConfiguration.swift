@@ -1,0 +1,125 @@
+public import BIO
+public import DrayProtocol
+public import DrayRuntime
+
+/// Everything an engine is told from outside.
+public struct EngineConfiguration: Sendable {
+    /// The cluster that the engine belongs to; stamped on its devices.
+    public var cluster: UniqueID
+
+    /// The engine's number in the cluster.
+    public var rank: UInt32
+
+    /// Every engine of the cluster, this one included, with the addresses of all their contexts.
+    public var engines: [EngineRecord]
+
+    /// The device file or block device.
+    public var devicePath: String
+
+    /// Values shorter than this stay in the log and the index; longer ones go to blocks (DAOS:
+    /// `data_thresh`).
+    public var inlineThreshold = 4096
+
+    /// Requests in flight that each client is allowed per target.
+    public var credits: UInt32 = 128
+
+    public init(
+        cluster: UniqueID, rank: UInt32, engines: [EngineRecord], devicePath: String
+    ) {
+        self.cluster = cluster
+        self.rank = rank
+        self.engines = engines
+        self.devicePath = devicePath
+    }
+
+    /// This engine's entry among `engines`.
+    public var record: EngineRecord? { engines.first { $0.rank == rank } }
+
+    /// The number of targets.
+    public var targetCount: Int { Int(record?.targetCount ?? 0) }
+
+    /// The most targets of one engine.
+    public static let targetsMax = 256
+
+    /// The addresses of an engine's contexts, from that of its system context: the next ports of
+    /// a socket address, or the name with the tag appended.
+    public static func addresses(base: String, targetCount: Int) -> [String] {
+        (0...targetCount).map { tag in
+            guard tag > 0 else { return base }
+            if let colon = base.lastIndex(of: ":"), base[colon...].dropFirst().first != "/",
+                let port = UInt16(base[base.index(after: colon)...])
+            {
+                return base[...colon] + String(Int(port) + tag)
+            }
+            return base + "-\(tag)"
+        }
+    }
+
+    /// Why the configuration cannot work; nil when it can.
+    public var problem: String? {
+        guard let record else {
+            return "rank \(rank) is not among the engines of the cluster"
+        }
+        if record.targetCount < 1 || record.targetCount > EngineConfiguration.targetsMax {
+            return "an engine has 1 to \(EngineConfiguration.targetsMax) targets, "
+                + "not \(record.targetCount)"
+        }
+        if Set(engines.map(\.rank)).count != engines.count { return "a rank is given twice" }
+        let addresses = engines.flatMap(\.addresses)
+        if Set(addresses).count != addresses.count { return "an address is given twice" }
+        return nil
+    }
+
+    func identity(target: UInt32) -> StoreIdentity {
+        StoreIdentity(
+            clusterID: cluster, engineID: UniqueID(high: cluster.low, low: UInt64(rank)),
+            target: target)
+    }
+}
+
+/// Why an engine cannot start or go on.
+public enum EngineError: Error, Hashable, Sendable {
+    case configuration(String)
+    case device(BIOError)
+    case store(String)
+    case network(String)
+}
+
+extension EngineError: CustomStringConvertible {
+    public var description: String {
+        switch self {
+        case .configuration(let problem): "configuration: \(problem)"
+        case .device(let error): DeviceProblem.describe(error)
+        case .store(let problem): "store: \(problem)"
+        case .network(let problem): "network: \(problem)"
+        }
+    }
+}
+
+/// Errors of devices in words that say what to do.
+enum DeviceProblem {
+    static func describe(_ error: BIOError) -> String {
+        switch error {
+        case .missing(let path):
+            "device \(path) does not exist; is its disk mounted? To start with an empty one: "
+                + "dray engine format"
+        case .unusable(let path, let code, let message):
+            "device \(path) cannot be used: \(message) (error \(code))"
+        case .foreign(let path, let found):
+            "device \(path) holds something that is not this engine's (\(found)); "
+                + "nothing was changed"
+        case .mismatch(let path, let expected, let found):
+            "device \(path) belongs elsewhere: expected \(expected), found \(found)"
+        case .busy(let path): "device \(path) is in use by another process"
+        case .corrupt(let path, let offset, let what):
+            "device \(path) is damaged at byte \(offset): \(what)"
+        case .failed(let path, let offset, let code, let message):
+            "device \(path) failed at byte \(offset): \(message) (error \(code))"
+        case .full(let requested, let free):
+            "device full: \(requested) bytes wanted, \(free) free"
+        case .outOfRange(let what): "device: \(what)"
+        case .outOfService(let path):
+            "device \(path) was taken out of service after an error"
+        }
+    }
+}

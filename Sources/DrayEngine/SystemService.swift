@@ -1,0 +1,310 @@
+internal import CaRT
+internal import DrayPlacement
+internal import DrayProtocol
+internal import DrayRuntime
+internal import Glibc
+internal import VOS
+
+/// The system context of an engine (tag 0): management for clients, and this engine's copy of
+/// the metadata. Confined to its xstream.
+final class SystemService {
+    private let configuration: EngineConfiguration
+    private let world: World
+    private let clock: HybridLogicalClock
+    private let xstream: XStream
+    private let vos: VOS
+    private let started: Instant
+    private var context: Context?
+    private var targets: [XStreamBound<TargetService>] = []
+    private var entropy: Entropy
+
+    private var acceptor: MetadataAcceptor
+    /// Held from the check of a ballot until what it carries is stored.
+    private let acceptorLock = AsyncLock()
+
+    /// How long one engine may take to answer another about metadata.
+    static let peerTimeout: Duration = .seconds(2)
+    /// Rounds of proposing before a change gives up.
+    static let roundsMax = 16
+
+    init(
+        _ configuration: EngineConfiguration, world: World, clock: HybridLogicalClock,
+        xstream: XStream
+    ) async throws(EngineError) {
+        self.configuration = configuration
+        self.world = world
+        self.clock = clock
+        self.xstream = xstream
+        started = xstream.now
+        entropy = world.entropy.fork("system")
+        vos = try await openStore(
+            configuration, target: DevicePartitions.systemTarget, world: world, xstream: xstream)
+        acceptor = MetadataAcceptor()
+        acceptor = try await load()
+    }
+
+    /// Hands the metadata to the targets, and remembers them for later versions.
+    func publish(to targets: [XStreamBound<TargetService>]) async {
+        self.targets = targets
+        await publish()
+    }
+
+    func serve() throws(EngineError) {
+        let context = try openContext(
+            configuration, tag: 0, world: world, clock: clock, xstream: xstream)
+        self.context = context
+        register(on: context)
+        xstream.spawn { await self.vos.runBackground() }
+        xstream.spawn { await self.catchUp() }
+    }
+
+    func stop() async {
+        await context?.close()
+        context = nil
+        await vos.close()
+    }
+
+    private func register(on context: Context) {
+        context.register(ManagementProtocol.clusterMap) {
+            (_, _) async throws(RPCError) -> ClusterMapReply in self.clusterMap()
+        }
+        context.register(ManagementProtocol.status) {
+            (request, _) async throws(RPCError) -> EngineStatusReply in
+            await self.status(pool: request.pool)
+        }
+        context.register(ManagementProtocol.metadata) {
+            (_, _) async throws(RPCError) -> ClusterMetadata in
+            await self.readNewest().metadata
+        }
+        context.register(ManagementProtocol.change) {
+            (request, _) async throws(RPCError) -> ClusterMetadata in
+            try await self.change(request)
+        }
+        context.register(MetadataProtocol.prepare) {
+            (request, _) async throws(RPCError) -> MetadataPrepareReply in
+            self.acceptor.prepare(request.ballot)
+        }
+        context.register(MetadataProtocol.accept) {
+            (request, _) async throws(RPCError) -> MetadataAcceptReply in
+            try await self.accept(request)
+        }
+    }
+
+    // MARK: - Management
+
+    private func clusterMap() -> ClusterMapReply {
+        var reply = ClusterMapReply()
+        reply.cluster = configuration.cluster
+        reply.engines = configuration.engines
+        return reply
+    }
+
+    private func status(pool: UniqueID) async -> EngineStatusReply {
+        var reply = EngineStatusReply()
+        reply.rank = configuration.rank
+        reply.process = Int64(getpid())
+        reply.uptimeNanoseconds = xstream.now.since(started).nanosecondsClamped
+        for target in targets {
+            reply.targets.append(await target.xstream.run { target.value.status(pool: pool) })
+        }
+        return reply
+    }
+
+    // MARK: - Acceptor
+
+    /// Stores metadata durably, publishes it to the targets, and says so; or refuses.
+    private func accept(
+        _ request: MetadataAcceptRequest
+    ) async throws(RPCError) -> MetadataAcceptReply {
+        try await acceptorLock.withLock { () async throws(RPCError) -> MetadataAcceptReply in
+            var reply = MetadataAcceptReply()
+            if acceptor.mayAccept(request.ballot) {
+                do throws(VOSError) {
+                    try await store(request)
+                } catch {
+                    throw RPCError(error)
+                }
+                acceptor.didStore(request.ballot, request.metadata)
+                await publish()
+                reply.accepted = true
+            }
+            reply.highest = acceptor.promised
+            return reply
+        }
+    }
+
+    private func publish() async {
+        let metadata = acceptor.metadata
+        for target in targets {
+            await target.xstream.run { target.value.install(metadata) }
+        }
+    }
+
+    // The metadata stands in the system partition's store as one value.
+    private static let object = ObjectID(high: 0, low: 1)
+    private static let dkey = Array("metadata".utf8)
+    private static let akey = Array("accepted".utf8)
+
+    private func store(_ request: MetadataAcceptRequest) async throws(VOSError) {
+        let bytes = request.encoded()
+        let buffer = IOBuffer(copying: bytes)
+        let value = unsafe ValueBytes(
+            UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<bytes.count]))
+        _ = try await vos.update(
+            Update(
+                pool: .zero, container: .zero, object: SystemService.object,
+                epoch: clock.now(), transaction: .zero,
+                operations: [
+                    Operation(
+                        .single(dkey: SystemService.dkey, akey: SystemService.akey, value))
+                ]))
+        withExtendedLifetime(buffer) {}
+    }
+
+    private func load() async throws(EngineError) -> MetadataAcceptor {
+        let buffer = IOBuffer(count: VOSLimits.valueLengthMax)
+        do throws(VOSError) {
+            let result = unsafe try await vos.fetchSingle(
+                Fetch(
+                    pool: .zero, container: .zero, object: SystemService.object,
+                    dkey: SystemService.dkey, akey: SystemService.akey), into: buffer.bytes)
+            clock.advance(past: result.epoch)
+            let request = try decode(buffer.array(0..<result.byteCount))
+            return MetadataAcceptor(accepted: request.ballot, metadata: request.metadata)
+        } catch {
+            if case .notFound = error { return MetadataAcceptor() }
+            throw .store("metadata: \(error)")
+        }
+    }
+
+    private func decode(_ bytes: [UInt8]) throws(VOSError) -> MetadataAcceptRequest {
+        do throws(DecodingFailure) {
+            return try MetadataAcceptRequest(decoding: bytes)
+        } catch {
+            throw .damaged(what: "the stored metadata cannot be read (\(error))")
+        }
+    }
+
+    // MARK: - Proposer
+
+    /// Asks all engines at once; nil for those that do not answer in time.
+    private func askAll<Q, R>(
+        _ procedure: Procedure<Q, R>, _ request: Q
+    ) async -> [R?] {
+        guard let context else { return configuration.engines.map { _ in nil } }
+        return await withTaskGroup(of: (Int, R?).self) { group in
+            for (index, engine) in configuration.engines.enumerated() {
+                let call = XStreamBound(context, to: xstream)
+                group.addTask(executorPreference: xstream) {
+                    do throws(RPCError) {
+                        return unsafe (
+                            index,
+                            try await call.value.call(
+                                procedure, request, to: .rank(engine.rank, tag: 0),
+                                deadline: .after(SystemService.peerTimeout))
+                        )
+                    } catch {
+                        return (index, nil)
+                    }
+                }
+            }
+            var replies = [R?](repeating: nil, count: configuration.engines.count)
+            for await (index, reply) in group { replies[index] = reply }
+            return replies
+        }
+    }
+
+    /// The newest metadata of the engines that answer. Where they differ, the newest is brought
+    /// to all before it is returned, so that a later read cannot go back.
+    private func readNewest() async -> MetadataPrepareReply {
+        var newest = acceptor.prepare(Ballot())
+        let replies = await askAll(MetadataProtocol.prepare, MetadataPrepareRequest())
+        for case .some(let reply) in replies where reply.accepted > newest.accepted {
+            newest = reply
+        }
+        if replies.contains(where: { $0 != nil && $0?.accepted != newest.accepted }) {
+            var request = MetadataAcceptRequest()
+            request.ballot = newest.accepted
+            request.metadata = newest.metadata
+            _ = await askAll(MetadataProtocol.accept, request)
+        }
+        return newest
+    }
+
+    /// After a start: takes over what was decided while this engine was away.
+    private func catchUp() async {
+        _ = await readNewest()
+    }
+
+    /// Makes a change on all engines.
+    private func change(_ change: MetadataChange) async throws(RPCError) -> ClusterMetadata {
+        var capacity = UInt64.max
+        if change.kind == .createPool { capacity = try await targetCapacity() }
+        for round in 0..<SystemService.roundsMax {
+            if let metadata = try await propose(change, capacity: capacity) { return metadata }
+            // Another engine proposes at the same time: step aside for a moment.
+            let pause = entropy.below(UInt64(10 + 10 * round)) + 1
+            await xstream.sleep(for: .milliseconds(Int64(pause)))
+        }
+        throw .service(.unavailable, "too many changes of metadata at once; try again")
+    }
+
+    /// One round. Nil when another proposal was in the way.
+    private func propose(
+        _ change: MetadataChange, capacity: UInt64
+    ) async throws(RPCError) -> ClusterMetadata? {
+        let ballot = Ballot(stamp: clock.now(), rank: configuration.rank)
+        var newest = MetadataPrepareReply()
+        let promises = await askAll(MetadataProtocol.prepare, MetadataPrepareRequest(ballot))
+        for (engine, promise) in zip(configuration.engines, promises) {
+            guard let promise else { throw unavailable(engine) }
+            guard promise.promised else {
+                _ = clock.observe(promise.highest.stamp)
+                return nil
+            }
+            if promise.accepted > newest.accepted { newest = promise }
+        }
+        var request = MetadataAcceptRequest()
+        request.ballot = ballot
+        request.metadata = newest.metadata
+        do throws(ClusterMetadata.Refusal) {
+            try request.metadata.apply(change, map: poolMap, capacity: capacity)
+        } catch {
+            throw .service(error.code, error.message)
+        }
+        // Also when nothing changed: what was read may stand on some engines only.
+        let answers = await askAll(MetadataProtocol.accept, request)
+        for (engine, answer) in zip(configuration.engines, answers) {
+            guard let answer else { throw unavailable(engine) }
+            guard answer.accepted else { return nil }
+        }
+        return request.metadata
+    }
+
+    private func unavailable(_ engine: EngineRecord) -> RPCError {
+        .service(
+            .unavailable,
+            "engine \(engine.rank) does not answer, and pools and containers "
+                + "change only when all engines do")
+    }
+
+    /// The map of a pool over every target of the cluster.
+    private var poolMap: PoolMap {
+        PoolMap(
+            version: 1,
+            engines: configuration.engines.map {
+                PoolMap.Engine(rank: $0.rank, targetCount: $0.targetCount)
+            })
+    }
+
+    /// The capacity of the smallest target of the cluster, in bytes.
+    private func targetCapacity() async throws(RPCError) -> UInt64 {
+        let replies = await askAll(ManagementProtocol.status, PoolReference())
+        var capacity = UInt64.max
+        for (engine, reply) in zip(configuration.engines, replies) {
+            guard let reply else { throw unavailable(engine) }
+            for target in reply.targets { capacity = min(capacity, target.capacity) }
+        }
+        return capacity
+    }
+}

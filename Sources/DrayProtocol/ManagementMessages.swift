@@ -1,0 +1,249 @@
+public import CaRT
+internal import DrayPlacement
+public import DrayRuntime
+
+/// One engine of the cluster and how to reach it.
+public struct EngineRecord: Message, Hashable {
+    public var rank: UInt32 = 0
+    /// The address of each context as text, by tag: the system's, then one per target.
+    public var addresses: [String] = []
+
+    public static let countMax = 4096
+    public static let addressesMax = 1025
+    public static let addressLengthMax = 600
+
+    public init() {}
+
+    public init(rank: UInt32, addresses: [String]) {
+        self.rank = rank
+        self.addresses = addresses
+    }
+
+    /// The number of targets.
+    public var targetCount: UInt32 { UInt32(max(0, addresses.count - 1)) }
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&rank)
+        try coder.code(&addresses, max: EngineRecord.addressesMax, default: "") {
+            (coder, address) throws(DecodingFailure) in
+            try coder.code(&address, max: EngineRecord.addressLengthMax)
+        }
+    }
+}
+
+/// Who is in the cluster.
+public struct ClusterMapReply: Message, Hashable {
+    public var cluster = UniqueID.zero
+    public var engines: [EngineRecord] = []
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&cluster)
+        try coder.code(&engines, max: EngineRecord.countMax)
+    }
+}
+
+/// How one engine is.
+public struct EngineStatusReply: Message, Hashable {
+    public var rank: UInt32 = 0
+    public var process: Int64 = 0
+    public var uptimeNanoseconds: UInt64 = 0
+    public var targets: [TargetStatus] = []
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&rank)
+        try coder.code(&process)
+        try coder.code(&uptimeNanoseconds)
+        try coder.code(&targets, max: EngineRecord.addressesMax)
+    }
+}
+
+/// How full one target is, in bytes.
+public struct TargetStatus: Message, Hashable {
+    public var capacity: UInt64 = 0
+    public var free: UInt64 = 0
+    /// What the pool that was asked for uses; of all pools, when none was named.
+    public var used: UInt64 = 0
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&capacity)
+        try coder.code(&free)
+        try coder.code(&used)
+    }
+}
+
+/// Names a pool; zero for none.
+public struct PoolReference: Message, Hashable {
+    public var pool = UniqueID.zero
+
+    public init() {}
+    public init(_ pool: UniqueID) { self.pool = pool }
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&pool)
+    }
+}
+
+/// A change of pools and containers. The client chooses the id, so a resend is recognised.
+public struct MetadataChange: Message, Hashable {
+    public enum Kind: UInt8, Sendable {
+        case createPool = 1
+        case destroyPool = 2
+        case createContainer = 3
+        case destroyContainer = 4
+    }
+
+    public var kind = Kind.createPool
+    /// The pool (for containers: the pool it is in).
+    public var pool = UniqueID.zero
+    /// The container, for containers.
+    public var container = UniqueID.zero
+    /// The label, for creations.
+    public var label = ""
+    /// Raw bytes, for pools.
+    public var size: UInt64 = 0
+    /// The class, for containers.
+    public var objectClass = ObjectClass.sx.code
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&kind)
+        try coder.code(&pool)
+        try coder.code(&container)
+        try coder.code(&label, max: 1024)
+        try coder.code(&size)
+        try coder.code(&objectClass)
+    }
+}
+
+/// The management protocol, served by tag 0 of every engine for clients.
+public enum ManagementProtocol {
+    public static let id = ProtocolID(base: 0x11, version: 1)
+
+    public static let clusterMap = Procedure<EmptyMessage, ClusterMapReply>(
+        id, index: 0, name: "management.clusterMap")
+    public static let status = Procedure<PoolReference, EngineStatusReply>(
+        id, index: 1, name: "management.status")
+    /// Reads the metadata of all engines that answer and returns the newest.
+    public static let metadata = Procedure<EmptyMessage, ClusterMetadata>(
+        id, index: 2, name: "management.metadata")
+    /// Makes a change on all engines and returns the metadata after it.
+    public static let change = Procedure<MetadataChange, ClusterMetadata>(
+        id, index: 3, name: "management.change")
+}
+
+/// Orders proposals of metadata: by time, then by the rank that made them.
+public struct Ballot: Message, Hashable, Comparable {
+    public var stamp: UInt64 = 0
+    public var rank: UInt32 = 0
+
+    public init() {}
+
+    public init(stamp: UInt64, rank: UInt32) {
+        self.stamp = stamp
+        self.rank = rank
+    }
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&stamp)
+        try coder.code(&rank)
+    }
+
+    public static func < (left: Ballot, right: Ballot) -> Bool {
+        (left.stamp, left.rank) < (right.stamp, right.rank)
+    }
+}
+
+/// Asks an engine to promise that it refuses ballots below this one; zero only reads.
+public struct MetadataPrepareRequest: Message, Hashable {
+    public var ballot = Ballot()
+
+    public init() {}
+    public init(_ ballot: Ballot) { self.ballot = ballot }
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&ballot)
+    }
+}
+
+/// What an engine has accepted last, and whether it promised.
+public struct MetadataPrepareReply: Message, Hashable {
+    public var promised = false
+    /// The highest ballot the engine knows of, when it did not promise.
+    public var highest = Ballot()
+    public var accepted = Ballot()
+    public var metadata = ClusterMetadata()
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&promised)
+        try coder.code(&highest)
+        try coder.code(&accepted)
+        try coder.code(&metadata)
+    }
+}
+
+/// Tells an engine to store metadata, unless it promised a higher ballot.
+public struct MetadataAcceptRequest: Message, Hashable {
+    public var ballot = Ballot()
+    public var metadata = ClusterMetadata()
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&ballot)
+        try coder.code(&metadata)
+    }
+}
+
+/// Whether it is durably stored.
+public struct MetadataAcceptReply: Message, Hashable {
+    public var accepted = false
+    public var highest = Ballot()
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&accepted)
+        try coder.code(&highest)
+    }
+}
+
+/// The metadata protocol, between engines.
+public enum MetadataProtocol {
+    public static let id = ProtocolID(base: 0x12, version: 1)
+
+    public static let prepare = Procedure<MetadataPrepareRequest, MetadataPrepareReply>(
+        id, index: 0, name: "metadata.prepare")
+    public static let accept = Procedure<MetadataAcceptRequest, MetadataAcceptReply>(
+        id, index: 1, name: "metadata.accept")
+}
+
+/// The target protocol, from the system context of an engine to its own targets.
+public enum TargetProtocol {
+    public static let id = ProtocolID(base: 0x13, version: 1)
+
+    public static let status = Procedure<PoolReference, TargetStatus>(
+        id, index: 0, name: "target.status")
+}
+
+/// Codes of `RPCError.application` that engines answer with.
+public enum ServiceCode: UInt32, Sendable {
+    case notFound = 1
+    case exists = 2
+    case noSpace = 3
+    case unavailable = 4
+    case invalidArgument = 5
+    case corrupt = 6
+    case staleMap = 7
+    case busy = 8
+    case device = 9
+    case tooOld = 10
+}

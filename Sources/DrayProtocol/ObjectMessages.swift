@@ -1,0 +1,233 @@
+public import CaRT
+public import DrayRuntime
+
+/// What every request for an object names.
+public struct ObjectTarget: Message, Hashable {
+    public var pool = UniqueID.zero
+    public var container = UniqueID.zero
+    public var object = ObjectID(high: 0, low: 0)
+    /// The version of the pool map that the caller computed the layout from.
+    public var mapVersion: UInt32 = 0
+
+    public init() {}
+
+    public init(pool: UniqueID, container: UniqueID, object: ObjectID, mapVersion: UInt32) {
+        self.pool = pool
+        self.container = container
+        self.object = object
+        self.mapVersion = mapVersion
+    }
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&pool)
+        try coder.code(&container)
+        try coder.code(&object)
+        try coder.code(&mapVersion)
+    }
+}
+
+/// One change of an object.
+public struct ObjectOperation: Message, Hashable {
+    public enum Kind: UInt8, Sendable {
+        case updateSingle = 1
+        case updateArray = 2
+        case punchAkey = 3
+        case punchDkey = 4
+        case punchObject = 5
+    }
+
+    public enum Condition: UInt8, Sendable {
+        case none = 0
+        /// The value must not exist.
+        case insert = 1
+        /// The value must exist.
+        case update = 2
+    }
+
+    public var kind = Kind.updateSingle
+    public var condition = Condition.none
+    public var dkey: [UInt8] = []
+    public var akey: [UInt8] = []
+    /// Array: the first byte written.
+    public var offset: UInt64 = 0
+    /// Updates: bytes of data, in the order of the operations.
+    public var length: UInt32 = 0
+    /// CRC32C of each `checksumChunk` bytes of the data, counted from its start.
+    public var checksums: [UInt32] = []
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&kind)
+        try coder.code(&condition)
+        try coder.code(&dkey, max: ObjectLimits.keyMax)
+        try coder.code(&akey, max: ObjectLimits.keyMax)
+        try coder.code(&offset)
+        try coder.code(&length)
+        try coder.code(&checksums, max: ObjectLimits.checksumsMax)
+    }
+}
+
+/// Limits of the object protocol.
+public enum ObjectLimits {
+    /// Bytes of a dkey or akey.
+    public static let keyMax = 4096
+    /// Bytes of data in one request; a single value or an extent is no longer.
+    public static let dataMax = 1 << 20
+    /// Operations in one request.
+    public static let operationsMax = 64
+    /// Bytes that one checksum covers.
+    public static let checksumChunk = 32 << 10
+    /// Checksums of one operation.
+    public static let checksumsMax = dataMax / checksumChunk
+    /// Keys in one page of an enumeration.
+    public static let pageMax = 1024
+    /// Bytes of data that travel in the message itself.
+    public static let inlineMax = 16 << 10
+}
+
+/// Changes an object, as one transaction. The data is the payload, or `bulk`.
+public struct ObjectUpdateRequest: Message, Hashable {
+    public var target = ObjectTarget()
+    /// Chosen by the client; a resend carries the same, and is applied once.
+    public var transaction = UniqueID.zero
+    public var operations: [ObjectOperation] = []
+    /// Where the client's memory holds the data, when it is not in the payload.
+    public var bulk: BulkDescriptor?
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&target)
+        try coder.code(&transaction)
+        try coder.code(&operations, max: ObjectLimits.operationsMax)
+        try coder.code(&bulk)
+    }
+}
+
+/// The answer to an update: it is durable.
+public struct ObjectUpdateReply: Message, Hashable {
+    /// The epoch at which the change happened.
+    public var epoch: UInt64 = 0
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&epoch)
+    }
+}
+
+/// Reads one value. The data comes back as payload, or into `bulk`.
+public struct ObjectFetchRequest: Message, Hashable {
+    public enum Kind: UInt8, Sendable {
+        case single = 1
+        case array = 2
+        /// No data: only how far the array extends.
+        case arrayEnd = 3
+    }
+
+    public var target = ObjectTarget()
+    public var kind = Kind.single
+    public var dkey: [UInt8] = []
+    public var akey: [UInt8] = []
+    /// Array: the first byte to read.
+    public var offset: UInt64 = 0
+    /// The most bytes to return; for an array, the bytes to read.
+    public var length: UInt32 = 0
+    public var bulk: BulkDescriptor?
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&target)
+        try coder.code(&kind)
+        try coder.code(&dkey, max: ObjectLimits.keyMax)
+        try coder.code(&akey, max: ObjectLimits.keyMax)
+        try coder.code(&offset)
+        try coder.code(&length)
+        try coder.code(&bulk)
+    }
+}
+
+/// What was read.
+public struct ObjectFetchReply: Message, Hashable {
+    public var found = false
+    /// A single value's size, which may exceed `length` (nothing is returned then); bytes
+    /// returned of an array; or the end of the array.
+    public var size: UInt64 = 0
+    /// CRC32C of each `checksumChunk` bytes of the data returned, counted from its start.
+    public var checksums: [UInt32] = []
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&found)
+        try coder.code(&size)
+        try coder.code(&checksums, max: ObjectLimits.checksumsMax)
+    }
+}
+
+/// Lists dkeys of a shard, or akeys of a dkey, in byte order.
+public struct ObjectEnumerateRequest: Message, Hashable {
+    public var target = ObjectTarget()
+    /// Nil: list dkeys. Otherwise list the akeys of this dkey.
+    public var dkey: [UInt8]?
+    /// Only keys after this one.
+    public var after: [UInt8]?
+    public var limit: UInt32 = 0
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&target)
+        try coder.code(&dkey, default: []) { (coder, key) throws(DecodingFailure) in
+            try coder.code(&key, max: ObjectLimits.keyMax)
+        }
+        try coder.code(&after, default: []) { (coder, key) throws(DecodingFailure) in
+            try coder.code(&key, max: ObjectLimits.keyMax)
+        }
+        try coder.code(&limit)
+    }
+}
+
+/// One page of keys.
+public struct ObjectEnumerateReply: Message, Hashable {
+    public var keys: [[UInt8]] = []
+    /// Whether there are keys after these.
+    public var more = false
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&keys, max: ObjectLimits.pageMax, bytesMax: ObjectLimits.keyMax)
+        try coder.code(&more)
+    }
+}
+
+/// The object protocol, served by every target.
+public enum ObjectProtocol {
+    public static let id = ProtocolID(base: 0x10, version: 1)
+
+    public static let update = Procedure<ObjectUpdateRequest, ObjectUpdateReply>(
+        id, index: 0, name: "object.update")
+    public static let fetch = Procedure<ObjectFetchRequest, ObjectFetchReply>(
+        id, index: 1, name: "object.fetch")
+    public static let enumerate = Procedure<ObjectEnumerateRequest, ObjectEnumerateReply>(
+        id, index: 2, name: "object.enumerate")
+}
+
+extension ObjectLimits {
+    /// CRC32C of each `checksumChunk` bytes of `bytes`.
+    public static func checksums(of bytes: UnsafeRawBufferPointer) -> [UInt32] {
+        var checksums: [UInt32] = []
+        checksums.reserveCapacity((bytes.count + checksumChunk - 1) / checksumChunk)
+        var start = 0
+        while start < bytes.count {
+            let end = min(bytes.count, start + checksumChunk)
+            checksums.append(
+                unsafe CRC32C.checksum(of: UnsafeRawBufferPointer(rebasing: bytes[start..<end])))
+            start = end
+        }
+        return checksums
+    }
+}

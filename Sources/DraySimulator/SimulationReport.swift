@@ -1,0 +1,46 @@
+/// What one simulated run did and found.
+public struct SimulationReport: Sendable {
+    public var seed: UInt64
+    public var operations = 0
+    public var acknowledgedWrites = 0
+    public var unknownOutcomes = 0
+    public var faults = 0
+    public var crashes = 0
+    public var virtualSeconds = 0.0
+    public var turns: UInt64 = 0
+    public var events: UInt64 = 0
+    public var eventHash: UInt64 = 0
+    /// Everything that must not be. Empty when the run is good.
+    public var violations: [String] = []
+
+    /// A run below any of these has tested too little to count.
+    public static let operationsMin = 200
+    public static let acknowledgedWritesMin = 80
+    public static let faultsMin = 8
+
+    public init(seed: UInt64) { self.seed = seed }
+
+    /// The floors that the run did not reach.
+    public var shortfalls: [String] {
+        var shortfalls: [String] = []
+        if operations < SimulationReport.operationsMin {
+            shortfalls.append("\(operations) operations")
+        }
+        if acknowledgedWrites < SimulationReport.acknowledgedWritesMin {
+            shortfalls.append("\(acknowledgedWrites) acknowledged writes")
+        }
+        if faults < SimulationReport.faultsMin { shortfalls.append("\(faults) faults") }
+        return shortfalls
+    }
+
+    /// Whether the run is good and has tested enough.
+    public var passed: Bool { violations.isEmpty && shortfalls.isEmpty }
+
+    /// One line.
+    public var summary: String {
+        "seed \(seed): \(operations) operations, \(acknowledgedWrites) acknowledged writes, "
+            + "\(unknownOutcomes) unknown outcomes, \(faults) faults, \(crashes) crashes, "
+            + "\((virtualSeconds * 10).rounded() / 10) s virtual, \(turns) turns, "
+            + "hash \(String(eventHash, radix: 16))"
+    }
+}

@@ -1,0 +1,81 @@
+import CaRT
+import DrayPlacement
+import DrayProtocol
+import DrayRuntime
+import Testing
+
+/// Every message survives the way there and back, and no bytes crash its decoder.
+@Suite struct MessageTests {
+    private func fuzz<M: Message & Equatable>(_ message: M, seed: UInt64) throws {
+        let bytes = message.encoded()
+        #expect(try M(decoding: bytes) == message)
+        var entropy = Entropy(seed: seed)
+        for length in 0..<min(bytes.count, 300) {
+            #expect(throws: DecodingFailure.self) { try M(decoding: Array(bytes[..<length])) }
+        }
+        for _ in 0..<3_000 {
+            var mutated = bytes
+            for _ in 0...entropy.below(4) where !mutated.isEmpty {
+                let index = Int(entropy.below(UInt64(mutated.count)))
+                mutated[index] = UInt8(truncatingIfNeeded: entropy.next())
+            }
+            if entropy.chance(1, in: 4) {
+                mutated.removeLast(Int(entropy.below(UInt64(mutated.count))))
+            }
+            // Whatever comes out must encode again: it has only values that exist.
+            if let decoded = try? M(decoding: mutated) { _ = decoded.encoded() }
+        }
+    }
+
+    @Test func objectMessages() throws {
+        var operation = ObjectOperation()
+        operation.kind = .updateArray
+        operation.condition = .insert
+        operation.dkey = [0, 1, 255]
+        operation.akey = []
+        operation.offset = .max
+        operation.length = 70_000
+        operation.checksums = [1, 2, 3]
+        var update = ObjectUpdateRequest()
+        update.target = ObjectTarget(
+            pool: UniqueID(high: 1, low: 2), container: UniqueID(high: 3, low: 4),
+            object: ObjectID(high: 5, low: 6), mapVersion: 7)
+        update.transaction = UniqueID(high: 8, low: 9)
+        update.operations = [operation, ObjectOperation()]
+        update.bulk = BulkDescriptor()
+        try fuzz(update, seed: 1)
+        var fetch = ObjectFetchRequest()
+        fetch.kind = .array
+        fetch.dkey = [1]
+        try fuzz(fetch, seed: 2)
+        var enumerate = ObjectEnumerateRequest()
+        enumerate.after = [1, 2]
+        try fuzz(enumerate, seed: 3)
+        var page = ObjectEnumerateReply()
+        page.keys = [[], [1], [2, 3]]
+        page.more = true
+        try fuzz(page, seed: 4)
+    }
+
+    @Test func metadataMessages() throws {
+        var pool = PoolRecord()
+        pool.label = "tank"
+        pool.map = PoolMap(
+            version: 3, engines: [.init(rank: 0, targetCount: 2), .init(rank: 1, targetCount: 2)])
+        var container = ContainerRecord()
+        container.label = "photos"
+        container.objectClass = .s2
+        var request = MetadataAcceptRequest()
+        request.ballot = Ballot(stamp: 1, rank: 2)
+        request.metadata.pools = [pool]
+        request.metadata.containers = [container]
+        request.metadata.destroyed = [DestroyedRecord(pool: .zero)]
+        try fuzz(request, seed: 5)
+        var map = ClusterMapReply()
+        map.engines = [EngineRecord(rank: 1, addresses: ["sim://a", "sim://a-1"])]
+        try fuzz(map, seed: 6)
+        var status = EngineStatusReply()
+        status.targets = [TargetStatus()]
+        try fuzz(status, seed: 7)
+    }
+}

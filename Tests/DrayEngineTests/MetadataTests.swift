@@ -1,0 +1,151 @@
+import CaRT
+import DrayPlacement
+import DrayProtocol
+import DrayRuntime
+import Testing
+
+@testable import DrayEngine
+
+@Suite struct MetadataTests {
+    private let map = PoolMap(version: 1, engines: [.init(rank: 0, targetCount: 2)])
+    private let capacity: UInt64 = 1 << 30
+
+    private func id(_ number: UInt64) -> UniqueID { UniqueID(high: 1, low: number) }
+
+    private func change(
+        _ kind: MetadataChange.Kind, pool: UInt64, container: UInt64 = 0, label: String = "",
+        size: UInt64 = 64 << 20
+    ) -> MetadataChange {
+        var change = MetadataChange()
+        change.kind = kind
+        change.pool = id(pool)
+        change.container = container == 0 ? .zero : id(container)
+        change.label = label
+        change.size = size
+        return change
+    }
+
+    private func outcome(
+        _ metadata: inout ClusterMetadata, _ change: MetadataChange
+    ) -> ServiceCode? {
+        do {
+            try metadata.apply(change, map: map, capacity: capacity)
+            return nil
+        } catch {
+            return error.code
+        }
+    }
+
+    @Test func changesAreCheckedAndRepeatable() {
+        var metadata = ClusterMetadata()
+        let table: [(MetadataChange, ServiceCode?)] = [
+            (change(.createContainer, pool: 1, container: 5, label: "c"), .notFound),
+            (change(.createPool, pool: 1, label: ""), .invalidArgument),
+            (change(.createPool, pool: 1, label: "no/slash"), .invalidArgument),
+            (
+                change(.createPool, pool: 1, label: String(repeating: "x", count: 128)),
+                .invalidArgument
+            ),
+            (change(.createPool, pool: 1, label: "tank", size: 1), .invalidArgument),
+            (change(.createPool, pool: 1, label: "tank", size: .max), .noSpace),
+            (change(.createPool, pool: 1, label: "tank"), nil),
+            (change(.createPool, pool: 1, label: "tank"), nil),  // a resend
+            (change(.createPool, pool: 1, label: "other"), .exists),  // an id used twice
+            (change(.createPool, pool: 2, label: "tank"), .exists),
+            (change(.createPool, pool: 2, label: "rest", size: 2 << 30), .noSpace),
+            (change(.createContainer, pool: 1, container: 5, label: "c"), nil),
+            (change(.createContainer, pool: 1, container: 5, label: "c"), nil),
+            (change(.createContainer, pool: 1, container: 6, label: "c"), .exists),
+            (change(.destroyContainer, pool: 1, container: 6), .notFound),
+            (change(.destroyContainer, pool: 1, container: 5), nil),
+            (change(.destroyContainer, pool: 1, container: 5), nil),
+            (change(.createContainer, pool: 1, container: 7, label: "c"), nil),
+            (change(.destroyPool, pool: 3), .notFound),
+            (change(.destroyPool, pool: 1), nil),
+            (change(.destroyPool, pool: 1), nil),
+        ]
+        for (step, row) in table.enumerated() {
+            let before = metadata
+            let result = outcome(&metadata, row.0)
+            #expect(result == row.1, "step \(step)")
+            if result != nil { #expect(metadata == before, "step \(step) changed something") }
+        }
+        #expect(metadata.pools.isEmpty)
+        #expect(metadata.containers.isEmpty)
+        #expect(metadata.destroyed.count == 2)
+    }
+
+    @Test func anAcceptorNeverGoesBack() {
+        var acceptor = MetadataAcceptor()
+        func ballot(_ stamp: UInt64, _ rank: UInt32 = 0) -> Ballot {
+            Ballot(stamp: stamp, rank: rank)
+        }
+        #expect(acceptor.prepare(ballot(5)).promised)
+        #expect(!acceptor.prepare(ballot(5)).promised)
+        #expect(!acceptor.prepare(ballot(4, 9)).promised)
+        #expect(acceptor.prepare(ballot(5, 1)).promised)
+        #expect(!acceptor.mayAccept(ballot(5)))
+        #expect(acceptor.mayAccept(ballot(5, 1)))
+        acceptor.didStore(ballot(5, 1), ClusterMetadata())
+        #expect(!acceptor.mayAccept(ballot(4)))
+        #expect(acceptor.mayAccept(ballot(5, 1)))  // a repair repeats what is there
+        let read = acceptor.prepare(Ballot())
+        #expect(!read.promised)
+        #expect(read.accepted == ballot(5, 1))
+        #expect(acceptor.mayAccept(ballot(5, 1)), "reading promised something")
+    }
+
+    /// Every interleaving of two proposals at two acceptors: whatever both acceptors accepted for
+    /// an acknowledged proposal is never replaced by something that did not see it.
+    @Test func twoProposersInEveryOrder() {
+        // Steps of proposer p: prepare at 0, prepare at 1, accept at 0, accept at 1.
+        func merge(_ a: [Int], _ b: [Int]) -> [[Int]] {
+            if a.isEmpty { return [b] }
+            if b.isEmpty { return [a] }
+            return merge(Array(a.dropFirst()), b).map { [a[0]] + $0 }
+                + merge(a, Array(b.dropFirst())).map { [b[0]] + $0 }
+        }
+        for order in merge([0, 0, 0, 0], [1, 1, 1, 1]) {
+            var acceptors = [MetadataAcceptor(), MetadataAcceptor()]
+            var next = [0, 0]
+            var alive = [true, true]
+            var newest = [MetadataPrepareReply(), MetadataPrepareReply()]
+            var documents = [ClusterMetadata(), ClusterMetadata()]
+            var acknowledged: [Int] = []
+            for proposer in order where alive[proposer] {
+                let step = next[proposer]
+                next[proposer] += 1
+                let ballot = Ballot(stamp: UInt64(10 + proposer), rank: UInt32(proposer))
+                if step < 2 {
+                    let promise = acceptors[step].prepare(ballot)
+                    alive[proposer] = promise.promised
+                    if promise.accepted > newest[proposer].accepted { newest[proposer] = promise }
+                    documents[proposer] = newest[proposer].metadata
+                    var container = ContainerRecord()
+                    container.label = "from \(proposer)"
+                    documents[proposer].containers.append(container)
+                } else if acceptors[step - 2].mayAccept(ballot) {
+                    acceptors[step - 2].didStore(ballot, documents[proposer])
+                    if step == 3 { acknowledged.append(proposer) }
+                } else {
+                    alive[proposer] = false
+                }
+            }
+            let winner = acceptors.max { $0.accepted < $1.accepted }!
+            for proposer in acknowledged {
+                #expect(
+                    winner.metadata.containers.contains { $0.label == "from \(proposer)" },
+                    "order \(order): an acknowledged change is lost")
+            }
+        }
+    }
+
+    @Test func labels() {
+        for good in ["a", "tank", "a.b-c_d", "0", String(repeating: "x", count: 127)] {
+            #expect(Label.problem(with: good) == nil)
+        }
+        for bad in ["", "-a", ".a", "a b", "a/b", "ä", String(repeating: "x", count: 128)] {
+            #expect(Label.problem(with: bad) != nil)
+        }
+    }
+}
