@@ -1,10 +1,19 @@
+internal import DequeModule
 public import DrayFabric
 public import DrayRuntime
+internal import Logging
 
 /// Where an xstream sends and answers requests: one endpoint, and all that is under way on it.
 ///
 /// Confined to its xstream, whose poll source it is. Create, use and close it there.
-public final class Context {
+///
+/// ```swift
+/// let context = try Context(
+///     world: world, xstream: xstream, address: "ofi+tcp://127.0.0.1:0", options: options)
+/// context.register(Greeting.hello) { name, request in Answer(text: "hello \(name.text)") }
+/// let answer = try await context.call(Greeting.hello, Name(text: "you"), to: .address(peer))
+/// ```
+@safe public final class Context {
     public let xstream: XStream
     /// Where peers reach this context.
     public let address: FabricAddress
@@ -13,117 +22,283 @@ public final class Context {
     public let clock: HybridLogicalClock
     public let options: ContextOptions
     /// Whom `Destination.rank` means. Empty at first.
-    public let group: GroupMap
+    public let group = GroupMap()
     /// Our rank; engines may learn it after the context was made.
     public var rank: UInt32?
 
+    /// Every context can receive this much inline.
+    static let eagerLimitMin = 1024
+    /// Completions that one poll handles.
+    static let completionsMax = 256
+    /// Replies to one caller that the fabric has not taken; more are dropped.
+    static let unsentRepliesMax = 1024
+    /// Memory that requests being pulled may take at a time.
+    static let pulledBytesMax = 512 << 20
+
+    let endpoint: Endpoint
+    let world: World
+    let logger: Logger
+    var entropy: Entropy
+    var counts = ContextCounters()
+    var isClosing = false
+    var isClosed = false
+
+    // Calls, by slot.
+    var tracker: CallTracker
+    var waiters: [SuspendedTask?] = []
+    var outcomes: [CallOutcome] = []
+    let cancelMailbox = CancelMailbox()
+
+    // Peers that we call, by number.
+    var links: [PeerLink] = []
+    var peersByAddress: [FabricAddress: Int32] = [:]
+    var peersByRank: [UInt64: Int32] = [:]
+    var groupGeneration: UInt32 = 0
+    var lastPeer: (address: FabricAddress, number: Int32)?
+    var selfPeer: Int32 = 0
+
+    // Callers and what we do for them.
+    var sessions: SessionTable
+    var procedures = ProcedureTable()
+    var activeRequests: [RequestContext?] = []
+    var freeActive: [Int32] = []
+    var spills: [UInt64: ReplySpill] = [:]
+    var spillOrder = Deque<UInt64>()
+    var nextSpill: UInt64 = 1
+    var pulledBytes = 0
+
+    // Memory and messages.
+    let sends: SendPool
+    let receives: ReceivePool
+    let pool: BufferPool
+    let exposures: ExposureTable
+    var quarantine: [Quarantined] = []
+    var bulks = BulkTable()
+    var loopback = Deque<UInt32>()
+    var retrySends = Deque<UInt32>()
+    // SAFETY: allocated in `init`, freed in `deinit`, used only by `poll`.
+    let completions: UnsafeMutableBufferPointer<Completion>
+
+    // The one timer.
+    var timer: Timer?
+    var timerAt: UInt64 = .max
+    var maintenanceAt: UInt64 = .max
+    /// The monotonic time of the last poll that found something, and the wall clock minus the
+    /// monotonic one then.
+    var pollTime: UInt64 = 0
+    var wallOffset: UInt64 = 0
+
     /// Opens an endpoint at `address` (see `Fabric.makeEndpoint`) for the calling xstream, which
     /// must be `xstream`.
+    ///
+    /// - Throws: `.fabric` when the address cannot be used.
     public init(
         world: World, xstream: XStream, address: String, options: ContextOptions
     ) throws(RPCError) {
-        preconditionFailure("to come")
+        precondition(xstream.isCurrent, "a context is made on its xstream")
+        precondition(options.eagerLimit >= Context.eagerLimitMin)
+        precondition(options.receiveCount > options.heldReceivesMax)
+        precondition(options.messageSizeMax <= Int(Int32.max))
+        self.world = world
+        self.xstream = xstream
+        self.options = options
+        clock = options.clock
+        rank = options.rank
+        logger = world.log.logger(.cart)
+        do throws(FabricError) {
+            endpoint = try world.fabric.makeEndpoint(address, on: xstream)
+        } catch {
+            throw .fabric(error)
+        }
+        self.address = endpoint.address
+        // The time tells apart the contexts that have one address after another.
+        entropy = world.entropy.fork(
+            "context \(endpoint.address) \(options.tag) \(xstream.now.nanoseconds)")
+        instance = entropy.next()
+        let slotSize = (WireHeader.size + options.eagerLimit + 63) & ~63
+        precondition(slotSize <= endpoint.messageSizeMax, "the eager limit is above the fabric's")
+        do throws(FabricError) {
+            receives = try ReceivePool(
+                endpoint: endpoint, slotSize: slotSize, count: options.receiveCount)
+        } catch {
+            endpoint.close()
+            throw .fabric(error)
+        }
+        sends = SendPool(endpoint: endpoint, slotSize: slotSize)
+        pool = BufferPool(endpoint: endpoint, freeBytesMax: options.pooledBytesMax)
+        exposures = ExposureTable(endpoint: endpoint)
+        tracker = CallTracker(
+            entropy: Entropy(seed: entropy.next()), waitingMax: options.waitingMax)
+        sessions = SessionTable(
+            entropy: Entropy(seed: entropy.next()), sessionsMax: options.sessionsMax)
+        unsafe completions = .allocate(capacity: Context.completionsMax)
+        unsafe completions.initialize(repeating: Completion(token: 0, kind: .sent))
+        refreshTime()
+        addSelf()
+        registerInternals()
+        do throws(FabricError) {
+            try receives.postAll()
+        } catch {
+            shutDown()
+            throw .fabric(error)
+        }
+        xstream.addSource(self)
+    }
+
+    deinit {
+        shutDown()
+        unsafe completions.deinitialize()
+        unsafe completions.deallocate()
     }
 
     /// What was done so far. Cheap.
-    public var counters: ContextCounters { preconditionFailure("to come") }
-
-    // MARK: - Serving
-
-    /// Answers requests of `procedure` by a task for each.
-    ///
-    /// An error the handler throws reaches the caller as it is. Registering a procedure twice
-    /// traps.
-    public func register<Q, R>(
-        _ procedure: Procedure<Q, R>,
-        _ handler: @escaping (Q, RequestContext) async throws(RPCError) -> R
-    ) { preconditionFailure("to come") }
-
-    /// Answers requests of `procedure` in the progress loop: for handlers that are short and wait
-    /// for nothing. No task is made.
-    public func registerSynchronous<Q, R>(
-        _ procedure: Procedure<Q, R>,
-        _ handler: @escaping (Q, RequestContext) throws(RPCError) -> R
-    ) { preconditionFailure("to come") }
-
-    /// Answers requests of `procedure` later: the handler keeps the `DeferredReply` and uses it
-    /// when the answer is known. Dropping it unused reaches the caller as `.noReply`.
-    public func registerDeferred<Q, R>(
-        _ procedure: Procedure<Q, R>, _ handler: @escaping (Q, DeferredReply<R>) -> Void
-    ) { preconditionFailure("to come") }
-
-    // MARK: - Calling
-
-    /// Sends `request` and waits for the reply.
-    ///
-    /// - Parameters:
-    ///   - payload: raw bytes that travel beside the encoded request. Must stay valid and
-    ///     unchanged until the call returns (an `IOBuffer`'s or `RegisteredBuffer`'s bytes do).
-    ///   - exposing: the memory that the request's descriptors name. When the call ends early (by
-    ///     its deadline, cancellation, a lost peer), it returns only after the peer has said that
-    ///     it uses the memory no more, or is gone; failing that, the handles are quarantined.
-    ///   - deadline: travels with the request; the peer refuses it when it comes too late.
-    ///   - onReplyPayload: gets the reply's raw bytes, valid during the call of the closure only.
-    ///     Not called when there are none.
-    /// - Throws: whatever the handler threw, or how the call failed.
-    public func call<Q, R>(
-        _ procedure: Procedure<Q, R>, _ request: Q, to destination: Destination,
-        payload: UnsafeRawBufferPointer? = nil, exposing: [BulkHandle] = [],
-        deadline: Deadline = .standard,
-        onReplyPayload: ((UnsafeRawBufferPointer) -> Void)? = nil
-    ) async throws(RPCError) -> R { preconditionFailure("to come") }
-
-    /// Asks the peer at `address` where the tags of `rank` are: its own, or those of a member of
-    /// its group.
-    public func lookUp(
-        rank: UInt32, at destination: Destination, deadline: Deadline = .standard
-    ) async throws(RPCError) -> [FabricAddress] { preconditionFailure("to come") }
-
-    /// The highest version of protocol `base` in `versions` that the peer answers, if any.
-    public func negotiate(
-        base: UInt8, versions: ClosedRange<UInt8>, with destination: Destination,
-        deadline: Deadline = .standard
-    ) async throws(RPCError) -> UInt8? { preconditionFailure("to come") }
-
-    // MARK: - Bulk
-
-    /// Memory for transfers, from a pool by size class. At least `count` bytes, page aligned, not
-    /// zeroed. Goes back to the pool when the last reference goes.
-    public func makeBuffer(count: Int) throws(RPCError) -> RegisteredBuffer {
-        preconditionFailure("to come")
+    public var counters: ContextCounters {
+        var counters = counts
+        counters.inFlight = tracker.openCount - tracker.waitingCount
+        counters.waiting = tracker.waitingCount
+        counters.active = activeRequests.count - freeActive.count
+        counters.sessions = sessions.count - 1
+        return counters
     }
 
-    /// Lets peers read or write `range` of `buffer` under a fresh key until `withdraw`.
-    /// The handle keeps the buffer.
-    public func expose(
-        _ buffer: RegisteredBuffer, range: Range<Int>? = nil, access: MemoryAccess
-    ) throws(RPCError) -> BulkHandle { preconditionFailure("to come") }
+    // MARK: - Time
 
-    /// Lets peers read or write `range` of `buffer` under a fresh key until `withdraw`.
-    /// The handle keeps the buffer.
-    public func expose(
-        _ buffer: IOBuffer, range: Range<Int>? = nil, access: MemoryAccess
-    ) throws(RPCError) -> BulkHandle { preconditionFailure("to come") }
+    /// Reads the clocks.
+    func refreshTime() {
+        pollTime = xstream.now.nanoseconds
+        wallOffset = world.clock.wallNanoseconds &- pollTime
+    }
 
-    /// Ends an exposure. Harmless when it has ended. Call it after the call that named the
-    /// descriptor returned: the fabric does not stop a transfer that is under way.
-    public func withdraw(_ handle: BulkHandle) { preconditionFailure("to come") }
+    /// The wall clock, as of the last poll.
+    var wallTime: UInt64 { pollTime &+ wallOffset }
 
-    /// Copies from a peer's exposed memory, starting at `offset` of it, into `range` of `buffer`.
-    public func bulkGet(
-        _ descriptor: BulkDescriptor, offset: Int = 0, into buffer: RegisteredBuffer,
-        range: Range<Int>
-    ) async throws(RPCError) { preconditionFailure("to come") }
+    /// Makes sure that `maintain` runs at `time`.
+    func arm(at time: UInt64) {
+        guard time < timerAt, !isClosed else { return }
+        timer?.cancel()
+        timerAt = time
+        timer = xstream.schedule(at: Instant(nanoseconds: time)) { [weak self] in
+            self?.maintain()
+        }
+    }
 
-    /// Copies `range` of `buffer` to a peer's exposed memory, starting at `offset` of it.
-    public func bulkPut(
-        _ descriptor: BulkDescriptor, offset: Int = 0, from buffer: RegisteredBuffer,
-        range: Range<Int>
-    ) async throws(RPCError) { preconditionFailure("to come") }
+    /// Makes sure that peers and spills are looked after soon.
+    func armMaintenance(now: UInt64) {
+        guard maintenanceAt == .max else { return }
+        maintenanceAt = now + CallTracker.probeAfter
+        arm(at: maintenanceAt)
+    }
+
+    /// What time brings: deadlines, probes, sessions that are idle.
+    func maintain() {
+        guard !isClosed else { return }
+        timerAt = .max
+        timer = nil
+        refreshTime()
+        var actions: [CallAction] = []
+        tracker.expire(now: pollTime, into: &actions)
+        expireBulks()
+        if maintenanceAt <= pollTime {
+            tracker.probe(now: pollTime, into: &actions)
+            sweepSpills()
+            sweepSessions()
+        }
+        perform(actions)
+        scheduleMaintenance()
+    }
+
+    private func scheduleMaintenance() {
+        if maintenanceAt <= pollTime {
+            if tracker.needsProbes || !spills.isEmpty {
+                maintenanceAt = pollTime + CallTracker.probeAfter / 2
+            } else if sessions.count > 1 {
+                maintenanceAt = pollTime + options.sessionIdle.nanosecondsClamped / 8
+            } else {
+                maintenanceAt = .max
+            }
+        }
+        let next = min(maintenanceAt, tracker.nextDeadline, bulks.nextDeadline)
+        if next != .max { arm(at: next) }
+    }
 
     // MARK: - End
 
-    /// Ends every call with `.closed`, cancels handlers, and closes the endpoint. Waits for
-    /// handlers that still use the context.
-    public func close() async { preconditionFailure("to come") }
+    /// Ends every call with `.closed`, cancels handlers, and closes the endpoint. Waits up to five
+    /// seconds for handlers that still work on requests.
+    public func close() async {
+        guard !isClosing else { return }
+        isClosing = true
+        endCalls()
+        for request in activeRequests { request?.cancel() }
+        let limit = xstream.now + .seconds(5)
+        // Callers are resumed and handlers answer; what they send goes out before the end.
+        while xstream.now < limit {
+            await xstream.sleep(for: .milliseconds(1))
+            endCalls()
+            let idle = tracker.openCount == 0 && freeActive.count == activeRequests.count
+            if idle, sends.busyCount == 0 { break }
+            if idle, xstream.now + .seconds(4) > limit { break }
+        }
+        shutDown()
+    }
+
+    private func endCalls() {
+        var actions: [CallAction] = []
+        tracker.closeAll(into: &actions)
+        perform(actions)
+    }
+
+    /// The endpoint and all memory go. Nothing is reported afterwards.
+    func shutDown() {
+        guard !isClosed else { return }
+        isClosed = true
+        isClosing = true
+        endCalls()
+        timer?.cancel()
+        if xstream.isCurrent { xstream.removeSource(self) }
+        spills = [:]
+        exposures.close()
+        quarantine = []
+        // The provider must be done with the memory before it is deregistered for good.
+        pool.close()
+        sends.close()
+        receives.close()
+        endpoint.close()
+        failBulks(.closed)
+        procedures = ProcedureTable()
+    }
+}
+
+/// How a call stands, for the task that made it.
+enum CallOutcome {
+    case pending
+    case failed(RPCError)
+    /// As `failed`, but the peer may still use memory that the call exposed.
+    case abandoned(RPCError)
+    case reply(HeldMessage, header: WireHeader)
+}
+
+/// How a peer is reached.
+struct PeerLink {
+    var address: FabricAddress
+    /// Nil for ourselves.
+    var handle: Peer?
+    /// Counts connections, so that the error of an old one does not end the new one.
+    var epoch: UInt32 = 0
+    /// The most that may travel inline.
+    var eagerLimit: Int
+}
+
+/// Memory that a peer may still use although its call is over.
+struct Quarantined {
+    var peer: Int32
+    var handle: BulkHandle
+}
+
+/// A reply that waits in our memory for its caller to fetch it.
+struct ReplySpill {
+    var session: SessionID
+    var handle: BulkHandle
+    /// Monotonic nanoseconds; then the memory goes even without the caller's word.
+    var expires: UInt64
 }

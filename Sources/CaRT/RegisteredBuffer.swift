@@ -4,8 +4,11 @@ public import DrayRuntime
 ///
 /// Confined to the context's xstream. Goes back to the pool when the last reference goes.
 public final class RegisteredBuffer {
+    let registration: Registration
+    private let pool: BufferPool
+
     /// The memory behind it, at least `count` bytes (for O_DIRECT and io_uring).
-    public let buffer: IOBuffer
+    public var buffer: IOBuffer { registration.buffer }
 
     /// Bytes asked for.
     public let count: Int
@@ -15,13 +18,13 @@ public final class RegisteredBuffer {
         unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<count])
     }
 
-    init() { preconditionFailure("to come") }
-}
+    init(count: Int, pool: BufferPool) throws(RPCError) {
+        registration = try pool.take(count: count)
+        self.count = count
+        self.pool = pool
+    }
 
-/// An exposure of memory to peers. Ends by `Context.withdraw`, or when dropped.
-public final class BulkHandle {
-    /// What peers need; put it into a message.
-    public let descriptor: BulkDescriptor
-
-    init() { preconditionFailure("to come") }
+    deinit {
+        pool.give(registration)
+    }
 }

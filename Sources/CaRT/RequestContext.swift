@@ -1,8 +1,9 @@
+internal import DrayRuntime
 
 /// What a handler knows about a request beside its message.
 ///
 /// Confined to the context's xstream.
-public final class RequestContext {
+@safe public final class RequestContext {
     /// The context that received the request, for calls of the handler's own.
     public let context: Context
     /// The caller's context instance.
@@ -14,43 +15,115 @@ public final class RequestContext {
     public let deadline: UInt64
     /// The caller's clock when it sent the request; ours has moved ahead of it.
     public let stamp: UInt64
-    /// Follows a request through every process.
+    /// Follows a request through every process. Pass it on.
     public let trace: UInt64
+
+    let session: SessionID
+    let slot: UInt32
+    let slotGeneration: UInt32
+    let requestID: UInt64
+    /// Where the context keeps this request among the active ones.
+    var position: Int32 = -1
+    /// Nil once nobody reads the message any more.
+    private(set) var message: HeldMessage?
+    private(set) var isAnswered = false
+    private var wasCancelled = false
+    private var cancelHook: (() -> Void)?
+    // SAFETY: `replyOwner`, or the handler's promise, keeps the bytes until the reply is encoded.
+    var replyPayload: UnsafeRawBufferPointer?
+    private var replyOwner: AnyObject?
+
+    init(_ header: WireHeader, _ message: HeldMessage, context: Context, instance: UInt64) {
+        self.context = context
+        sourceInstance = instance
+        sourceRank = header.sourceRank == WireHeader.anyRank ? nil : header.sourceRank
+        deadline = header.deadline
+        stamp = header.stamp
+        trace = header.trace
+        session = header.session
+        slot = header.slot
+        slotGeneration = header.slotGeneration
+        requestID = header.requestID
+        self.message = message
+        unsafe replyPayload = nil
+    }
 
     /// The caller gave up: its task was cancelled, its deadline passed, or it is gone. The reply
     /// will reach nobody.
-    public var isCancelled: Bool { preconditionFailure("to come") }
+    public var isCancelled: Bool {
+        wasCancelled || context.world.clock.wallNanoseconds > deadline
+    }
 
     /// Runs `body` when the caller gives up; at once when it already has. One at a time: replaces
     /// the one before.
-    public func onCancel(_ body: @escaping () -> Void) { preconditionFailure("to come") }
+    public func onCancel(_ body: @escaping () -> Void) {
+        if wasCancelled {
+            body()
+        } else if !isAnswered {
+            cancelHook = body
+        }
+    }
 
     /// The raw bytes beside the request; empty when there are none. Valid until
     /// `releasePayload()` or the reply. Holding them holds a posted receive: copy what you keep,
     /// and release before anything slow.
-    public var payload: UnsafeRawBufferPointer { preconditionFailure("to come") }
+    public var payload: UnsafeRawBufferPointer {
+        guard let message else { return unsafe UnsafeRawBufferPointer(start: nil, count: 0) }
+        return unsafe message.payload
+    }
 
     /// The payload is used no more.
-    public func releasePayload() { preconditionFailure("to come") }
+    public func releasePayload() {
+        guard let held = message else { return }
+        message = nil
+        context.release(held.source)
+    }
 
     /// Sends raw bytes beside the reply. They must stay unchanged until the handler has returned
     /// and the reply was encoded; `keeping` is held until then.
     public func setReplyPayload(_ bytes: UnsafeRawBufferPointer, keeping owner: AnyObject?) {
-        preconditionFailure("to come")
+        unsafe replyPayload = unsafe bytes
+        replyOwner = owner
     }
 
-    init() { preconditionFailure("to come") }
-}
+    /// The encoded message.
+    var body: UnsafeRawBufferPointer {
+        guard let message else { return unsafe UnsafeRawBufferPointer(start: nil, count: 0) }
+        return unsafe message.body
+    }
 
-/// The right and duty to answer one request.
-public final class DeferredReply<Reply: Message> {
-    public let request: RequestContext
+    /// The body was decoded: without a payload, the receive is free.
+    func bodyWasRead() {
+        if let message, message.payloadLength == 0 { releasePayload() }
+    }
 
-    /// Answers. Only the first answer counts.
-    public func reply(_ message: Reply) { preconditionFailure("to come") }
+    /// The message was fetched from the caller's memory.
+    func replaceMessage(_ fetched: HeldMessage) {
+        releasePayload()
+        message = fetched
+    }
 
-    /// Answers with an error. Only the first answer counts.
-    public func fail(_ error: RPCError) { preconditionFailure("to come") }
+    /// The caller gave up.
+    func cancel() {
+        guard !wasCancelled, !isAnswered else { return }
+        wasCancelled = true
+        let hook = cancelHook
+        cancelHook = nil
+        hook?()
+    }
 
-    init() { preconditionFailure("to come") }
+    /// The right to answer, once.
+    func claimAnswer() -> Bool {
+        guard !isAnswered else { return false }
+        isAnswered = true
+        cancelHook = nil
+        return true
+    }
+
+    /// The answer is out.
+    func finish() {
+        releasePayload()
+        unsafe replyPayload = nil
+        replyOwner = nil
+    }
 }

@@ -1,0 +1,78 @@
+internal import DrayFabric
+internal import DrayRuntime
+
+/// Registered memory by size class: powers of two from a page up.
+///
+/// Memory is kept for the next user until the pool holds more than its limit; what is larger than
+/// the largest class is not kept. Registering costs system calls, hence the pool.
+final class BufferPool {
+    static let smallestShift = 12
+    static let largestShift = 24
+
+    private let endpoint: Endpoint
+    private let freeBytesMax: Int
+    /// By class.
+    private var free: [[Registration]]
+    private(set) var freeBytes = 0
+    /// Everything lent out, so that closing can deregister it.
+    private var lent: [ObjectIdentifier: Registration] = [:]
+    private(set) var isClosed = false
+
+    init(endpoint: Endpoint, freeBytesMax: Int) {
+        self.endpoint = endpoint
+        self.freeBytesMax = freeBytesMax
+        free = Array(
+            repeating: [], count: BufferPool.largestShift - BufferPool.smallestShift + 1)
+    }
+
+    /// The class of `count` bytes; nil when it is larger than any.
+    static func sizeClass(of count: Int) -> Int? {
+        let bits = count <= 1 ? 0 : Int.bitWidth - (count - 1).leadingZeroBitCount
+        guard bits <= largestShift else { return nil }
+        return max(0, bits - smallestShift)
+    }
+
+    /// Takes memory of at least `count` bytes.
+    func take(count: Int) throws(RPCError) -> Registration {
+        guard !isClosed else { throw .closed }
+        let sizeClass = BufferPool.sizeClass(of: count)
+        if let sizeClass, let registration = free[sizeClass].popLast() {
+            freeBytes -= registration.buffer.count
+            lent[ObjectIdentifier(registration)] = registration
+            return registration
+        }
+        let size = sizeClass.map { 1 << ($0 + BufferPool.smallestShift) } ?? (count + 4095) & ~4095
+        do throws(FabricError) {
+            let registration = try Registration(IOBuffer(count: size), at: endpoint, access: [])
+            lent[ObjectIdentifier(registration)] = registration
+            return registration
+        } catch {
+            throw RPCError(error)
+        }
+    }
+
+    /// Takes memory back.
+    func give(_ registration: Registration) {
+        lent[ObjectIdentifier(registration)] = nil
+        guard !isClosed else { return }
+        let count = registration.buffer.count
+        if let sizeClass = BufferPool.sizeClass(of: count), freeBytes + count <= freeBytesMax {
+            free[sizeClass].append(registration)
+            freeBytes += count
+        } else {
+            registration.close(at: endpoint)
+        }
+    }
+
+    /// Deregisters everything, lent memory too (which stays mapped until its last user goes).
+    func close() {
+        isClosed = true
+        for registrations in free {
+            for registration in registrations { registration.close(at: endpoint) }
+        }
+        // The order does not matter: deregistering is neither sent nor seen.
+        for registration in lent.values { registration.close(at: endpoint) }
+        free = Array(repeating: [], count: free.count)
+        lent = [:]
+    }
+}

@@ -1,0 +1,421 @@
+internal import DrayFabric
+internal import DrayRuntime
+
+/// What is fixed when a call begins.
+struct CallTicket {
+    var slot: Int32
+    var generation: UInt32
+    /// Wall clock, nanoseconds since 1970.
+    var deadline: UInt64
+    var destinationRank: UInt32
+    var destinationTag: UInt32
+
+    /// The call's name in the mailbox of cancellations.
+    var token: UInt64 { UInt64(slot) << 32 | UInt64(generation) }
+}
+
+extension Context {
+    /// Sends `request` and waits for the reply.
+    ///
+    /// - Parameters:
+    ///   - payload: raw bytes that travel beside the encoded request. Must stay valid and
+    ///     unchanged until the call returns (an `IOBuffer`'s or `RegisteredBuffer`'s bytes do).
+    ///   - exposing: the memory that the request's descriptors name. When the call ends early (by
+    ///     its deadline or cancellation), it returns only after the peer has said that it uses the
+    ///     memory no more, or is gone; failing that for five seconds, the handles are quarantined:
+    ///     the memory stays allocated and exposed until the peer is gone or the context closes.
+    ///   - deadline: travels with the request; the peer refuses it when it comes too late.
+    ///   - trace: follows the request through every process; 0 begins a new one.
+    ///   - onReplyPayload: gets the reply's raw bytes, valid during the call of the closure only.
+    ///     Not called when there are none.
+    /// - Throws: whatever the handler threw, or how the call failed.
+    @safe public func call<Q, R>(
+        _ procedure: Procedure<Q, R>, _ request: Q, to destination: Destination,
+        payload: UnsafeRawBufferPointer? = nil, exposing: [BulkHandle] = [],
+        deadline: Deadline = .standard, trace: UInt64 = 0,
+        onReplyPayload: ((UnsafeRawBufferPointer) -> Void)? = nil
+    ) async throws(RPCError) -> R {
+        let ticket = try beginCall(destination, deadline, exposes: !exposing.isEmpty)
+        let (mailbox, xstream) = (cancelMailbox, xstream)
+        var spill: BulkHandle?
+        await withTaskCancellationHandler {
+            // The suspensions stand here, and in no function of their own, for speed.
+            while tracker.slots[Int(ticket.slot)].phase == .waiting {
+                await SuspendedTask.suspend { waiters[Int(ticket.slot)] = $0 }
+            }
+            guard tracker.slots[Int(ticket.slot)].phase == .granted else { return }
+            spill = unsafe sendRequest(
+                ticket, opcode: procedure.opcode, request, payload: payload, trace: trace)
+            while tracker.slots[Int(ticket.slot)].phase != .ended {
+                await SuspendedTask.suspend { waiters[Int(ticket.slot)] = $0 }
+            }
+        } onCancel: {
+            mailbox.post(ticket.token)
+            xstream.submit {}
+        }
+        let (held, header) = try endedCall(ticket, exposing: exposing, spill: spill)
+        spill = nil
+        let message = header.flags.contains(.spilled)
+            ? try await fetchReply(held, header, ticket) : held
+        defer { release(message.source) }
+        guard header.status == StatusCode.success.rawValue else {
+            counts.callsFailed += 1
+            throw unsafe RPCError(status: header.status, body: message.body)
+        }
+        if message.payloadLength > 0, let onReplyPayload = unsafe onReplyPayload { unsafe onReplyPayload(message.payload) }
+        do throws(DecodingFailure) {
+            return try unsafe R(decoding: message.body)
+        } catch {
+            counts.callsFailed += 1
+            throw .badMessage
+        }
+    }
+
+    // MARK: - Begin
+
+    /// Opens a call: it may be sent at once, or waits.
+    private func beginCall(
+        _ destination: Destination, _ deadline: Deadline, exposes: Bool
+    ) throws(RPCError) -> CallTicket {
+        guard !isClosing else { throw .closed }
+        let peer = try peerNumber(of: destination)
+        let now = xstream.now.nanoseconds
+        let (end, wallEnd) = times(of: deadline, now: now)
+        let slot: Int32
+        switch tracker.open(peer: peer, deadline: end, exposes: exposes, now: now) {
+        case .send(let opened): slot = opened
+        case .wait(let opened): slot = opened
+        case .greet(let opened, let nonce):
+            slot = opened
+            prepareSlot(slot)
+            sendHello(to: peer, nonce: nonce)
+        case .overloaded:
+            counts.callsFailed += 1
+            throw .overloaded
+        }
+        prepareSlot(slot)
+        arm(at: end)
+        armMaintenance(now: now)
+        var ticket = CallTicket(
+            slot: slot, generation: tracker.slots[Int(slot)].generation, deadline: wallEnd,
+            destinationRank: WireHeader.anyRank, destinationTag: WireHeader.anyRank)
+        if case .rank(let rank, let tag) = destination {
+            ticket.destinationRank = rank
+            ticket.destinationTag = tag
+        }
+        return ticket
+    }
+
+    /// Makes room for the slot's waiting task and outcome.
+    private func prepareSlot(_ slot: Int32) {
+        while outcomes.count <= Int(slot) {
+            outcomes.append(.pending)
+            waiters.append(nil)
+        }
+    }
+
+    /// A deadline by the monotonic clock and by the wall clock.
+    func times(of deadline: Deadline, now: UInt64) -> (UInt64, UInt64) {
+        let duration: UInt64
+        switch deadline {
+        case .standard: duration = options.timeout.nanosecondsClamped
+        case .after(let time): duration = time.nanosecondsClamped
+        case .at(let wall):
+            let wallNow = now &+ wallOffset
+            duration = wall > wallNow ? wall - wallNow : 0
+        }
+        let (end, overflow) = now.addingReportingOverflow(duration)
+        let limited = overflow ? UInt64.max / 2 : end
+        return (limited, limited &+ wallOffset)
+    }
+
+    /// Resumes the task of a call, if it is suspended.
+    private func resume(_ slot: Int32) {
+        guard let waiter = waiters[Int(slot)] else { return }
+        waiters[Int(slot)] = nil
+        waiter.resume()
+    }
+
+    // MARK: - Send
+
+    /// Encodes and posts the request of a granted call. Returns the exposure of what was too large
+    /// to go inline.
+    private func sendRequest<Q: Message>(
+        _ ticket: CallTicket, opcode: UInt32, _ request: Q, payload: UnsafeRawBufferPointer?,
+        trace: UInt64
+    ) -> BulkHandle? {
+        let peer = Int(tracker.slots[Int(ticket.slot)].peer)
+        guard let send = sends.take() else {
+            endCall(ticket.slot, .failed(.overloaded))
+            return nil
+        }
+        var header = WireHeader()
+        header.kind = .request
+        header.opcode = opcode
+        header.destinationRank = ticket.destinationRank
+        header.destinationTag = ticket.destinationTag
+        header.session = tracker.peers[peer].session
+        header.slot = UInt32(ticket.slot)
+        header.slotGeneration = ticket.generation
+        header.requestID = tracker.slots[Int(ticket.slot)].requestID
+        header.deadline = ticket.deadline
+        header.trace = trace == 0 ? header.requestID : trace
+        do throws(RPCError) {
+            let handle = try handle(of: peer)
+            let spill = try unsafe fill(
+                send, request, payload: payload, limit: links[peer].eagerLimit, spillNumber: 0,
+                &header)
+            if spill != nil { tracker.exposes(ticket.slot) }
+            tracker.sent(ticket.slot, now: xstream.now.nanoseconds)
+            counts.requestsSent += 1
+            post(
+                send, header: header, to: handle,
+                purpose: SendPurpose(
+                    kind: .toPeer, owner: UInt32(peer), generation: links[peer].epoch))
+            return spill
+        } catch {
+            sends.give(send)
+            endCall(ticket.slot, .failed(error))
+            return nil
+        }
+    }
+
+    /// Writes the header in front of what was filled in, and posts the message.
+    func post(_ send: UInt32, header: WireHeader, to handle: Peer?, purpose: SendPurpose) {
+        var header = header
+        header.sourceRank = rank ?? WireHeader.anyRank
+        header.stamp = clock.now()
+        let memory = unsafe sends.memory(send)
+        unsafe header.encode(to: memory.baseAddress.unsafelyUnwrapped)
+        let length = WireHeader.size + Int(header.bodyLength) + Int(header.payloadLength)
+        post(send, length: length, to: handle, purpose: purpose)
+    }
+
+    /// Encodes `message` and copies `payload` into a send slot; when they exceed `limit`, into
+    /// memory that is exposed to the peer. Sets the header's lengths, flags and checksum.
+    func fill<M: Message>(
+        _ send: UInt32, _ message: M, payload: UnsafeRawBufferPointer?, limit: Int,
+        spillNumber: UInt64, _ header: inout WireHeader
+    ) throws(RPCError) -> BulkHandle? {
+        let slot = unsafe sends.memory(send)
+        let room = unsafe UnsafeMutableRawBufferPointer(
+            rebasing: slot[WireHeader.size..<WireHeader.size + limit])
+        let payload = unsafe payload ?? UnsafeRawBufferPointer(start: nil, count: 0)
+        let bodyLength = try unsafe encode(message, into: room)
+        let total = bodyLength + payload.count
+        guard total <= limit else {
+            return try unsafe spill(
+                message, bodyLength: bodyLength, payload: payload, into: room, number: spillNumber,
+                &header)
+        }
+        if payload.count > 0 {
+            unsafe UnsafeMutableRawBufferPointer(rebasing: room[bodyLength..<total])
+                .copyMemory(from: payload)
+        }
+        header.bodyLength = UInt32(bodyLength)
+        header.payloadLength = UInt32(total - bodyLength)
+        header.bodyChecksum = unsafe CRC32C.checksum(
+            of: UnsafeRawBufferPointer(rebasing: room[0..<total]))
+        return nil
+    }
+
+    /// Encodes and returns the size, which may exceed `room`: then it has to be done again.
+    private func encode<M: ByteCodable>(
+        _ message: M, into room: UnsafeMutableRawBufferPointer
+    ) throws(RPCError) -> Int {
+        var message = message
+        var coder = unsafe ByteCoder(encodingInto: room)
+        do throws(DecodingFailure) {
+            try message.code(with: &coder)
+        } catch {
+            throw .badMessage
+        }
+        return coder.count
+    }
+
+    /// Puts a large message into exposed memory and its descriptor into `room`.
+    private func spill<M: Message>(
+        _ message: M, bodyLength: Int, payload: UnsafeRawBufferPointer,
+        into room: UnsafeMutableRawBufferPointer, number: UInt64, _ header: inout WireHeader
+    ) throws(RPCError) -> BulkHandle {
+        let total = bodyLength + payload.count
+        guard total <= options.messageSizeMax else { throw .messageTooLong }
+        let buffer = try makeBuffer(count: total)
+        let bytes = unsafe buffer.bytes
+        _ = try unsafe encode(message, into: bytes)
+        unsafe UnsafeMutableRawBufferPointer(rebasing: bytes[bodyLength...])
+            .copyMemory(from: payload)
+        let handle = try expose(buffer, access: .remoteRead)
+        let descriptor = SpillDescriptor(
+            memory: handle.descriptor, bodyLength: UInt32(bodyLength),
+            payloadLength: UInt32(payload.count),
+            checksum: unsafe CRC32C.checksum(of: UnsafeRawBufferPointer(bytes)),
+            identifier: number)
+        let length = try unsafe encode(descriptor, into: room)
+        header.flags = .spilled
+        header.bodyLength = UInt32(length)
+        header.payloadLength = 0
+        header.bodyChecksum = unsafe CRC32C.checksum(
+            of: UnsafeRawBufferPointer(rebasing: room[0..<length]))
+        return handle
+    }
+
+    // MARK: - End
+
+    /// Ends a call: its task goes on, and whoever waited for its credit.
+    func endCall(_ slot: Int32, _ outcome: CallOutcome) {
+        let granted = tracker.end(slot)
+        outcomes[Int(slot)] = outcome
+        resume(slot)
+        if granted >= 0 { resume(granted) }
+    }
+
+    /// The result of a call that is over. Frees its slot.
+    private func endedCall(
+        _ ticket: CallTicket, exposing: [BulkHandle], spill: BulkHandle?
+    ) throws(RPCError) -> (HeldMessage, WireHeader) {
+        let outcome = outcomes[Int(ticket.slot)]
+        let peer = tracker.slots[Int(ticket.slot)].peer
+        outcomes[Int(ticket.slot)] = .pending
+        tracker.close(ticket.slot)
+        switch outcome {
+        case .pending:
+            preconditionFailure("a call went on without an outcome")
+        case .failed(let error):
+            countFailure(error)
+            throw error
+        case .abandoned(let error):
+            for handle in exposing { isolate(handle, from: peer) }
+            if let spill { isolate(spill, from: peer) }
+            countFailure(error)
+            throw error
+        case .reply(let message, let header):
+            counts.repliesReceived += 1
+            return (message, header)
+        }
+    }
+
+    private func countFailure(_ error: RPCError) {
+        counts.callsFailed += 1
+        if error == .timedOut { counts.timedOut += 1 }
+        if error == .cancelled { counts.cancelled += 1 }
+    }
+
+    /// A reply arrived.
+    func receivedReply(_ header: WireHeader, _ message: HeldMessage) {
+        guard tracker.matches(
+            slot: header.slot, generation: header.slotGeneration, requestID: header.requestID)
+        else {
+            counts.dropped += 1
+            release(message.source)
+            return
+        }
+        let slot = Int32(header.slot)
+        // A peer whose clock is ahead: the reply is good, its stamp is not.
+        if !clock.observe(header.stamp) { counts.dropped += 1 }
+        if let error = tracker.slots[Int(slot)].error {
+            release(message.source)
+            endCall(slot, .failed(error))
+        } else if isIntact(header, message) {
+            endCall(slot, .reply(message, header: header))
+        } else {
+            release(message.source)
+            endCall(slot, .failed(.badMessage))
+        }
+    }
+
+    /// Fetches a reply that is too large to travel inline, and tells its sender.
+    private func fetchReply(
+        _ message: HeldMessage, _ header: WireHeader, _ ticket: CallTicket
+    ) async throws(RPCError) -> HeldMessage {
+        let spill: SpillDescriptor
+        do throws(DecodingFailure) {
+            spill = try unsafe SpillDescriptor(decoding: message.body)
+        } catch {
+            release(message.source)
+            throw .badMessage
+        }
+        release(message.source)
+        let fetched = try await fetch(spill, deadline: .at(ticket.deadline))
+        if let peer = try? peerNumber(of: .address(spill.memory.owner)) {
+            var answer = WireHeader()
+            answer.kind = .release
+            answer.session = tracker.peers[Int(peer)].session
+            answer.requestID = spill.identifier
+            sendControl(answer, to: peer)
+        }
+        return fetched
+    }
+
+    /// Reads a spilled message from its sender's memory.
+    func fetch(_ spill: SpillDescriptor, deadline: Deadline) async throws(RPCError) -> HeldMessage {
+        let total = Int(spill.memory.length)
+        guard total <= options.messageSizeMax else { throw .messageTooLong }
+        let buffer = try makeBuffer(count: total)
+        try await bulkGet(spill.memory, into: buffer, range: 0..<total, deadline: deadline)
+        let bytes = unsafe UnsafeRawBufferPointer(buffer.bytes)
+        guard unsafe CRC32C.checksum(of: bytes) == spill.checksum else { throw .badMessage }
+        return unsafe HeldMessage(
+            source: .buffer(buffer), start: bytes.baseAddress.unsafelyUnwrapped,
+            bodyLength: Int(spill.bodyLength), payloadLength: Int(spill.payloadLength))
+    }
+
+    // MARK: - Giving up
+
+    /// Handles the cancellations of tasks.
+    func takeCancellations() -> Int {
+        let tokens = cancelMailbox.take()
+        var actions: [CallAction] = []
+        let now = xstream.now.nanoseconds
+        for token in tokens {
+            let slot = Int32(truncatingIfNeeded: token >> 32)
+            guard tracker.slots[Int(slot)].generation == UInt32(truncatingIfNeeded: token)
+            else { continue }
+            tracker.giveUp(slot, .cancelled, now: now, into: &actions)
+        }
+        perform(actions)
+        return tokens.count
+    }
+
+    /// Does what the tracker decided.
+    func perform(_ actions: [CallAction]) {
+        for action in actions {
+            switch action {
+            case .grant(let slot):
+                resume(slot)
+            case .end(let slot, let error):
+                guard tracker.isOpen(slot) else { continue }
+                endCall(slot, .failed(error))
+            case .sendCancel(let slot):
+                sendCancel(slot)
+            case .quarantine(let slot):
+                guard let error = tracker.slots[Int(slot)].error else { continue }
+                endCall(slot, .abandoned(error))
+            case .hello(let peer, let nonce, let reconnect):
+                if reconnect { renewConnection(peer) }
+                sendHello(to: peer, nonce: nonce)
+            }
+        }
+        if !actions.isEmpty, tracker.nextDeadline != .max { arm(at: tracker.nextDeadline) }
+    }
+
+    private func sendCancel(_ slot: Int32) {
+        let peer = tracker.slots[Int(slot)].peer
+        var header = WireHeader()
+        header.kind = .cancel
+        header.session = tracker.peers[Int(peer)].session
+        header.slot = UInt32(slot)
+        header.slotGeneration = tracker.slots[Int(slot)].generation
+        header.requestID = tracker.slots[Int(slot)].requestID
+        sendControl(header, to: peer)
+    }
+
+    /// The peer has nothing of a cancelled call under way.
+    func receivedCancelled(_ header: WireHeader) {
+        guard tracker.matches(
+            slot: header.slot, generation: header.slotGeneration, requestID: header.requestID),
+            let error = tracker.slots[Int(header.slot)].error
+        else { return }
+        endCall(Int32(header.slot), .failed(error))
+    }
+}

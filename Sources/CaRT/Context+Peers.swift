@@ -1,0 +1,198 @@
+internal import DrayFabric
+internal import DrayRuntime
+
+extension Context {
+    /// Peers that a context may call.
+    static let peersMax = 1 << 18
+
+    // MARK: - Who is called
+
+    /// The peer that a destination means; makes it known when it is new.
+    func peerNumber(of destination: Destination) throws(RPCError) -> Int32 {
+        switch destination {
+        case .rank(let rank, let tag):
+            if groupGeneration != group.generation {
+                peersByRank = [:]
+                groupGeneration = group.generation
+            }
+            let key = UInt64(rank) << 32 | UInt64(tag)
+            if let number = peersByRank[key] { return number }
+            guard let address = group.address(rank: rank, tag: tag) else { throw .staleGroup }
+            let number = try peerNumber(at: address)
+            peersByRank[key] = number
+            return number
+        case .address(let address):
+            if let last = lastPeer, last.address == address { return last.number }
+            let number = try peerNumber(at: address)
+            lastPeer = (address, number)
+            return number
+        }
+    }
+
+    private func peerNumber(at address: FabricAddress) throws(RPCError) -> Int32 {
+        if let number = peersByAddress[address] { return number }
+        guard links.count < Context.peersMax else { throw .overloaded }
+        let handle: Peer
+        do throws(FabricError) {
+            handle = try endpoint.insert(address)
+        } catch {
+            throw .fabric(error)
+        }
+        let number = tracker.addPeer()
+        links.append(
+            PeerLink(address: address, handle: handle, eagerLimit: Context.eagerLimitMin))
+        peersByAddress[address] = number
+        return number
+    }
+
+    /// Makes the context its own first peer and first caller.
+    func addSelf() {
+        let session = sessions.open(
+            instance: instance, address: address, handle: nil, eagerLimit: options.eagerLimit,
+            now: pollTime)
+        guard let session else { preconditionFailure("sessionsMax must be positive") }
+        selfPeer = tracker.addSelf(instance: instance, session: session)
+        links.append(
+            PeerLink(address: address, handle: nil, eagerLimit: options.eagerLimit))
+        peersByAddress[address] = selfPeer
+    }
+
+    /// Where to send to a peer; nil is ourselves.
+    func handle(of peer: Int) throws(RPCError) -> Peer? {
+        if let handle = links[peer].handle { return handle }
+        guard peer != Int(selfPeer) else { return nil }
+        do throws(FabricError) {
+            let handle = try endpoint.insert(links[peer].address)
+            links[peer].handle = handle
+            return handle
+        } catch {
+            throw .fabric(error)
+        }
+    }
+
+    // MARK: - Connections
+
+    /// The fabric says that a peer cannot be reached.
+    func connectionLost(_ peer: Int32) {
+        counts.peersLost += 1
+        renewConnection(peer)
+        var actions: [CallAction] = []
+        tracker.lost(peer, now: pollTime, into: &actions)
+        perform(actions)
+        releaseQuarantine(of: peer)
+    }
+
+    /// The next message to a peer goes over a new connection.
+    func renewConnection(_ peer: Int32) {
+        guard peer != selfPeer else { return }
+        links[Int(peer)].epoch &+= 1
+        if let handle = links[Int(peer)].handle { endpoint.remove(handle) }
+        links[Int(peer)].handle = nil
+    }
+
+    /// Presents us to a peer, or asks whether it is still the one we know.
+    func sendHello(to peer: Int32, nonce: UInt64) {
+        counts.hellosSent += 1
+        armMaintenance(now: pollTime)
+        let hello = HelloMessage(
+            address: address, instance: instance, eagerLimit: UInt32(options.eagerLimit),
+            session: tracker.peers[Int(peer)].session)
+        var header = WireHeader()
+        header.kind = .hello
+        header.slot = UInt32(peer)
+        header.requestID = nonce
+        sendControl(header, hello, to: peer)
+    }
+
+    /// Sends a message without body to a peer that we call. Nobody waits for it.
+    func sendControl(_ header: WireHeader, to peer: Int32) {
+        sendControl(header, EmptyMessage(), to: peer)
+    }
+
+    private func sendControl<Body: ByteCodable>(_ header: WireHeader, _ body: Body, to peer: Int32) {
+        guard !isClosed, let send = sends.take() else { return }
+        do throws(RPCError) {
+            let handle = try handle(of: Int(peer))
+            var header = header
+            fillControl(send, body, &header)
+            post(
+                send, header: header, to: handle,
+                purpose: SendPurpose(
+                    kind: .toPeer, owner: UInt32(peer), generation: links[Int(peer)].epoch))
+        } catch {
+            // The address cannot be used: as if the message had been lost.
+            sends.give(send)
+        }
+    }
+
+    /// Encodes a control message; those always fit.
+    func fillControl<Body: ByteCodable>(_ send: UInt32, _ body: Body, _ header: inout WireHeader) {
+        let slot = unsafe sends.memory(send)
+        let room = unsafe UnsafeMutableRawBufferPointer(rebasing: slot[WireHeader.size...])
+        var body = body
+        var coder = unsafe ByteCoder(encodingInto: room)
+        do throws(DecodingFailure) {
+            try body.code(with: &coder)
+        } catch {
+            preconditionFailure("a control message cannot be encoded: \(error)")
+        }
+        precondition(coder.fits, "a control message is too long")
+        header.bodyLength = UInt32(coder.count)
+        header.bodyChecksum = unsafe CRC32C.checksum(
+            of: UnsafeRawBufferPointer(rebasing: room[0..<coder.count]))
+    }
+
+    // MARK: - Their answers
+
+    func receivedHelloReply(_ header: WireHeader, _ message: HeldMessage) {
+        let reply: HelloReply
+        do throws(DecodingFailure) {
+            guard isIntact(header, message) else { throw .invalidValue }
+            reply = try unsafe HelloReply(decoding: message.body)
+        } catch {
+            counts.dropped += 1
+            return
+        }
+        var actions: [CallAction] = []
+        let old = header.slot < UInt32(links.count) ? tracker.peers[Int(header.slot)].instance : 0
+        let known = tracker.answered(
+            peer: header.slot, nonce: header.requestID, instance: reply.instance,
+            session: reply.session, credits: reply.credits, now: pollTime, into: &actions)
+        guard known else {
+            counts.dropped += 1
+            return
+        }
+        links[Int(header.slot)].eagerLimit = min(options.eagerLimit, Int(reply.eagerLimit))
+        if old != 0, old != reply.instance {
+            counts.peersLost += 1
+            releaseQuarantine(of: Int32(header.slot))
+        }
+        perform(actions)
+    }
+
+    /// The server forgot us; `requestID` is its instance.
+    func receivedGoodbye(_ header: WireHeader) {
+        var actions: [CallAction] = []
+        tracker.dismissed(
+            session: header.session, instance: header.requestID, now: pollTime, into: &actions)
+        perform(actions)
+    }
+
+    // MARK: - Quarantine
+
+    /// Keeps memory that a peer may still use.
+    func isolate(_ handle: BulkHandle, from peer: Int32) {
+        handle.isQuarantined = true
+        counts.quarantinedBytes += handle.range.count
+        quarantine.append(Quarantined(peer: peer, handle: handle))
+    }
+
+    /// The peer is gone and uses nothing any more.
+    private func releaseQuarantine(of peer: Int32) {
+        guard !quarantine.isEmpty else { return }
+        for entry in quarantine where entry.peer == peer {
+            counts.quarantinedBytes -= entry.handle.range.count
+        }
+        quarantine.removeAll { $0.peer == peer }
+    }
+}

@@ -1,0 +1,317 @@
+internal import DequeModule
+internal import DrayRuntime
+
+extension Context {
+    // MARK: - Registration
+
+    /// Answers requests of `procedure` by a task for each.
+    ///
+    /// An error the handler throws reaches the caller as it is. Registering a procedure twice
+    /// traps.
+    public func register<Q, R>(
+        _ procedure: Procedure<Q, R>,
+        _ handler: @escaping (Q, RequestContext) async throws(RPCError) -> R
+    ) {
+        procedures.add(procedure.opcode) { request in
+            guard let message: Q = request.context.decode(request) else { return }
+            request.context.xstream.spawn {
+                do throws(RPCError) {
+                    request.context.reply(try await handler(message, request), to: request)
+                } catch {
+                    request.context.fail(error, request)
+                }
+            }
+        }
+    }
+
+    /// Answers requests of `procedure` in the progress loop: for handlers that are short and wait
+    /// for nothing. No task is made.
+    public func registerSynchronous<Q, R>(
+        _ procedure: Procedure<Q, R>,
+        _ handler: @escaping (Q, RequestContext) throws(RPCError) -> R
+    ) {
+        procedures.add(procedure.opcode) { request in
+            guard let message: Q = request.context.decode(request) else { return }
+            do throws(RPCError) {
+                request.context.reply(try handler(message, request), to: request)
+            } catch {
+                request.context.fail(error, request)
+            }
+        }
+    }
+
+    /// Answers requests of `procedure` later: the handler keeps the `DeferredReply` and uses it
+    /// when the answer is known. Dropping it unused reaches the caller as `.noReply`.
+    public func registerDeferred<Q, R>(
+        _ procedure: Procedure<Q, R>, _ handler: @escaping (Q, DeferredReply<R>) -> Void
+    ) {
+        procedures.add(procedure.opcode) { request in
+            guard let message: Q = request.context.decode(request) else { return }
+            handler(message, DeferredReply(request))
+        }
+    }
+
+    /// The request's message; nil after answering that it cannot be understood.
+    private func decode<Q: Message>(_ request: RequestContext) -> Q? {
+        do throws(DecodingFailure) {
+            let message = try unsafe Q(decoding: request.body)
+            request.bodyWasRead()
+            return message
+        } catch {
+            fail(.badMessage, request)
+            return nil
+        }
+    }
+
+    // MARK: - Requests
+
+    /// A request arrived.
+    func receivedRequest(_ header: WireHeader, _ message: HeldMessage) {
+        counts.requestsReceived += 1
+        guard let session = sessions.find(header.session) else {
+            // We cannot answer who we do not know; the caller finds out by its next hello.
+            counts.dropped += 1
+            release(message.source)
+            return
+        }
+        if let error = refusal(of: header, message) {
+            release(message.source)
+            refuse(header, error)
+            return
+        }
+        let handler: ProcedureTable.Handler
+        switch procedures.find(header.opcode) {
+        case .success(let found): handler = found
+        case .failure(let error):
+            release(message.source)
+            refuse(header, error)
+            return
+        }
+        sessions.touch(session, now: pollTime)
+        let request = RequestContext(
+            header, message, context: self, instance: sessions.sessions[session].instance)
+        activate(request)
+        if header.flags.contains(.spilled) {
+            pull(request, handler)
+        } else {
+            handler(request)
+        }
+    }
+
+    /// Why a request is not even decoded.
+    private func refusal(of header: WireHeader, _ message: HeldMessage) -> RPCError? {
+        if isClosing { return .closed }
+        if header.deadline < wallTime {
+            counts.expired += 1
+            return .timedOut
+        }
+        if header.destinationRank != WireHeader.anyRank, header.destinationRank != rank {
+            return .wrongRank
+        }
+        if header.destinationTag != WireHeader.anyRank, header.destinationTag != options.tag {
+            return .wrongTag
+        }
+        if !clock.observe(header.stamp) { return .clockSkew }
+        let active = activeRequests.count - freeActive.count
+        let held = header.payloadLength > 0 && receives.heldCount > options.heldReceivesMax
+        if active >= options.activeRequestsMax || held {
+            counts.overloaded += 1
+            return .overloaded
+        }
+        return isIntact(header, message) ? nil : .badMessage
+    }
+
+    private func activate(_ request: RequestContext) {
+        if let position = freeActive.popLast() {
+            activeRequests[Int(position)] = request
+            request.position = position
+        } else {
+            request.position = Int32(activeRequests.count)
+            activeRequests.append(request)
+        }
+    }
+
+    private func deactivate(_ request: RequestContext) {
+        request.finish()
+        activeRequests[Int(request.position)] = nil
+        freeActive.append(request.position)
+        sessions.finished(request.session)
+    }
+
+    /// Fetches a request that was too large to travel inline, then handles it.
+    private func pull(_ request: RequestContext, _ handler: @escaping ProcedureTable.Handler) {
+        let spill: SpillDescriptor
+        do throws(DecodingFailure) {
+            spill = try unsafe SpillDescriptor(decoding: request.body)
+        } catch {
+            fail(.badMessage, request)
+            return
+        }
+        request.releasePayload()
+        let bytes = Int(spill.memory.length)
+        guard bytes <= options.messageSizeMax else {
+            fail(.messageTooLong, request)
+            return
+        }
+        guard pulledBytes + bytes <= Context.pulledBytesMax else {
+            counts.overloaded += 1
+            fail(.overloaded, request)
+            return
+        }
+        pulledBytes += bytes
+        xstream.spawn { [self] in
+            do throws(RPCError) {
+                request.replaceMessage(try await fetch(spill, deadline: .at(request.deadline)))
+                pulledBytes -= bytes
+                handler(request)
+            } catch {
+                pulledBytes -= bytes
+                fail(error, request)
+            }
+        }
+    }
+
+    // MARK: - Answers
+
+    /// Answers a request. Does nothing when it was answered.
+    func reply<R: Message>(_ message: R, to request: RequestContext) {
+        guard request.claimAnswer() else { return }
+        defer { deactivate(request) }
+        guard let (session, send) = replySlot(request.session) else { return }
+        var header = answerHeader(
+            .reply, session: request.session, slot: request.slot,
+            slotGeneration: request.slotGeneration, requestID: request.requestID)
+        header.trace = request.trace
+        do throws(RPCError) {
+            let spill = try unsafe fill(
+                send, message, payload: request.replyPayload,
+                limit: sessions.sessions[session].eagerLimit, spillNumber: nextSpill, &header)
+            if let spill { keep(spill, for: request) }
+            postReply(send, header, session: session)
+        } catch {
+            sends.give(send)
+            sendFailure(error, header)
+        }
+    }
+
+    /// Answers a request with an error. Does nothing when it was answered.
+    func fail(_ error: RPCError, _ request: RequestContext) {
+        guard request.claimAnswer() else { return }
+        var header = answerHeader(
+            .reply, session: request.session, slot: request.slot,
+            slotGeneration: request.slotGeneration, requestID: request.requestID)
+        header.trace = request.trace
+        sendFailure(error, header)
+        deactivate(request)
+    }
+
+    /// Answers a request that no handler will see.
+    private func refuse(_ request: WireHeader, _ error: RPCError) {
+        sendFailure(
+            error,
+            answerHeader(
+                .reply, session: request.session, slot: request.slot,
+                slotGeneration: request.slotGeneration, requestID: request.requestID))
+    }
+
+    private func answerHeader(
+        _ kind: MessageKind, session: SessionID, slot: UInt32, slotGeneration: UInt32,
+        requestID: UInt64
+    ) -> WireHeader {
+        var header = WireHeader()
+        header.kind = kind
+        header.session = session
+        header.slot = slot
+        header.slotGeneration = slotGeneration
+        header.requestID = requestID
+        return header
+    }
+
+    private func sendFailure(_ error: RPCError, _ answer: WireHeader) {
+        guard let (session, send) = replySlot(answer.session) else { return }
+        var header = answer
+        let (code, body) = error.wire
+        header.status = code.rawValue
+        header.flags = []
+        if let body {
+            fillControl(send, body, &header)
+        } else {
+            fillControl(send, EmptyMessage(), &header)
+        }
+        postReply(send, header, session: session)
+    }
+
+    /// The caller's entry and a slot for a reply to it; nil when the reply cannot be sent.
+    private func replySlot(_ id: SessionID) -> (session: Int, send: UInt32)? {
+        guard !isClosed, let session = sessions.find(id) else { return nil }
+        guard sessions.sessions[session].unsentReplies < Context.unsentRepliesMax,
+            let send = sends.take()
+        else {
+            counts.dropped += 1
+            return nil
+        }
+        return (session, send)
+    }
+
+    private func postReply(_ send: UInt32, _ header: WireHeader, session: Int) {
+        counts.repliesSent += 1
+        sessions.countUnsent(header.session, by: 1)
+        post(
+            send, header: header, to: sessions.sessions[session].handle,
+            purpose: SendPurpose(
+                kind: .reply, owner: header.session.index, generation: header.session.generation))
+    }
+
+    // MARK: - Spilled replies
+
+    private func keep(_ handle: BulkHandle, for request: RequestContext) {
+        // A little longer than the caller waits: its own read ends by the same deadline.
+        let grace: UInt64 = 1_000_000_000
+        spills[nextSpill] = ReplySpill(
+            session: request.session, handle: handle,
+            expires: request.deadline &- wallOffset &+ grace)
+        spillOrder.append(nextSpill)
+        nextSpill += 1
+        armMaintenance(now: pollTime)
+    }
+
+    /// The caller has fetched its reply.
+    func receivedRelease(_ header: WireHeader) {
+        guard let spill = spills[header.requestID], spill.session == header.session else { return }
+        spills[header.requestID] = nil
+    }
+
+    /// Ends spills that nobody fetched in time.
+    func sweepSpills() {
+        for _ in 0..<spillOrder.count {
+            guard let number = spillOrder.popFirst(), let spill = spills[number] else { continue }
+            if spill.expires < pollTime || sessions.find(spill.session) == nil {
+                spills[number] = nil
+            } else {
+                spillOrder.append(number)
+            }
+        }
+    }
+
+    // MARK: - Cancelled requests
+
+    func receivedCancel(_ header: WireHeader) {
+        guard sessions.find(header.session) != nil else { return }
+        for case let request? in activeRequests
+        where request.session == header.session && request.requestID == header.requestID {
+            // Its reply tells the caller that nothing is under way any more.
+            request.cancel()
+            return
+        }
+        guard let (session, send) = replySlot(header.session) else { return }
+        var answer = answerHeader(
+            .cancelled, session: header.session, slot: header.slot,
+            slotGeneration: header.slotGeneration, requestID: header.requestID)
+        fillControl(send, EmptyMessage(), &answer)
+        sessions.countUnsent(header.session, by: 1)
+        post(
+            send, header: answer, to: sessions.sessions[session].handle,
+            purpose: SendPurpose(
+                kind: .reply, owner: header.session.index, generation: header.session.generation))
+    }
+}

@@ -1,0 +1,85 @@
+public import DrayFabric
+internal import DrayRuntime
+
+/// CaRT's own procedures: where a rank is, and which versions of a protocol there are.
+enum InternalProtocol {
+    static let id = ProtocolID(base: 0xff, version: 1)
+    static let lookUp = Procedure<RankQuestion, AddressAnswer>(id, index: 1, name: "cart.lookUp")
+    static let versions = Procedure<ProtocolQuestion, VersionsAnswer>(
+        id, index: 2, name: "cart.versions")
+
+    /// A member has at most so many contexts.
+    static let tagsMax = 1024
+
+    struct RankQuestion: Message {
+        var rank: UInt32 = 0
+
+        mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+            try coder.code(&rank)
+        }
+    }
+
+    struct AddressAnswer: Message {
+        var addresses: [FabricAddress] = []
+
+        mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+            try coder.code(&addresses, max: InternalProtocol.tagsMax)
+        }
+    }
+
+    struct ProtocolQuestion: Message {
+        var base: UInt8 = 0
+
+        mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+            try coder.code(&base)
+        }
+    }
+
+    struct VersionsAnswer: Message {
+        var versions: [UInt8] = []
+
+        mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+            try coder.code(&versions, max: 256)
+        }
+    }
+}
+
+extension Context {
+    /// Answers look-ups and version queries.
+    func registerInternals() {
+        registerSynchronous(InternalProtocol.lookUp) { question, request throws(RPCError) in
+            guard let member = request.context.group.member(question.rank) else {
+                throw .staleGroup
+            }
+            return InternalProtocol.AddressAnswer(
+                addresses: Array(member.addresses.prefix(InternalProtocol.tagsMax)))
+        }
+        registerSynchronous(InternalProtocol.versions) { question, request throws(RPCError) in
+            InternalProtocol.VersionsAnswer(
+                versions: request.context.procedures.versions(of: question.base))
+        }
+    }
+
+    /// Asks a peer where the tags of `rank` are, by the peer's group map.
+    ///
+    /// - Throws: `.staleGroup` when the peer does not know the rank.
+    public func lookUp(
+        rank: UInt32, at destination: Destination, deadline: Deadline = .standard
+    ) async throws(RPCError) -> [FabricAddress] {
+        try await call(
+            InternalProtocol.lookUp, InternalProtocol.RankQuestion(rank: rank), to: destination,
+            deadline: deadline
+        ).addresses
+    }
+
+    /// The highest version of protocol `base` in `versions` that the peer answers, if any.
+    public func negotiate(
+        base: UInt8, versions: ClosedRange<UInt8>, with destination: Destination,
+        deadline: Deadline = .standard
+    ) async throws(RPCError) -> UInt8? {
+        try await call(
+            InternalProtocol.versions, InternalProtocol.ProtocolQuestion(base: base),
+            to: destination, deadline: deadline
+        ).versions.filter { versions.contains($0) }.max()
+    }
+}

@@ -1,0 +1,110 @@
+internal import DequeModule
+internal import DrayFabric
+internal import DrayRuntime
+
+/// The receives of a context: fixed buffers, each posted, or held by whoever reads its message.
+///
+/// A message that finds no posted receive stops its whole connection, so buffers are reposted as
+/// soon as they are free.
+final class ReceivePool {
+    private let endpoint: Endpoint
+    private let registration: Registration
+    let slotSize: Int
+    let count: Int
+    private var isPosted: [Bool]
+    /// Buffers that the provider did not take yet.
+    private var refused = Deque<UInt32>()
+    private(set) var postedCount = 0
+
+    init(endpoint: Endpoint, slotSize: Int, count: Int) throws(FabricError) {
+        self.endpoint = endpoint
+        self.slotSize = slotSize
+        self.count = count
+        isPosted = Array(repeating: false, count: count)
+        registration = try Registration(
+            IOBuffer(count: slotSize * count), at: endpoint, access: [])
+    }
+
+    /// Posts every buffer.
+    func postAll() throws(FabricError) {
+        for index in 0..<UInt32(count) { try post(index) }
+    }
+
+    /// Buffers that hold messages.
+    var heldCount: Int { count - postedCount - refused.count }
+
+    private func post(_ index: UInt32) throws(FabricError) {
+        precondition(!isPosted[Int(index)], "a receive was posted twice")
+        do throws(FabricError) {
+            try unsafe endpoint.postReceive(
+                memory(index), in: registration.pointer.pointee,
+                token: OperationToken(.receive, index).rawValue)
+        } catch .tryAgain {
+            refused.append(index)
+            return
+        }
+        isPosted[Int(index)] = true
+        postedCount += 1
+    }
+
+    /// A message arrived in the buffer.
+    func arrived(_ index: UInt32) {
+        precondition(isPosted[Int(index)], "a receive completed that was not posted")
+        isPosted[Int(index)] = false
+        postedCount -= 1
+    }
+
+    /// The message was read: the buffer may take another. An endpoint that is closing may refuse.
+    func release(_ index: UInt32) {
+        do throws(FabricError) {
+            try post(index)
+        } catch {
+            refused.append(index)
+        }
+    }
+
+    /// Offers again what was refused. Returns how many were taken.
+    func retry() -> Int {
+        var taken = 0
+        for _ in 0..<refused.count {
+            guard let index = refused.popFirst() else { break }
+            let before = postedCount
+            release(index)
+            taken += postedCount - before
+        }
+        return taken
+    }
+
+    var needsRetry: Bool { !refused.isEmpty }
+
+    /// The memory of a buffer.
+    func memory(_ index: UInt32) -> UnsafeMutableRawBufferPointer {
+        let start = Int(index) * slotSize
+        return unsafe UnsafeMutableRawBufferPointer(
+            rebasing: registration.buffer.bytes[start..<start + slotSize])
+    }
+
+    func close() {
+        registration.close(at: endpoint)
+    }
+}
+
+/// What an operation was, in the token that its completion carries.
+struct OperationToken {
+    enum Kind: UInt8 {
+        case receive = 1
+        case send = 2
+        case bulk = 3
+    }
+
+    let rawValue: UInt64
+
+    init(_ kind: Kind, _ index: UInt32) {
+        rawValue = UInt64(kind.rawValue) << 56 | UInt64(index)
+    }
+
+    init(rawValue: UInt64) { self.rawValue = rawValue }
+
+    var kind: Kind? { Kind(rawValue: UInt8(rawValue >> 56)) }
+    var index: UInt32 { UInt32(truncatingIfNeeded: rawValue) }
+}

@@ -1,0 +1,131 @@
+internal import DrayRuntime
+
+/// What a message is for.
+enum MessageKind: UInt8 {
+    /// A caller presents itself: `HelloMessage`.
+    case hello = 1
+    /// The answer to a hello: `HelloReply`.
+    case helloReply = 2
+    case request = 3
+    case reply = 4
+    /// The caller of a request gave up.
+    case cancel = 5
+    /// Nothing of the cancelled request is under way.
+    case cancelled = 6
+    /// The caller has fetched a spilled reply.
+    case release = 7
+    /// The session named was ended by the server.
+    case goodbye = 8
+}
+
+/// Bits of a header.
+struct MessageFlags: OptionSet {
+    let rawValue: UInt16
+
+    /// Body and payload stay in the sender's memory; what follows is a `SpillDescriptor`.
+    static let spilled = MessageFlags(rawValue: 1)
+}
+
+/// The fixed part at the start of every message, 88 bytes, little endian. See the README.
+struct WireHeader {
+    static let size = 88
+    static let magic: UInt16 = 0xd7a7
+    static let version: UInt8 = 1
+    /// Stands for "none" or "any" as a rank or tag.
+    static let anyRank: UInt32 = .max
+
+    var kind = MessageKind.request
+    var flags: MessageFlags = []
+    /// How a request ended; a `StatusCode`. 0 in other kinds.
+    var status: UInt16 = 0
+    var opcode: UInt32 = 0
+    var bodyLength: UInt32 = 0
+    var payloadLength: UInt32 = 0
+    var sourceRank = WireHeader.anyRank
+    var destinationRank = WireHeader.anyRank
+    var destinationTag = WireHeader.anyRank
+    var session = SessionID.none
+    /// The caller's request slot (of a hello: its peer slot) and the slot's generation.
+    var slot: UInt32 = 0
+    var slotGeneration: UInt32 = 0
+    /// The sender's hybrid logical clock.
+    var stamp: UInt64 = 0
+    /// The caller's number of the request, random at first; answers repeat it.
+    var requestID: UInt64 = 0
+    /// Wall clock, nanoseconds since 1970.
+    var deadline: UInt64 = 0
+    var trace: UInt64 = 0
+    /// CRC32C of body and payload.
+    var bodyChecksum: UInt32 = 0
+
+    /// Writes the header to `target`, which has room for it.
+    func encode(to target: UnsafeMutableRawPointer) {
+        func store<Value: FixedWidthInteger & BitwiseCopyable>(_ value: Value, _ offset: Int) {
+            unsafe target.storeBytes(of: value.littleEndian, toByteOffset: offset, as: Value.self)
+        }
+        store(WireHeader.magic, 0)
+        store(WireHeader.version, 2)
+        store(kind.rawValue, 3)
+        store(flags.rawValue, 4)
+        store(status, 6)
+        store(opcode, 8)
+        store(bodyLength, 12)
+        store(payloadLength, 16)
+        store(sourceRank, 20)
+        store(destinationRank, 24)
+        store(destinationTag, 28)
+        store(session.index, 32)
+        store(session.generation, 36)
+        store(slot, 40)
+        store(slotGeneration, 44)
+        store(stamp, 48)
+        store(requestID, 56)
+        store(deadline, 64)
+        store(trace, 72)
+        store(bodyChecksum, 80)
+        let covered = unsafe UnsafeRawBufferPointer(start: target, count: 84)
+        store(unsafe CRC32C.checksum(of: covered), 84)
+    }
+
+    init() {}
+
+    /// Reads the header of `message`; nil when there is none, or the lengths do not match.
+    init?(decoding message: UnsafeRawBufferPointer) {
+        guard message.count >= WireHeader.size, let start = message.baseAddress else { return nil }
+        func load<Value: FixedWidthInteger & BitwiseCopyable>(_ offset: Int) -> Value {
+            // SAFETY: every offset below lies within `size` bytes, checked above.
+            Value(littleEndian: unsafe start.loadUnaligned(fromByteOffset: offset, as: Value.self))
+        }
+        guard load(0) == WireHeader.magic, load(2) == WireHeader.version else { return nil }
+        let covered = unsafe UnsafeRawBufferPointer(start: start, count: 84)
+        guard unsafe load(84) == CRC32C.checksum(of: covered) else { return nil }
+        guard let kind = MessageKind(rawValue: load(3)) else { return nil }
+        self.kind = kind
+        flags = MessageFlags(rawValue: load(4))
+        status = load(6)
+        opcode = load(8)
+        bodyLength = load(12)
+        payloadLength = load(16)
+        sourceRank = load(20)
+        destinationRank = load(24)
+        destinationTag = load(28)
+        session = SessionID(index: load(32), generation: load(36))
+        slot = load(40)
+        slotGeneration = load(44)
+        stamp = load(48)
+        requestID = load(56)
+        deadline = load(64)
+        trace = load(72)
+        bodyChecksum = load(80)
+        let length = WireHeader.size + Int(bodyLength) + Int(payloadLength)
+        guard length == message.count else { return nil }
+    }
+}
+
+/// A server's name for a caller: which entry of its session table, and which use of that entry.
+struct SessionID: Hashable {
+    var index: UInt32
+    var generation: UInt32
+
+    static let none = SessionID(index: .max, generation: 0)
+}
