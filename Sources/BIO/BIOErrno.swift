@@ -1,6 +1,17 @@
 internal import Glibc
 
 extension BIOError {
+    /// What it means that a file could not be opened.
+    static func opening(_ path: String, _ code: Int32) -> BIOError {
+        switch code {
+        case ENOENT, ENXIO: .missing(path: path)
+        case EBUSY: .busy(path: path)
+        case ENOTBLK: .unusable(
+            path: path, code: code, message: "neither a file nor a block device")
+        default: .unusable(path: path, code: code, message: message(code))
+        }
+    }
+
     /// The words of an errno.
     static func message(_ code: Int32) -> String {
         // SAFETY: the buffer is longer than any message, and the result points into it or at a

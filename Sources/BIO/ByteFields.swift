@@ -1,4 +1,5 @@
 internal import DrayRuntime
+internal import Glibc
 
 /// Little-endian fields at fixed places of a transfer buffer, bounds-checked.
 extension IOBuffer {
@@ -37,7 +38,10 @@ extension IOBuffer {
     /// Whether every byte in `range` is zero.
     func isZero(_ range: Range<Int>) -> Bool {
         precondition(range.lowerBound >= 0 && range.upperBound <= count)
-        return unsafe bytes[range].allSatisfy { $0 == 0 }
+        guard !range.isEmpty, unsafe bytes[range.lowerBound] == 0 else { return range.isEmpty }
+        // Equal to itself shifted by one byte: all bytes equal the first one.
+        let first = unsafe bytes.baseAddress! + range.lowerBound
+        return unsafe memcmp(first, first + 1, range.count - 1) == 0
     }
 
     func readable(_ range: Range<Int>) -> UnsafeRawBufferPointer {

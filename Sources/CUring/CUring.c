@@ -1,1 +1,188 @@
+#define _GNU_SOURCE 1
 #include "CUring.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+struct dray_ring {
+    struct io_uring ring;
+    // Signalled on completion while armed. The ring's own descriptor will not do: with deferred
+    // task work nothing wakes a poll of it (seen on 6.18).
+    int event;
+    bool armed;
+};
+
+// Newest first: deferred task work spares interrupts of the xstream; older kernels have fewer.
+static const unsigned setups[] = {
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+    IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+    0,
+};
+
+int dray_ring_create(uint32_t entries, int descriptor, struct dray_ring **out) {
+    struct dray_ring *ring = calloc(1, sizeof *ring);
+    if (ring == NULL) return ENOMEM;
+    int result = -EINVAL;
+    for (unsigned i = 0; i < sizeof setups / sizeof setups[0] && result == -EINVAL; i++) {
+        struct io_uring_params parameters;
+        memset(&parameters, 0, sizeof parameters);
+        parameters.flags = setups[i];
+        result = io_uring_queue_init_params(entries, &ring->ring, &parameters);
+    }
+    if (result < 0) {
+        free(ring);
+        return -result;
+    }
+    ring->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    result = ring->event < 0 ? -errno : io_uring_register_files(&ring->ring, &descriptor, 1);
+    if (result == 0) result = io_uring_register_eventfd(&ring->ring, ring->event);
+    if (result == 0) result = io_uring_cq_eventfd_toggle(&ring->ring, false);
+    if (result < 0) {
+        dray_ring_destroy(ring);
+        return -result;
+    }
+    *out = ring;
+    return 0;
+}
+
+void dray_ring_destroy(struct dray_ring *ring) {
+    io_uring_queue_exit(&ring->ring);
+    if (ring->event >= 0) close(ring->event);
+    free(ring);
+}
+
+int dray_ring_arm(struct dray_ring *ring) {
+    ring->armed = true;
+    io_uring_cq_eventfd_toggle(&ring->ring, true);
+    // First the flag, then the look: the kernel posts first and looks at the flag then.
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    bool pending = io_uring_cq_ready(&ring->ring) > 0 ||
+        (__atomic_load_n(ring->ring.sq.kflags, __ATOMIC_RELAXED) &
+         (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
+    return pending ? -1 : ring->event;
+}
+
+static void disarm(struct dray_ring *ring) {
+    uint64_t count;
+    ring->armed = false;
+    io_uring_cq_eventfd_toggle(&ring->ring, false);
+    // Empty already, or emptied here: both are fine.
+    ssize_t ignored = read(ring->event, &count, sizeof count);
+    (void)ignored;
+}
+
+static inline bool finish(struct io_uring_sqe *sqe, uint64_t slot) {
+    sqe->flags |= IOSQE_FIXED_FILE;
+    sqe->user_data = slot;
+    return true;
+}
+
+bool dray_ring_read(
+    struct dray_ring *ring, void *buffer, uint32_t length, uint64_t offset, uint64_t slot) {
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->ring);
+    if (sqe == NULL) return false;
+    io_uring_prep_read(sqe, 0, buffer, length, offset);
+    return finish(sqe, slot);
+}
+
+bool dray_ring_write(
+    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, bool durable,
+    uint64_t slot) {
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->ring);
+    if (sqe == NULL) return false;
+    io_uring_prep_write(sqe, 0, buffer, length, offset);
+    if (durable) sqe->rw_flags = RWF_DSYNC;
+    return finish(sqe, slot);
+}
+
+bool dray_ring_flush(struct dray_ring *ring, uint64_t slot) {
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->ring);
+    if (sqe == NULL) return false;
+    io_uring_prep_fsync(sqe, 0, IORING_FSYNC_DATASYNC);
+    return finish(sqe, slot);
+}
+
+int dray_ring_submit(struct dray_ring *ring) {
+    if (ring->ring.flags & IORING_SETUP_DEFER_TASKRUN)
+        return io_uring_submit_and_get_events(&ring->ring);
+    return io_uring_submit(&ring->ring);
+}
+
+uint32_t dray_ring_queued(const struct dray_ring *ring) { return io_uring_sq_ready(&ring->ring); }
+
+uint32_t dray_ring_reap(struct dray_ring *ring, struct dray_completion *out, uint32_t max) {
+    struct io_uring_cqe *cqes[256];
+    if (ring->armed) disarm(ring);
+    if (max > 256) max = 256;
+    unsigned count = io_uring_peek_batch_cqe(&ring->ring, cqes, max);
+    for (unsigned i = 0; i < count; i++) {
+        out[i].slot = cqes[i]->user_data;
+        out[i].result = cqes[i]->res;
+    }
+    io_uring_cq_advance(&ring->ring, count);
+    return count;
+}
+
+int dray_file_open(const char *path, int flags) {
+    int descriptor = open(path, flags | O_CLOEXEC);
+    return descriptor < 0 ? -errno : descriptor;
+}
+
+int dray_file_open_direct(const char *path) { return dray_file_open(path, O_RDWR | O_DIRECT); }
+
+int dray_file_create(const char *path) {
+    int descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    return descriptor < 0 ? -errno : descriptor;
+}
+
+int dray_file_reserve(int descriptor, uint64_t size) {
+    int result;
+    do {
+        result = fallocate(descriptor, 0, 0, (off_t)size);
+    } while (result < 0 && errno == EINTR);
+    return result < 0 ? errno : 0;
+}
+
+int dray_file_size(int descriptor, uint64_t *size, bool *block_device) {
+    struct stat status;
+    if (fstat(descriptor, &status) < 0) return errno;
+    *block_device = S_ISBLK(status.st_mode);
+    if (*block_device) return ioctl(descriptor, BLKGETSIZE64, size) < 0 ? errno : 0;
+    if (!S_ISREG(status.st_mode)) return S_ISDIR(status.st_mode) ? EISDIR : ENOTBLK;
+    *size = (uint64_t)status.st_size;
+    return 0;
+}
+
+int dray_file_lock(int descriptor) {
+    return flock(descriptor, LOCK_EX | LOCK_NB) < 0 ? errno : 0;
+}
+
+int64_t dray_file_write(
+    int descriptor, const void *buffer, uint64_t length, uint64_t offset, bool durable) {
+    struct iovec vector = {.iov_base = (void *)buffer, .iov_len = length};
+    ssize_t result = pwritev2(descriptor, &vector, 1, (off_t)offset, durable ? RWF_DSYNC : 0);
+    return result < 0 ? -errno : result;
+}
+
+int64_t dray_file_read(int descriptor, void *buffer, uint64_t length, uint64_t offset) {
+    ssize_t result = pread(descriptor, buffer, length, (off_t)offset);
+    return result < 0 ? -errno : result;
+}
+
+int64_t dray_file_flush(int descriptor) { return fdatasync(descriptor) < 0 ? -errno : 0; }
+
+uint64_t dray_file_system_free(int descriptor) {
+    struct statvfs status;
+    if (fstatvfs(descriptor, &status) < 0) return 0;
+    return (uint64_t)status.f_bavail * status.f_frsize;
+}

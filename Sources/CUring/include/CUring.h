@@ -1,2 +1,61 @@
+// What BIO needs of liburing and of system calls that Swift cannot say: the ring behind an opaque
+// pointer (liburing's own functions are inline and use atomics), and variadic calls.
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
+
+struct dray_ring;
+
+/// A transfer that has ended: whose, and bytes or a negative errno.
+struct dray_completion {
+    uint64_t slot;
+    int32_t result;
+};
+
+/// Creates a ring with room for `entries` submissions, for the calling thread only, and registers
+/// `descriptor` as its file. Returns 0, or an errno (EPERM and ENOSYS: io_uring is forbidden).
+int dray_ring_create(uint32_t entries, int descriptor, struct dray_ring **ring);
+void dray_ring_destroy(struct dray_ring *ring);
+
+/// Call before blocking: the descriptor that becomes readable with the next completion, or -1 when
+/// there is one already. Until then, completions signal nothing. The next reap undoes it.
+int dray_ring_arm(struct dray_ring *ring);
+
+/// Queue a transfer with the registered file; false when the submission queue is full.
+bool dray_ring_read(
+    struct dray_ring *ring, void *buffer, uint32_t length, uint64_t offset, uint64_t slot);
+bool dray_ring_write(
+    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, bool durable,
+    uint64_t slot);
+bool dray_ring_flush(struct dray_ring *ring, uint64_t slot);
+
+/// Gives what is queued to the kernel. Returns how many, or a negative errno; what was refused
+/// stays queued.
+int dray_ring_submit(struct dray_ring *ring);
+
+/// How many submissions are queued.
+uint32_t dray_ring_queued(const struct dray_ring *ring);
+
+/// Takes up to `max` completions. Does not block.
+uint32_t dray_ring_reap(struct dray_ring *ring, struct dray_completion *completions, uint32_t max);
+
+/// open(2) with O_CLOEXEC and `flags`; a descriptor or a negative errno.
+int dray_file_open(const char *path, int flags);
+int dray_file_open_direct(const char *path);
+/// Creates a file that must not exist (mode 0600).
+int dray_file_create(const char *path);
+/// Reserves the space of a file; 0 or an errno.
+int dray_file_reserve(int descriptor, uint64_t size);
+/// The size of a file or block device in bytes; 0 or an errno.
+int dray_file_size(int descriptor, uint64_t *size, bool *block_device);
+/// Takes the exclusive lock of an open file without waiting; 0 or an errno (EWOULDBLOCK).
+int dray_file_lock(int descriptor);
+/// pwrite(2), with RWF_DSYNC where `durable`; bytes or a negative errno.
+int64_t dray_file_write(
+    int descriptor, const void *buffer, uint64_t length, uint64_t offset, bool durable);
+/// pread(2); bytes or a negative errno.
+int64_t dray_file_read(int descriptor, void *buffer, uint64_t length, uint64_t offset);
+/// fdatasync(2); 0 or a negative errno.
+int64_t dray_file_flush(int descriptor);
+/// Free bytes for an ordinary user in the file system of an open file.
+uint64_t dray_file_system_free(int descriptor);

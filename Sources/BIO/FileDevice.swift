@@ -1,0 +1,168 @@
+internal import CUring
+internal import DequeModule
+internal import DrayRuntime
+internal import Glibc
+
+/// A file or block device through io_uring, with a ring of its own on its xstream.
+///
+/// Transfers are queued, and given to the kernel once per round of the xstream. A transfer costs
+/// no allocation beyond its task's frames.
+@safe final class FileDevice: BlockDevice, PollSource {
+    /// Transfers in the kernel at once; more wait for their turn.
+    static let inFlightMax = 256
+    /// How often one transfer is tried again after EINTR, EAGAIN or no progress.
+    static let retriesMax = 16
+    /// The most bytes of one submission: a length of 32 bits, in whole blocks.
+    static let submissionBytesMax = 1 << 30
+
+    private var file: OpenFile?
+    // SAFETY: made in `init`, destroyed once, in `close` or `deinit`, when nothing is in flight.
+    private var ring: OpaquePointer?
+    private let xstream: XStream
+    /// Who waits for the transfer in each slot.
+    private var waiters: [Waiter<Int32>?]
+    private var freeSlots: [Int]
+    private var slotQueue = Deque<Waiter<Int>>()
+    private var completions: [dray_completion]
+    private var closed = false
+    private var closing: Waiter<Void>?
+
+    /// Throws an errno when the kernel gives no ring.
+    init(file: OpenFile, on xstream: XStream) throws(RingError) {
+        precondition(xstream.isCurrent, "a device is opened on its xstream")
+        var ring: OpaquePointer?
+        let code = unsafe dray_ring_create(UInt32(FileDevice.inFlightMax), file.descriptor, &ring)
+        guard code == 0 else { throw RingError(code: code) }
+        unsafe self.ring = unsafe ring
+        self.file = file
+        self.xstream = xstream
+        waiters = Array(repeating: nil, count: FileDevice.inFlightMax)
+        freeSlots = Array((0..<FileDevice.inFlightMax).reversed())
+        completions = Array(repeating: dray_completion(), count: FileDevice.inFlightMax)
+        super.init(name: file.path, size: file.size)
+        xstream.addSource(self)
+    }
+
+    deinit {
+        if let ring = unsafe ring {
+            precondition(inFlight == 0, "a device was dropped with transfers under way")
+            unsafe dray_ring_destroy(ring)
+        }
+    }
+
+    struct RingError: Error { var code: Int32 }
+
+    private var inFlight: Int { FileDevice.inFlightMax - freeSlots.count }
+
+    override func read(
+        into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64
+    ) async throws(BIOError) {
+        try unsafe checkTransfer(UnsafeRawBufferPointer(buffer), at: offset)
+        var progress = TransferProgress(name: name, count: buffer.count, offset: offset)
+        while progress.remaining > 0 {
+            let slot = await takeSlot()
+            let done = progress.done
+            let length = UInt32(min(progress.remaining, FileDevice.submissionBytesMax))
+            progress.add(
+                await Waiter<Int32>.suspend { waiter in
+                    waiters[slot] = waiter
+                    // SAFETY: the caller keeps the buffer until this returns.
+                    let queued = unsafe dray_ring_read(
+                        ring, buffer.baseAddress! + done, length, offset + UInt64(done),
+                        UInt64(slot))
+                    precondition(queued, "more submissions than slots")
+                })
+            try progress.check()
+        }
+    }
+
+    override func write(
+        _ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool
+    ) async throws(BIOError) {
+        try unsafe checkTransfer(buffer, at: offset)
+        var progress = TransferProgress(name: name, count: buffer.count, offset: offset)
+        while progress.remaining > 0 {
+            let slot = await takeSlot()
+            let done = progress.done
+            let length = UInt32(min(progress.remaining, FileDevice.submissionBytesMax))
+            progress.add(
+                await Waiter<Int32>.suspend { waiter in
+                    waiters[slot] = waiter
+                    // SAFETY: the caller keeps the buffer until this returns.
+                    let queued = unsafe dray_ring_write(
+                        ring, buffer.baseAddress! + done, length, offset + UInt64(done), durable,
+                        UInt64(slot))
+                    precondition(queued, "more submissions than slots")
+                })
+            try progress.check()
+        }
+    }
+
+    override func flush() async throws(BIOError) {
+        let slot = await takeSlot()
+        let result = await Waiter<Int32>.suspend { waiter in
+            waiters[slot] = waiter
+            let queued = unsafe dray_ring_flush(ring, UInt64(slot))
+            precondition(queued, "more submissions than slots")
+        }
+        // Not tried again, whatever the error: the kernel may have dropped what failed.
+        guard result >= 0 else {
+            throw .failed(path: name, offset: 0, code: -result, message: BIOError.message(-result))
+        }
+    }
+
+    override func close() async {
+        precondition(!closed, "a device was closed twice")
+        closed = true
+        if inFlight > 0 { await Waiter.suspend { closing = $0 } }
+        xstream.removeSource(self)
+        unsafe dray_ring_destroy(ring)
+        unsafe ring = nil
+        file = nil
+    }
+
+    private func takeSlot() async -> Int {
+        precondition(!closed, "a closed device was used")
+        if let slot = freeSlots.popLast() { return slot }
+        return await Waiter.suspend { slotQueue.append($0) }
+    }
+
+    // MARK: - PollSource
+
+    func poll() -> Int {
+        guard inFlight > 0 else { return 0 }
+        var events = 0
+        if unsafe dray_ring_queued(ring) > 0 {
+            // Refused (EAGAIN, EBUSY): it stays queued and is tried again in the next round.
+            events += unsafe max(0, Int(dray_ring_submit(ring)))
+        }
+        let count = unsafe Int(
+            dray_ring_reap(ring, &completions, UInt32(FileDevice.inFlightMax)))
+        for index in 0..<count {
+            let completion = completions[index]
+            let slot = Int(completion.slot)
+            guard let waiter = waiters[slot] else {
+                preconditionFailure("a completion that nobody waits for")
+            }
+            waiters[slot] = nil
+            waiter.resume(returning: completion.result)
+            if let next = slotQueue.popFirst() {
+                next.resume(returning: slot)
+            } else {
+                freeSlots.append(slot)
+            }
+        }
+        if inFlight == 0, let waiter = closing {
+            closing = nil
+            waiter.resume()
+        }
+        return events + count
+    }
+
+    func prepareToBlock() -> BlockReadiness {
+        guard inFlight > 0 else { return .idle }
+        guard unsafe dray_ring_queued(ring) == 0 else { return .pause }
+        let descriptor = unsafe dray_ring_arm(ring)
+        return descriptor < 0 ? .busy : .descriptor(descriptor)
+    }
+}
