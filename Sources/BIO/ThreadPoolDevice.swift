@@ -77,10 +77,13 @@ final class ThreadPoolDevice: BlockDevice {
         precondition(!closed, "a closed device was used")
         guard let file else { preconditionFailure("an open device has a file") }
         inFlight += 1
+        // Not the file itself: a thread that lets go of it late would keep it open, and locked,
+        // after `close`.
+        let descriptor = file.descriptor
         let xstream = xstream
         let result = await Waiter<Int32>.suspend { waiter in
             pool.submit {
-                let result = Int32(clamping: call(file.descriptor))
+                let result = Int32(clamping: call(descriptor))
                 xstream.submit { waiter.resume(returning: result) }
             }
         }
