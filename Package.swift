@@ -87,7 +87,7 @@ let package = Package(
             exclude: ["README.md"], swiftSettings: settings),
         .target(
             name: "DrayFileSystem",
-            dependencies: ["DrayRuntime", "Dray"],
+            dependencies: ["DrayRuntime", "DrayPlacement", "Dray"],
             exclude: ["README.md"], swiftSettings: settings),
         .target(
             name: "DraySimulator",

@@ -38,10 +38,13 @@ import Testing
         #expect(composed != decomposed)
     }
 
-    @Test(arguments: [
-        ([0x61, 0x62] as [UInt8], "ab"), ([0xff, 0x61], "\\xffa"), ([0x0a], "\\x0a"),
+    static let names: [(bytes: [UInt8], text: String)] = [
+        ([0x61, 0x62], "ab"), ([0xff, 0x61], "\\xffa"), ([0x0a], "\\x0a"),
         ([0xff, 0x5c], "\\xff\\x5c"),
-    ]) func namesInMessagesAreEscaped(bytes: [UInt8], text: String) {
+    ]
+
+    @Test(arguments: names)
+    func namesInMessagesAreEscaped(bytes: [UInt8], text: String) {
         #expect(FileSystemError.text(bytes) == text)
     }
 }
