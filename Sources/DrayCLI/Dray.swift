@@ -1,6 +1,62 @@
-import ArgumentParser
+internal import ArgumentParser
+internal import Glibc
 
+/// The program: parses the arguments, runs one command, and turns its failure into one line on
+/// standard error and an exit status.
 @main
 struct DrayCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "dray")
+    static let configuration = CommandConfiguration(
+        commandName: "dray",
+        abstract: "A distributed object store: engine, client and tools in one program.",
+        discussion: """
+            A first cluster, on this machine:
+
+              dray cluster start
+              dray pool create tank --size 1GiB
+              dray container create tank/photos
+              dray fs put DIRECTORY tank/photos:/
+
+            Exit status:
+              0   success
+              1   failure; one line on standard error says what, why, and what to do
+              3   done, but some files were skipped: a line for each on standard error
+              4   what was named does not exist
+              5   no engine answers, or not in time
+              6   it exists already
+              7   no space left
+              8   the two sides of a comparison differ
+              64  the arguments cannot be understood
+
+            Sizes are written 4096, 64k, 1.5MiB, 4GB (k, M, G, KiB… are powers of 1024; kB, MB… \
+            of 1000), times 10s, 500ms, 2m.
+            """,
+        version: "0.1.0",
+        subcommands: [
+            ClusterCommand.self, EngineCommand.self, PoolCommand.self, ContainerCommand.self,
+            FileSystemCommand.self, KeyValueCommand.self, SelfTestCommand.self,
+            BenchCommand.self, CompletionsCommand.self,
+        ])
+
+    static func main() async {
+        // A reader that goes away ends the writing command, not with a signal but an error.
+        signal(SIGPIPE, SIG_IGN)
+        do {
+            var command = try parseAsRoot(ByteArgument.processArguments())
+            if var command = command as? any AsyncParsableCommand {
+                try await command.run()
+            } else {
+                try command.run()
+            }
+        } catch let failure as CommandFailure {
+            Terminal.note(failure.line)
+            Glibc.exit(failure.status.rawValue)
+        } catch {
+            exit(withError: error)
+        }
+    }
+}
+
+/// Ends the program with a status that is neither success nor an error with a message.
+func finish(_ status: ExitStatus) throws {
+    if status != .success { throw ExitCode(status.rawValue) }
 }

@@ -74,10 +74,7 @@ public struct Directory: Sendable {
     public func makeDirectory(
         _ name: FileName, attributes: FileAttributes
     ) async throws(FileSystemError) -> Directory {
-        let container = fileSystem.container
-        let id = try await store { () async throws(DrayError) in
-            try await container.makeObjectID()
-        }
+        let id = await fileSystem.container.makeObjectID()
         let inode = Inode(
             type: .directory, attributes: attributes, changed: fileSystem.now, size: 0,
             objectID: id)
@@ -149,7 +146,7 @@ public struct Directory: Sendable {
     }
 
     private func write(
-        _ name: FileName, _ inode: Inode, condition: WriteCondition
+        _ name: FileName, _ inode: Inode, condition: DrayObject.Condition
     ) async throws(FileSystemError) {
         let object = object
         try await store { () async throws(DrayError) in

@@ -30,9 +30,7 @@ public struct FileSystem: Sendable {
         _ container: Container, clock: WorldClock, attributes: FileAttributes? = nil
     ) async throws(FileSystemError) -> FileSystem {
         let now = Timestamp(wallNanoseconds: clock.wallNanoseconds)
-        let rootID = try await store { () async throws(DrayError) in
-            try await container.makeObjectID()
-        }
+        let rootID = await container.makeObjectID()
         let superblock = Superblock(chunkSize: UInt32(chunkSize), rootID: rootID)
         let object = container.object(superblockID(of: container))
         do throws(DrayError) {
@@ -40,7 +38,7 @@ public struct FileSystem: Sendable {
                 dkey: Superblock.dkey, akey: Superblock.akey, value: superblock.encoded,
                 condition: .insert)
         } catch {
-            if error.code == .exists { throw .alreadyFormatted(container.info.label) }
+            if error.code == .exists { throw .alreadyFormatted(container.label) }
             throw .store(error)
         }
         let fileSystem = FileSystem(container: container, clock: clock, superblock: superblock)
@@ -58,7 +56,7 @@ public struct FileSystem: Sendable {
         let record = try await store { () async throws(DrayError) in
             try await object.get(dkey: Superblock.dkey, akey: Superblock.akey)
         }
-        guard let record else { throw .notFormatted(container.info.label) }
+        guard let record else { throw .notFormatted(container.label) }
         return FileSystem(
             container: container, clock: clock, superblock: try Superblock(decoding: record))
     }
@@ -112,14 +110,14 @@ public struct FileSystem: Sendable {
     }
 
     /// The wall-clock time, for the `changed` field of what is written now.
-    var now: Timestamp { Timestamp(wallNanoseconds: clock.wallNanoseconds) }
+    var now: Timestamp { currentTime }
+
+    /// The time of this file system's clock, for what is made now.
+    public var currentTime: Timestamp { Timestamp(wallNanoseconds: clock.wallNanoseconds) }
 
     /// A file without a name: write its contents, then give it one with `Directory.link`.
-    public func makeFile() async throws(FileSystemError) -> File {
-        let container = container
-        let id = try await store { () async throws(DrayError) in
-            try await container.makeObjectID()
-        }
+    public func makeFile() async -> File {
+        let id = await container.makeObjectID()
         return File(object: container.object(id), objectID: id, chunkSize: superblock.chunkSize)
     }
 

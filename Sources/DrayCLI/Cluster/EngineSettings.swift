@@ -1,0 +1,189 @@
+internal import BIO
+internal import DrayEngine
+internal import DrayProtocol
+internal import DrayRuntime
+
+/// What an engine is told: from flags, the environment, a file and defaults, in this order.
+struct EngineSettings: Sendable {
+    /// Where a value comes from.
+    enum Source: String, Codable, Sendable {
+        case flag, environment, file, `default`
+    }
+
+    /// One thing that can be set. The name is the key in the file; the flag is `--name` with
+    /// hyphens, the variable `DRAY_NAME`.
+    enum Key: String, CaseIterable, Sendable {
+        case clusterID = "cluster_id"
+        case rank
+        case engines
+        case device
+        case inlineThreshold = "inline_threshold"
+        case credits
+        case logMask = "log_mask"
+        case processFile = "process_file"
+
+        var variable: String { "DRAY_" + rawValue.uppercased() }
+
+        /// The value when nobody sets one; nil for what must be set.
+        var defaultValue: String? {
+            switch self {
+            case .clusterID, .engines, .device: nil
+            case .rank: "0"
+            case .inlineThreshold: "4KiB"
+            case .credits: "128"
+            case .logMask: "warning"
+            case .processFile: ""
+            }
+        }
+
+        var explanation: String {
+            switch self {
+            case .clusterID: "identity of the cluster, as 8-4-4-4-12 hexadecimal digits"
+            case .rank: "number of this engine in the cluster"
+            case .engines: "every engine: RANK=ADDRESS*TARGETS, separated by commas"
+            case .device: "device file or block device"
+            case .inlineThreshold: "values shorter than this stay in the log and the index"
+            case .credits: "requests in flight that each client is allowed per target"
+            case .logMask: "LEVEL, then FACILITY=LEVEL for exceptions"
+            case .processFile: "where to write the process id; empty for nowhere"
+            }
+        }
+    }
+
+    /// A value and where it comes from.
+    struct Value: Hashable, Sendable {
+        var text: String
+        var source: Source
+    }
+
+    private(set) var values: [Key: Value] = [:]
+
+    /// Decides each value. Throws for one that is missing or cannot be read.
+    init(
+        flags: [Key: String], environment: (String) -> String?, file: [Key: String]
+    ) throws(CommandFailure) {
+        for key in Key.allCases {
+            if let text = flags[key] {
+                values[key] = Value(text: text, source: .flag)
+            } else if let text = environment(key.variable) {
+                values[key] = Value(text: text, source: .environment)
+            } else if let text = file[key] {
+                values[key] = Value(text: text, source: .file)
+            } else if let text = key.defaultValue {
+                values[key] = Value(text: text, source: .default)
+            }
+        }
+    }
+
+    /// The value, or a failure that says how to set it.
+    func text(_ key: Key) throws(CommandFailure) -> String {
+        guard let value = values[key] else {
+            throw CommandFailure(
+                .usage, key.rawValue, "is not set",
+                advice: "set it in the file, with \(key.variable), or with "
+                    + "--\(key.rawValue.replacing("_", with: "-"))")
+        }
+        return value.text
+    }
+
+    private func bad(_ key: Key, _ expected: String) -> CommandFailure {
+        let value = values[key]
+        return CommandFailure(
+            .usage, key.rawValue,
+            "cannot read '\(value?.text ?? "")' (from the \(value?.source.rawValue ?? "default"))",
+            advice: "expected \(expected)")
+    }
+
+    /// The engine's configuration.
+    func configuration() throws(CommandFailure) -> EngineConfiguration {
+        guard let cluster = UniqueID(try text(.clusterID)) else {
+            throw bad(.clusterID, Key.clusterID.explanation)
+        }
+        guard let rank = UInt32(try text(.rank)) else { throw bad(.rank, "a number from 0 on") }
+        guard let engines = EngineSettings.engines(try text(.engines)) else {
+            throw bad(.engines, Key.engines.explanation)
+        }
+        guard let threshold = Size(argument: try text(.inlineThreshold)),
+            threshold.bytes <= 1 << 20
+        else { throw bad(.inlineThreshold, "a size up to 1MiB") }
+        guard let credits = UInt32(try text(.credits)) else {
+            throw bad(.credits, "a number; 0 for any number of requests")
+        }
+        var configuration = EngineConfiguration(
+            cluster: cluster, rank: rank, engines: engines, devicePath: try text(.device))
+        configuration.inlineThreshold = Int(threshold.bytes)
+        configuration.credits = credits
+        if let problem = configuration.problem {
+            throw CommandFailure(
+                .usage, "configuration", problem, advice: "see 'dray engine start --print-config'")
+        }
+        return configuration
+    }
+
+    /// The log masks of the process.
+    func log() throws(CommandFailure) -> LogFacilities {
+        let log = LogFacilities()
+        do throws(LogMaskError) {
+            try log.set(mask: try logMaskText())
+        } catch {
+            throw CommandFailure(.usage, Key.logMask.rawValue, "\(error)")
+        }
+        return log
+    }
+
+    private func logMaskText() throws(LogMaskError) -> String {
+        values[.logMask]?.text ?? "warning"
+    }
+
+    /// Reads `RANK=ADDRESS*TARGETS,…`. Nil when that is not what it says.
+    static func engines(_ text: String) -> [EngineRecord]? {
+        var engines: [EngineRecord] = []
+        for part in text.split(separator: ",") {
+            guard let equals = part.firstIndex(of: "="), let star = part.lastIndex(of: "*"),
+                equals < star, let rank = UInt32(part[..<equals].filter { $0 != " " }),
+                let targets = Int(part[part.index(after: star)...].filter { $0 != " " }),
+                (1...EngineConfiguration.targetsMax).contains(targets)
+            else { return nil }
+            let address = String(part[part.index(after: equals)..<star])
+            engines.append(
+                EngineRecord(
+                    rank: rank,
+                    addresses: EngineConfiguration.addresses(base: address, targetCount: targets)))
+        }
+        return engines.isEmpty ? nil : engines
+    }
+
+    /// Every effective value as a file that says the same, with its source.
+    var yaml: String {
+        var lines = ["# Effective configuration. Sources: flag, environment, file, default."]
+        for key in Key.allCases {
+            guard let value = values[key] else {
+                lines.append("# \(key.rawValue): not set (\(key.explanation))")
+                continue
+            }
+            lines.append(
+                "\(key.rawValue): \(EngineSettings.quoted(value.text))  # \(value.source.rawValue)")
+        }
+        return lines.joined(separator: "\n")
+    }
+
+    /// `text` as a YAML scalar that is read back as exactly this text.
+    static func quoted(_ text: String) -> String {
+        var result = "\""
+        for scalar in text.unicodeScalars {
+            switch scalar {
+            case "\"", "\\": result += "\\" + String(scalar)
+            case "\n": result += "\\n"
+            case "\t": result += "\\t"
+            default:
+                if scalar.value < 32 {
+                    result += "\\x" + (scalar.value < 16 ? "0" : "")
+                        + String(scalar.value, radix: 16)
+                } else {
+                    result.unicodeScalars.append(scalar)
+                }
+            }
+        }
+        return result + "\""
+    }
+}

@@ -1,0 +1,119 @@
+internal import ArgumentParser
+internal import BIO
+internal import Dray
+internal import DrayFabric
+internal import DrayRuntime
+
+/// Which cluster a command talks to.
+struct ClusterOptions: ParsableArguments {
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            """
+            Directory of the cluster, or addresses of engines separated by commas \
+            (default: DRAY_CLUSTER, else below $XDG_STATE_HOME or ~/.local/state).
+            """, valueName: "cluster"),
+        completion: .directory)
+    var cluster: ByteArgument?
+
+    @Option(name: .long, help: "What to log: LEVEL, then FACILITY=LEVEL for exceptions.")
+    var log: String = "error"
+
+    /// The directory of the cluster.
+    func directory() throws(CommandFailure) -> LocalPath {
+        if let cluster { return LocalPath(cluster.bytes) }
+        if let variable = Environment["DRAY_CLUSTER"] { return LocalPath(variable) }
+        return try DefaultDirectory.cluster()
+    }
+
+    /// Where to find the engines.
+    func description() throws(CommandFailure) -> ClusterDescription {
+        let given = cluster?.bytes ?? Environment["DRAY_CLUSTER"]
+        if let given, let text = String(validating: given, as: UTF8.self), text.contains("://") {
+            return ClusterDescription(addresses: text.split(separator: ",").map(String.init))
+        }
+        let file = try ClusterFile.read(try directory())
+        return ClusterDescription(addresses: file.engines.map(\.address))
+    }
+
+    /// The real world, with the fabric and the devices of this machine.
+    func world() throws(CommandFailure) -> World {
+        try RealWorld.make(logMask: log)
+    }
+
+    /// Connects, runs `body`, and ends the connection, whatever came of it.
+    func withCluster<Value>(
+        _ body: (Cluster, World) async throws(CommandFailure) -> Value
+    ) async throws(CommandFailure) -> Value {
+        let world = try world()
+        let description = try description()
+        let cluster: Cluster
+        do throws(DrayError) {
+            cluster = try await Cluster.connect(to: description, world: world)
+        } catch {
+            throw CommandFailure(error, "cluster")
+        }
+        do throws(CommandFailure) {
+            let value = try await body(cluster, world)
+            await cluster.close()
+            return value
+        } catch {
+            await cluster.close()
+            throw error
+        }
+    }
+}
+
+/// Whether a command prints data for programs.
+struct OutputOptions: ParsableArguments {
+    @Flag(name: .long, help: "Print JSON instead of text.")
+    var json = false
+
+    /// Prints one of the two.
+    func print(
+        _ value: some Encodable, text: @autoclosure () -> String
+    ) throws(CommandFailure) {
+        let output = json ? try JSON.text(value) : text()
+        if !output.isEmpty { try Terminal.print(output) }
+    }
+}
+
+/// The one place where the program's world is put together.
+enum RealWorld {
+    static func make(logMask: String) throws(CommandFailure) -> World {
+        let log = LogFacilities()
+        do throws(LogMaskError) {
+            try log.set(mask: logMask)
+        } catch {
+            throw CommandFailure(.usage, "--log", "\(error)")
+        }
+        return make(log: log)
+    }
+
+    static func make(log: LogFacilities) -> World {
+        var world = World.real(log: log)
+        world.fabric = LibfabricFabric(entropy: world.entropy.fork("fabric"))
+        world.devices = FileDeviceStore()
+        return world
+    }
+}
+
+/// Runs an operation of the store and turns its error into a failure about `what`.
+func store<Value>(
+    _ what: String, _ body: () async throws(DrayError) -> Value
+) async throws(CommandFailure) -> Value {
+    do throws(DrayError) {
+        return try await body()
+    } catch {
+        throw CommandFailure(error, what)
+    }
+}
+
+extension Cluster {
+    /// The container at a path.
+    func container(_ path: ContainerPath) async throws(CommandFailure) -> Container {
+        try await store(path.text) { () async throws(DrayError) in
+            try await pool(path.pool).container(path.container)
+        }
+    }
+}

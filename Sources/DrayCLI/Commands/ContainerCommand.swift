@@ -1,0 +1,90 @@
+internal import ArgumentParser
+internal import Dray
+internal import DrayPlacement
+
+struct ContainerCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "container", abstract: "Create, list and destroy containers.",
+        subcommands: [Create.self, List.self, Destroy.self])
+
+    /// How a container is printed.
+    struct Info: Codable, Hashable {
+        var id: String
+        var pool: String
+        var label: String
+        var objectClass: String
+
+        init(_ container: Container) {
+            id = container.id.description
+            pool = container.pool.label
+            label = container.label
+            objectClass = container.objectClass.description
+        }
+    }
+
+    struct Create: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(abstract: "Create a container.")
+
+        @Argument(help: "POOL/CONTAINER") var container: ContainerPath
+        @Option(
+            name: .customLong("class"),
+            help: "How its objects are spread: S1, S2, …, SX for all targets.",
+            completion: .list(["S1", "S2", "S4", "S8", "SX"]))
+        var objectClass: ObjectClass = .sx
+        @OptionGroup var cluster: ClusterOptions
+        @OptionGroup var output: OutputOptions
+
+        func run() async throws {
+            try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
+                let made = try await store(container.text) { () async throws(DrayError) in
+                    try await cluster.pool(container.pool).createContainer(
+                        label: container.container, objectClass: objectClass)
+                }
+                let info = Info(made)
+                try output.print(
+                    info, text: "container \(container.text): class \(info.objectClass)")
+            }
+        }
+    }
+
+    struct List: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(abstract: "List a pool's containers.")
+
+        @Argument(help: "The pool's label.") var pool: String
+        @OptionGroup var cluster: ClusterOptions
+        @OptionGroup var output: OutputOptions
+
+        func run() async throws {
+            try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
+                let containers = try await store("pool \(pool)") { () async throws(DrayError) in
+                    try await cluster.pool(pool).containers()
+                }.map(Info.init)
+                var table = Table([("CONTAINER", .left), ("CLASS", .left), ("ID", .left)])
+                for container in containers {
+                    table.add([container.label, container.objectClass, container.id])
+                }
+                try output.print(containers, text: table.text)
+            }
+        }
+    }
+
+    struct Destroy: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Destroy a container with everything in it.")
+
+        @Argument(help: "POOL/CONTAINER") var container: ContainerPath
+        @OptionGroup var cluster: ClusterOptions
+
+        func run() async throws {
+            try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
+                try await store(container.text) { () async throws(DrayError) in
+                    try await cluster.pool(container.pool).destroyContainer(container.container)
+                }
+            }
+        }
+    }
+}
+
+extension ObjectClass: @retroactive ExpressibleByArgument {
+    public init?(argument: String) { self.init(argument) }
+}

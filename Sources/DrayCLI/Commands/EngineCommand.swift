@@ -1,0 +1,189 @@
+internal import ArgumentParser
+internal import BIO
+internal import DrayEngine
+internal import DrayRuntime
+internal import Glibc
+internal import Synchronization
+
+struct EngineCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "engine", abstract: "Format a device and run one engine, as on a server.",
+        subcommands: [Start.self, Format.self])
+
+    /// The settings of an engine as flags. Flags go over DRAY_… variables, over the file, over
+    /// defaults.
+    struct Settings: ParsableArguments {
+        @Option(name: .long, help: "The configuration file (YAML).", completion: .file())
+        var config: ByteArgument?
+        @Option(name: .long, help: "Identity of the cluster.") var clusterID: String?
+        @Option(name: .long, help: "Number of this engine in the cluster.") var rank: String?
+        @Option(name: .long, help: "Every engine: RANK=ADDRESS*TARGETS, separated by commas.")
+        var engines: String?
+        @Option(name: .long, help: "Device file or block device.", completion: .file())
+        var device: String?
+        @Option(name: .long, help: "Values shorter than this stay in the log and the index.")
+        var inlineThreshold: String?
+        @Option(name: .long, help: "Requests in flight per client and target.")
+        var credits: String?
+        @Option(name: .long, help: "LEVEL, then FACILITY=LEVEL for exceptions.")
+        var logMask: String?
+        @Option(name: .long, help: "Where to write the process id.", completion: .file())
+        var processFile: String?
+
+        func resolve() throws(CommandFailure) -> EngineSettings {
+            var flags: [EngineSettings.Key: String] = [:]
+            flags[.clusterID] = clusterID
+            flags[.rank] = rank
+            flags[.engines] = engines
+            flags[.device] = device
+            flags[.inlineThreshold] = inlineThreshold
+            flags[.credits] = credits
+            flags[.logMask] = logMask
+            flags[.processFile] = processFile
+            var file: [EngineSettings.Key: String] = [:]
+            if let config {
+                let bytes: [UInt8]
+                do throws(Errno) {
+                    bytes = try LocalFiles.read(LocalPath(config.bytes))
+                } catch {
+                    throw CommandFailure(.usage, config.text, error.text)
+                }
+                file = try EngineSettings.parse(
+                    file: String(decoding: bytes, as: UTF8.self), name: config.text)
+            }
+            return try EngineSettings(
+                flags: flags, environment: { Environment.text($0) }, file: file)
+        }
+    }
+
+    struct Start: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Run an engine until SIGTERM or SIGINT.",
+            discussion: """
+                Each value comes from its flag, else its variable (DRAY_DEVICE for device), else \
+                the file, else its default. The device must have been formatted ('dray engine \
+                format', or 'dray cluster start' for a development cluster).
+                """)
+
+        @OptionGroup var settings: Settings
+        @Flag(name: .long, help: "Print every effective value with its source, and end.")
+        var printConfig = false
+
+        func run() throws {
+            let settings = try settings.resolve()
+            if printConfig { return try Terminal.print(settings.yaml) }
+            let configuration = try settings.configuration()
+            // Before any thread is made, so that all inherit the mask.
+            var signals = sigset_t()
+            unsafe sigemptyset(&signals)
+            unsafe sigaddset(&signals, SIGTERM)
+            unsafe sigaddset(&signals, SIGINT)
+            unsafe pthread_sigmask(SIG_BLOCK, &signals, nil)
+            let world = RealWorld.make(log: try settings.log())
+            let runner = EngineRunner(world: world, configuration: configuration)
+            let processFile = settings.values[.processFile]?.text ?? ""
+            if !processFile.isEmpty {
+                try EngineRunner.writeProcessFile(LocalPath(processFile))
+            }
+            try runner.run(until: &signals)
+        }
+    }
+
+    struct Format: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Prepare an engine's device. Refuses one that holds anything.")
+
+        @OptionGroup var settings: Settings
+        @Option(name: .long, help: "Make the device file with this size first.") var size: Size?
+
+        func run() async throws {
+            let settings = try settings.resolve()
+            let configuration = try settings.configuration()
+            let world = RealWorld.make(log: try settings.log())
+            try await EngineRunner.format(configuration, size: size, world: world)
+        }
+    }
+}
+
+/// Runs an engine on the main thread of its process.
+struct EngineRunner {
+    let world: World
+    let configuration: EngineConfiguration
+
+    /// What the tasks tell the main thread.
+    private final class Outcome: Sendable {
+        struct State {
+            var engine: Engine?
+            var failure: EngineError?
+            var stopped = false
+        }
+        let state = Mutex(State())
+    }
+
+    /// Starts the engine, waits for one of `signals`, and stops it. The signals must be blocked.
+    func run(until signals: inout sigset_t) throws(CommandFailure) {
+        let outcome = Outcome()
+        let main = world.makeXStream(name: "dray-main")
+        let (world, configuration) = (world, configuration)
+        main.submit {
+            main.spawn {
+                do throws(EngineError) {
+                    let engine = try await Engine.start(configuration, world: world)
+                    outcome.state.withLock { $0.engine = engine }
+                    Terminal.note("engine \(configuration.rank): serving")
+                } catch {
+                    outcome.state.withLock { $0.failure = error }
+                    kill(getpid(), SIGTERM)
+                }
+            }
+        }
+        wait(for: &signals)
+        if let failure = outcome.state.withLock({ $0.failure }) {
+            throw CommandFailure("engine \(configuration.rank)", "\(failure)")
+        }
+        guard let engine = outcome.state.withLock({ $0.engine }) else { return }
+        main.submit {
+            main.spawn {
+                await engine.stop()
+                outcome.state.withLock { $0.stopped = true }
+                kill(getpid(), SIGTERM)
+            }
+        }
+        // A second signal from outside ends the wait too: what is acknowledged is stored.
+        wait(for: &signals)
+        Terminal.note("engine \(configuration.rank): stopped")
+    }
+
+    private func wait(for signals: inout sigset_t) {
+        var number: Int32 = 0
+        while unsafe sigwait(&signals, &number) != 0 {}
+    }
+
+    static func writeProcessFile(_ path: LocalPath) throws(CommandFailure) {
+        let text = try JSON.text(try EngineProcess.current())
+        do throws(Errno) {
+            try LocalFiles.replace(path, Array((text + "\n").utf8))
+        } catch {
+            throw CommandFailure(path.text, error.text)
+        }
+    }
+
+    /// Formats a device, making its file of `size` bytes first if asked to.
+    static func format(
+        _ configuration: EngineConfiguration, size: Size?, world: World
+    ) async throws(CommandFailure) {
+        let what = "engine \(configuration.rank)"
+        do throws(EngineError) {
+            if let size {
+                do throws(BIOError) {
+                    try world.devices.create(path: configuration.devicePath, size: size.bytes)
+                } catch {
+                    throw .device(error)
+                }
+            }
+            try await Engine.format(configuration, world: world)
+        } catch {
+            throw CommandFailure(what, "\(error)")
+        }
+    }
+}
