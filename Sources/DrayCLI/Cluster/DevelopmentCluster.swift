@@ -1,5 +1,6 @@
 internal import Dray
 internal import DrayEngine
+internal import DrayProtocol
 internal import DrayRuntime
 internal import Glibc
 

@@ -1,4 +1,5 @@
 internal import Dray
+internal import DrayPlacement
 internal import DrayRuntime
 
 /// One measurement of `dray bench`. Confined to the client's xstream, where each worker is a task.

@@ -17,7 +17,7 @@ struct BenchCommand: AsyncParsableCommand {
     @Option(
         name: .customLong("class"), help: "Object class: S1, S2, …, SX.",
         completion: .list(["S1", "S2", "S4", "S8", "SX"]))
-    var objectClass: ObjectClass?
+    var objectClass: ClassArgument?
     @Option(name: .long, help: "Bytes of each value; several are measured in turn.")
     var size: [Size] = [Size(bytes: 4096)]
     @Option(name: .long, help: "Operations in flight; several are measured in turn.")
@@ -57,7 +57,7 @@ struct BenchCommand: AsyncParsableCommand {
             for size in size {
                 for depth in depth {
                     let plan = BenchPlan(
-                        objectClass: objectClass ?? container.objectClass,
+                        objectClass: objectClass?.objectClass ?? container.objectClass,
                         size: Int(size.bytes), depth: depth, readPercent: read,
                         duration: time.duration, count: count,
                         values: max(depth, min(values, Int(BenchCommand.sizeMax / size.bytes))),

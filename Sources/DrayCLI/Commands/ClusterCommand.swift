@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import Dray
 internal import DrayEngine
+internal import DrayProtocol
 internal import DrayRuntime
 internal import Glibc
 

@@ -93,7 +93,7 @@ enum RealWorld {
     static func make(log: LogFacilities) -> World {
         var world = World.real(log: log)
         world.fabric = LibfabricFabric(entropy: world.entropy.fork("fabric"))
-        world.devices = FileDeviceStore()
+        world.devices = RealDeviceStore(log: log)
         return world
     }
 }

@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import Dray
 internal import DrayPlacement
+internal import DrayRuntime
 
 struct ContainerCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -30,7 +31,7 @@ struct ContainerCommand: ParsableCommand {
             name: .customLong("class"),
             help: "How its objects are spread: S1, S2, …, SX for all targets.",
             completion: .list(["S1", "S2", "S4", "S8", "SX"]))
-        var objectClass: ObjectClass = .sx
+        var objectClass = ClassArgument(.sx)
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
 
@@ -38,7 +39,7 @@ struct ContainerCommand: ParsableCommand {
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
                 let made = try await store(container.text) { () async throws(DrayError) in
                     try await cluster.pool(container.pool).createContainer(
-                        label: container.container, objectClass: objectClass)
+                        label: container.container, objectClass: objectClass.objectClass)
                 }
                 let info = Info(made)
                 try output.print(
@@ -85,6 +86,18 @@ struct ContainerCommand: ParsableCommand {
     }
 }
 
-extension ObjectClass: @retroactive ExpressibleByArgument {
-    public init?(argument: String) { self.init(argument) }
+/// An object class as an argument.
+struct ClassArgument: ExpressibleByArgument, Hashable, Sendable {
+    var objectClass: ObjectClass
+
+    init(_ objectClass: ObjectClass) {
+        self.objectClass = objectClass
+    }
+
+    init?(argument: String) {
+        guard let objectClass = ObjectClass(argument) else { return nil }
+        self.objectClass = objectClass
+    }
+
+    var defaultValueDescription: String { objectClass.description }
 }

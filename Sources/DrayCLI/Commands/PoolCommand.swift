@@ -1,6 +1,8 @@
 internal import ArgumentParser
 internal import Dray
 internal import DrayPlacement
+internal import DrayProtocol
+internal import DrayRuntime
 
 struct PoolCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

@@ -229,9 +229,10 @@ enum SelfTestServer {
     static func start(provider: String) throws(CommandFailure) -> Child {
         var input: [Int32] = [0, 0]
         var output: [Int32] = [0, 0]
-        guard unsafe pipe2(&input, O_CLOEXEC) == 0, unsafe pipe2(&output, O_CLOEXEC) == 0 else {
+        guard unsafe pipe(&input) == 0, unsafe pipe(&output) == 0 else {
             throw CommandFailure("pipe", SystemError.text(errno))
         }
+        for descriptor in input + output { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }
         let address = provider.contains("shm") ? provider : "\(provider)://127.0.0.1:0"
         let pid: Int32
         do throws(Errno) {

@@ -27,11 +27,11 @@ enum ChildProcess {
         _ program: LocalPath, _ arguments: [[UInt8]], input: Stream, output: Stream,
         error: Stream, detached: Bool
     ) throws(Errno) -> Int32 {
-        var actions = posix_spawn_file_actions_t()
+        var actions = unsafe posix_spawn_file_actions_t()
         unsafe posix_spawn_file_actions_init(&actions)
         defer { unsafe posix_spawn_file_actions_destroy(&actions) }
         for (descriptor, stream) in [(Int32(0), input), (1, output), (2, error)] {
-            unsafe add(stream, as: descriptor, to: &actions)
+            unsafe ChildProcess.add(stream, as: descriptor, to: &actions)
         }
         var attributes = posix_spawnattr_t()
         unsafe posix_spawnattr_init(&attributes)
@@ -39,7 +39,7 @@ enum ChildProcess {
         // POSIX_SPAWN_SETSID (glibc 2.26), which the headers show only to GNU sources.
         if detached { unsafe posix_spawnattr_setflags(&attributes, 0x80) }
         // SAFETY: the strings live until `free` below, after the child was made.
-        var strings = ([program.bytes] + arguments).map { bytes in
+        var strings = unsafe ([program.bytes] + arguments).map { bytes in
             unsafe strdup(LocalPath(bytes).terminated)
         }
         defer { for unsafe string in unsafe strings { unsafe free(string) } }
@@ -55,7 +55,7 @@ enum ChildProcess {
 
     /// The environment for a child, without what would override its configuration.
     private static func environment() -> [UnsafeMutablePointer<CChar>?] {
-        var variables: [UnsafeMutablePointer<CChar>?] = []
+        var variables: [UnsafeMutablePointer<CChar>?] = unsafe []
         var next = unsafe environ
         // SAFETY: `environ` is an array of strings that ends with NULL, and nothing in this
         // process changes it.

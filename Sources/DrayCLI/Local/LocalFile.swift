@@ -70,9 +70,13 @@ enum LocalFiles {
 
     /// The names in a directory, in byte order, without `.` and `..`.
     static func names(in path: LocalPath) throws(Errno) -> [[UInt8]] {
-        guard let stream = unsafe path.withCString({ unsafe opendir($0) }) else { throw .last }
+        let opened = unsafe path.withCString { unsafe opendir($0) }
+        guard let stream = unsafe opened else { throw .last }
         defer { unsafe closedir(stream) }
         var names: [[UInt8]] = []
+        guard let nameOffset = MemoryLayout<dirent>.offset(of: \.d_name) else {
+            preconditionFailure("the name is a stored field")
+        }
         while true {
             errno = 0
             guard let entry = unsafe readdir(stream) else {
@@ -81,13 +85,9 @@ enum LocalFiles {
             }
             // SAFETY: `d_name` is a string with its end inside the record that `readdir` gave,
             // which lives until the next call on this stream.
-            let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) { field in
-                unsafe UnsafeRawPointer(field).withMemoryRebound(to: UInt8.self, capacity: 256) {
-                    pointer in
-                    Array(unsafe UnsafeBufferPointer(start: pointer, count: unsafe strlen(
-                        UnsafeRawPointer(pointer).assumingMemoryBound(to: CChar.self))))
-                }
-            }
+            let field = unsafe UnsafeRawPointer(entry).advanced(by: nameOffset)
+            let length = unsafe strlen(field.assumingMemoryBound(to: CChar.self))
+            let name = unsafe [UInt8](UnsafeRawBufferPointer(start: field, count: length))
             if name != Array(".".utf8), name != Array("..".utf8) { names.append(name) }
         }
         return names.sorted { $0.lexicographicallyPrecedes($1) }
@@ -96,10 +96,11 @@ enum LocalFiles {
     /// Where a symbolic link points.
     static func target(of path: LocalPath) throws(Errno) -> [UInt8] {
         var buffer = [UInt8](repeating: 0, count: FilePath.bytesMax + 1)
-        let count = unsafe path.withCString { pointer in
+        let count: Int = unsafe path.withCString { pointer in
             unsafe buffer.withUnsafeMutableBytes { bytes in
-                unsafe readlink(
-                    pointer, bytes.baseAddress?.assumingMemoryBound(to: CChar.self), bytes.count)
+                guard let base = bytes.baseAddress else { return 0 }
+                return unsafe readlink(
+                    pointer, base.assumingMemoryBound(to: CChar.self), bytes.count)
             }
         }
         guard count >= 0 else { throw .last }

@@ -34,7 +34,12 @@ struct CommandFailure: Error, Sendable {
     /// What a person can do about it. Empty when there is nothing to say.
     var advice: String
 
-    init(_ status: ExitStatus = .failure, _ what: String, _ why: String, advice: String = "") {
+    /// A failure that has no exit status of its own.
+    init(_ what: String, _ why: String, advice: String = "") {
+        self.init(.failure, what, why, advice: advice)
+    }
+
+    init(_ status: ExitStatus, _ what: String, _ why: String, advice: String = "") {
         self.status = status
         self.what = what
         self.why = why

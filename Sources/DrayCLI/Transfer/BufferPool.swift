@@ -7,7 +7,7 @@ final class BufferPool {
     private let bufferSize: Int
     private var unmade: Int
     private var free: [IOBuffer] = []
-    private var waiting: [UnsafeContinuation<IOBuffer, Never>] = []
+    private var waiting: [CheckedContinuation<IOBuffer, Never>] = []
 
     init(count: Int, bufferSize: Int) {
         precondition(count > 0)
@@ -22,15 +22,15 @@ final class BufferPool {
             unmade -= 1
             return IOBuffer(count: bufferSize)
         }
-        return unsafe await withUnsafeContinuation { unsafe waiting.append($0) }
+        return await withCheckedContinuation { waiting.append($0) }
     }
 
     func give(_ buffer: IOBuffer) {
         precondition(buffer.count == bufferSize)
-        if unsafe waiting.isEmpty {
+        if waiting.isEmpty {
             free.append(buffer)
         } else {
-            unsafe waiting.removeFirst().resume(returning: buffer)
+            waiting.removeFirst().resume(returning: buffer)
         }
     }
 }
@@ -38,7 +38,7 @@ final class BufferPool {
 /// Waits for a number of tasks to end. Confined to an xstream.
 final class TaskCounter {
     private var count = 0
-    private var waiter: UnsafeContinuation<Void, Never>?
+    private var waiter: CheckedContinuation<Void, Never>?
 
     /// Starts `body` as a task of `xstream` and counts it until it ends.
     func spawn(on xstream: XStream, _ body: @escaping () async -> Void) {
@@ -51,26 +51,26 @@ final class TaskCounter {
 
     private func ended() {
         count -= 1
-        guard count == 0, let waiter = unsafe waiter else { return }
-        unsafe self.waiter = nil
-        unsafe waiter.resume()
+        guard count == 0, let waiter = waiter else { return }
+        self.waiter = nil
+        waiter.resume()
     }
 
     /// Returns when none runs any more. One waiter at a time.
     func wait() async {
         guard count > 0 else { return }
-        precondition(unsafe waiter == nil, "two tasks wait for the same counter")
-        unsafe await withUnsafeContinuation { unsafe waiter = $0 }
+        precondition(waiter == nil, "two tasks wait for the same counter")
+        await withCheckedContinuation { waiter = $0 }
     }
 }
 
 /// A queue between one producer and several workers, of bounded length. Confined to an xstream.
-final class WorkQueue<Item> {
+final class WorkQueue<Item: Sendable> {
     private let limit: Int
     private var items: [Item] = []
     private var ended = false
-    private var takers: [UnsafeContinuation<Item?, Never>] = []
-    private var giver: UnsafeContinuation<Void, Never>?
+    private var takers: [CheckedContinuation<Item?, Never>] = []
+    private var giver: CheckedContinuation<Void, Never>?
 
     init(limit: Int) {
         precondition(limit > 0)
@@ -80,14 +80,14 @@ final class WorkQueue<Item> {
     /// Adds an item; waits while the queue is full. Dropped once the queue has ended.
     func put(_ item: Item) async {
         if ended { return }
-        if unsafe !takers.isEmpty {
-            unsafe takers.removeFirst().resume(returning: item)
+        if !takers.isEmpty {
+            takers.removeFirst().resume(returning: item)
             return
         }
         items.append(item)
         if items.count >= limit {
-            precondition(unsafe giver == nil, "a work queue has one producer")
-            unsafe await withUnsafeContinuation { unsafe giver = $0 }
+            precondition(giver == nil, "a work queue has one producer")
+            await withCheckedContinuation { giver = $0 }
         }
     }
 
@@ -99,7 +99,7 @@ final class WorkQueue<Item> {
             return item
         }
         if ended { return nil }
-        return unsafe await withUnsafeContinuation { unsafe takers.append($0) }
+        return await withCheckedContinuation { takers.append($0) }
     }
 
     /// No further items. With `discarding`, those that are still queued are dropped.
@@ -107,14 +107,14 @@ final class WorkQueue<Item> {
         ended = true
         if discarding { items.removeAll() }
         resumeGiver()
-        let waiting = unsafe takers
-        unsafe takers.removeAll()
-        for unsafe taker in unsafe waiting { unsafe taker.resume(returning: nil) }
+        let waiting = takers
+        takers.removeAll()
+        for taker in waiting { taker.resume(returning: nil) }
     }
 
     private func resumeGiver() {
-        guard let waiting = unsafe giver else { return }
-        unsafe giver = nil
-        unsafe waiting.resume()
+        guard let waiting = giver else { return }
+        giver = nil
+        waiting.resume()
     }
 }
