@@ -133,11 +133,15 @@ let package = Package(
         .testTarget(
             name: "DrayFileSystemTests",
             dependencies: [
-                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayEngine", "Dray", "DrayFileSystem",
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayProtocol", "DrayEngine", "Dray",
+                "DrayFileSystem",
             ],
             swiftSettings: testSettings),
         .testTarget(
-            name: "DrayCLITests", dependencies: ["DrayCLI"],
+            name: "DrayCLITests",
+            dependencies: [
+                "DrayRuntime", "DrayProtocol", "DrayEngine", "DrayFileSystem", "DrayCLI",
+            ],
             swiftSettings: testSettings),
         .testTarget(
             name: "LintTests", dependencies: [],

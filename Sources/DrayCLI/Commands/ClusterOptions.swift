@@ -19,6 +19,9 @@ struct ClusterOptions: ParsableArguments {
     @Option(name: .long, help: "What to log: LEVEL, then FACILITY=LEVEL for exceptions.")
     var log: String = "error"
 
+    @Option(name: .long, help: "How long an operation is tried again while engines are away.")
+    var timeout = HumanDuration(.seconds(30))
+
     /// The directory of the cluster.
     func directory() throws(CommandFailure) -> LocalPath {
         if let cluster { return LocalPath(cluster.bytes) }
@@ -30,10 +33,13 @@ struct ClusterOptions: ParsableArguments {
     func description() throws(CommandFailure) -> ClusterDescription {
         let given = cluster?.bytes ?? Environment["DRAY_CLUSTER"]
         if let given, let text = String(validating: given, as: UTF8.self), text.contains("://") {
-            return ClusterDescription(addresses: text.split(separator: ",").map(String.init))
+            return ClusterDescription(
+                addresses: text.split(separator: ",").map(String.init),
+                operationTimeout: timeout.duration)
         }
         let file = try ClusterFile.read(try directory())
-        return ClusterDescription(addresses: file.engines.map(\.address))
+        return ClusterDescription(
+            addresses: file.engines.map(\.address), operationTimeout: timeout.duration)
     }
 
     /// The real world, with the fabric and the devices of this machine.
@@ -49,7 +55,8 @@ struct ClusterOptions: ParsableArguments {
         let description = try description()
         let cluster: Cluster
         do throws(DrayError) {
-            cluster = try await Cluster.connect(to: description, world: world)
+            cluster = try await Cluster.connect(
+                to: description, world: world, timeout: min(.seconds(10), timeout.duration))
         } catch {
             throw CommandFailure(error, "cluster")
         }
