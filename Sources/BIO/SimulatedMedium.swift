@@ -1,4 +1,5 @@
 internal import DrayRuntime
+internal import Glibc
 
 /// What a simulated device holds: which bytes are durable, which are not yet, and what a crash
 /// makes of the latter. A value without time or tasks, so that tests can copy it.
@@ -78,9 +79,14 @@ struct SimulatedMedium: Sendable {
         guard let write = inFlight.first(where: { $0.id == id }) else { return true }
         for (index, bytes) in write.blocks.enumerated() {
             let start = index * BlockDevice.blockSize
-            guard unsafe bytes.elementsEqual(buffer[start..<start + bytes.count]) else {
-                return false
+            let isSame = unsafe bytes.withUnsafeBytes { written in
+                let now = unsafe UnsafeRawBufferPointer(
+                    rebasing: buffer[start..<start + written.count])
+                guard let left = unsafe written.baseAddress, let right = unsafe now.baseAddress
+                else { return true }
+                return unsafe memcmp(left, right, written.count) == 0
             }
+            guard isSame else { return false }
         }
         return true
     }

@@ -184,8 +184,9 @@ internal import Logging
 
     /// Makes sure that peers and spills are looked after soon.
     func armMaintenance(now: UInt64) {
-        guard maintenanceAt == .max else { return }
-        maintenanceAt = now + CallTracker.probeAfter
+        let time = now + CallTracker.probeAfter
+        guard time < maintenanceAt else { return }
+        maintenanceAt = time
         arm(at: maintenanceAt)
     }
 

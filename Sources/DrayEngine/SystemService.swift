@@ -2,7 +2,7 @@ internal import CaRT
 internal import DrayPlacement
 internal import DrayProtocol
 internal import DrayRuntime
-internal import Glibc
+internal import Logging
 internal import VOS
 
 /// The system context of an engine (tag 0): management for clients, and this engine's copy of
@@ -17,6 +17,7 @@ final class SystemService {
     private var context: Context?
     private var targets: [XStreamBound<TargetService>] = []
     private var entropy: Entropy
+    private let log: Logger
 
     private var acceptor: MetadataAcceptor
     /// Held from the check of a ballot until what it carries is stored.
@@ -37,6 +38,7 @@ final class SystemService {
         self.xstream = xstream
         started = xstream.now
         entropy = world.entropy.fork("system")
+        log = world.log.logger(.engine)
         vos = try await openStore(
             configuration, target: DevicePartitions.systemTarget, world: world, xstream: xstream)
         acceptor = MetadataAcceptor()
@@ -102,7 +104,7 @@ final class SystemService {
     private func status(pool: UniqueID) async -> EngineStatusReply {
         var reply = EngineStatusReply()
         reply.rank = configuration.rank
-        reply.process = Int64(getpid())
+        reply.process = world.processID
         reply.uptimeNanoseconds = xstream.now.since(started).nanosecondsClamped
         for target in targets {
             reply.targets.append(await target.xstream.run { target.value.status(pool: pool) })
@@ -195,6 +197,7 @@ final class SystemService {
         return await withTaskGroup(of: (Int, R?).self) { group in
             for (index, engine) in configuration.engines.enumerated() {
                 let call = XStreamBound(context, to: xstream)
+                let log = log
                 group.addTask(executorPreference: xstream) {
                     do throws(RPCError) {
                         return unsafe (
@@ -204,6 +207,7 @@ final class SystemService {
                                 deadline: .after(SystemService.peerTimeout))
                         )
                     } catch {
+                        log.info("\(procedure.name) to engine \(engine.rank): \(error)")
                         return (index, nil)
                     }
                 }

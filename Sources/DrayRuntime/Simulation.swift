@@ -78,6 +78,7 @@ public final class Simulation: @unchecked Sendable {
         let clock = SimulatedClock(simulation: self, wallOffset: wallOffset)
         return World(
             clock: .simulated(clock), entropy: entropy.fork("node \(node) \(incarnation)"),
+            processID: Int64(Simulation.identity(node: node, incarnation: incarnation)),
             log: log, metrics: metrics,
             xstreamMaker: { name in
                 XStream(
@@ -133,9 +134,13 @@ public final class Simulation: @unchecked Sendable {
         events.insert(Event(time: max(time, now), sequence: sequence, body: body))
     }
 
+    /// Gets every event that is recorded: to find where two runs begin to differ.
+    public var onRecord: ((StaticString, UInt64) -> Void)?
+
     /// Folds an event into `eventHash`: what kind, and a number that says which.
     public func record(_ kind: StaticString, _ value: UInt64) {
         eventCount += 1
+        onRecord?(kind, value)
         fold(now.nanoseconds)
         kind.withUTF8Buffer { bytes in
             for index in bytes.indices { fold(UInt64(unsafe bytes[index])) }

@@ -14,6 +14,9 @@ public struct World: Sendable {
     /// The root of this process's randomness. Fork it by purpose.
     public let entropy: Entropy
 
+    /// The process: as the kernel numbers it, or the identity that a simulation gave it.
+    public let processID: Int64
+
     /// Log facilities and their masks.
     public var log: LogFacilities
 
@@ -24,11 +27,12 @@ public struct World: Sendable {
     private var values: [ObjectIdentifier: any Sendable] = [:]
 
     package init(
-        clock: WorldClock, entropy: Entropy, log: LogFacilities, metrics: any MetricsFactory,
+        clock: WorldClock, entropy: Entropy, processID: Int64, log: LogFacilities, metrics: any MetricsFactory,
         xstreamMaker: @escaping @Sendable (String) -> XStream
     ) {
         self.clock = clock
         self.entropy = entropy
+        self.processID = processID
         self.log = log
         self.metrics = metrics
         self.xstreamMaker = xstreamMaker
@@ -43,7 +47,8 @@ public struct World: Sendable {
         let result = unsafe dray_random_bytes(&seed, 8)
         precondition(result == 0, "the kernel gave no random bytes")
         return World(
-            clock: .kernel, entropy: Entropy(seed: seed), log: log, metrics: metrics,
+            clock: .kernel, entropy: Entropy(seed: seed), processID: Int64(getpid()),
+            log: log, metrics: metrics,
             xstreamMaker: { XStream(name: $0) })
     }
 

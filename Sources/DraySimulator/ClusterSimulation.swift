@@ -20,6 +20,8 @@ public final class ClusterSimulation {
         public var isVerbose = false
         /// Where the engines' and clients' log lines go; nowhere when nil.
         public var logLevel: String?
+        /// Prints every event that the hash covers, to compare two runs.
+        public var printsEvents = false
 
         public init() {}
     }
@@ -48,6 +50,11 @@ public final class ClusterSimulation {
         devices = SimulatedDeviceStore(simulation: simulation)
         cluster = UniqueID.random(using: &entropy)
         report = SimulationReport(seed: seed)
+        if options.printsEvents {
+            simulation.onRecord = { [unowned simulation] kind, value in
+                print("\(simulation.now.nanoseconds) \(kind) \(value)")
+            }
+        }
         incarnations = Array(repeating: 0, count: options.engineCount)
         isRunning = Array(repeating: false, count: options.engineCount)
     }

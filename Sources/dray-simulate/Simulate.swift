@@ -36,6 +36,9 @@ struct Simulate: ParsableCommand {
     @Option(help: "Log mask of all processes, such as debug or cart=debug.")
     var log: String?
 
+    @Flag(help: "Print every event that the hash covers, to compare two runs.")
+    var events = false
+
     @Flag(help: "Print only failures and the total.")
     var quiet = false
 
@@ -53,6 +56,7 @@ struct Simulate: ParsableCommand {
         options.duration = .seconds(seconds)
         options.isVerbose = verbose
         options.logLevel = log
+        options.printsEvents = events
         var failed = 0
         var total = SimulationReport(seed: seed)
         for seed in seed..<(seed + UInt64(seeds)) {
