@@ -106,7 +106,7 @@ let package = Package(
             ],
             exclude: ["README.md"], swiftSettings: settings),
         .testTarget(
-            name: "DrayRuntimeTests", dependencies: ["DrayRuntime", logging],
+            name: "DrayRuntimeTests", dependencies: ["DrayRuntime", logging, coreMetrics],
             swiftSettings: testSettings),
         .testTarget(
             name: "DrayFabricTests", dependencies: ["DrayRuntime", "DrayFabric"],

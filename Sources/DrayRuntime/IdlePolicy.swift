@@ -16,8 +16,13 @@ struct IdlePolicy {
     /// A spinning round that takes this long was interrupted by a thread that needs the processor.
     static let crowdedAfter: Duration = .microseconds(200)
 
+    /// Every so many rounds of a spin the processor is offered to others: often enough for them,
+    /// and seldom enough for us, as it is a system call.
+    static let roundsPerYield = 8
+
     private var idleSince: Instant?
     private var lastRound = Instant(nanoseconds: 0)
+    private var rounds = 0
     private var spin: Duration = .microseconds(20)
     private var pause: Duration = IdlePolicy.pauseMinimum
 
@@ -32,11 +37,18 @@ struct IdlePolicy {
         pause = IdlePolicy.pauseMinimum
     }
 
+    /// Whether the round that just ended should offer the processor to others.
+    mutating func shouldYield() -> Bool {
+        rounds += 1
+        return rounds % IdlePolicy.roundsPerYield == 0
+    }
+
     /// Whether to go on spinning at `time`.
     mutating func shouldSpin(at time: Instant) -> Bool {
         defer { lastRound = time }
         guard let start = idleSince else {
             idleSince = time
+            rounds = 0
             return true
         }
         if time.since(lastRound) >= IdlePolicy.crowdedAfter {

@@ -40,7 +40,9 @@ public final class LogFacilities: Sendable {
     public func set(mask: String) throws(LogMaskError) {
         var changed = levels.withLock { $0 }
         for part in mask.split(separator: ",") {
-            let pair = part.split(separator: "=", maxSplits: 1).map(String.init)
+            let pair = part.split(
+                separator: "=", maxSplits: 1, omittingEmptySubsequences: false
+            ).map(String.init)
             guard let name = pair.last, let level = Logger.Level(rawValue: name.lowercased())
             else { throw LogMaskError(part: String(part)) }
             if pair.count == 1 {

@@ -52,6 +52,7 @@ public final class Simulation: @unchecked Sendable {
     private var runnable: [XStream] = []
     /// What could run, but belongs to a paused process.
     private var parked: [XStream] = []
+    private var wallOffsets: [Int: Int64] = [:]
     private var deadNodes: Set<Int> = []
     private var pausedNodes: Set<Int> = []
     private let thread = pthread_self()
@@ -69,13 +70,15 @@ public final class Simulation: @unchecked Sendable {
     }
 
     /// The world of the simulated process `node`, at its `incarnation` (0, then one more at each
-    /// restart). `wallOffset` shifts its wall clock.
+    /// restart). `wallOffset` shifts the wall clock of the
+    /// node, in nanoseconds, if it is not 0; it stays through restarts.
     public func world(
         node: Int, incarnation: Int = 0, wallOffset: Int64 = 0,
         log: LogFacilities = LogFacilities(sink: { _ in }),
         metrics: any MetricsFactory = NOOPMetricsHandler.instance
     ) -> World {
-        let clock = SimulatedClock(simulation: self, wallOffset: wallOffset)
+        if wallOffset != 0 { wallOffsets[node] = wallOffset }
+        let clock = SimulatedClock(simulation: self, node: node)
         return World(
             clock: .simulated(clock), entropy: entropy.fork("node \(node) \(incarnation)"),
             processID: Int64(Simulation.identity(node: node, incarnation: incarnation)),
@@ -124,6 +127,14 @@ public final class Simulation: @unchecked Sendable {
 
     /// Whether the process with this identity was killed.
     public func isDead(_ identity: Int) -> Bool { deadNodes.contains(identity) }
+
+    /// Steps the wall clock of `node` by `nanoseconds`, forth or back. Monotonic time goes on.
+    public func stepWallClock(node: Int, by nanoseconds: Int64) {
+        wallOffsets[node, default: 0] += nanoseconds
+        record("wall clock", UInt64(bitPattern: nanoseconds))
+    }
+
+    func wallOffset(node: Int) -> Int64 { wallOffsets[node] ?? 0 }
 
     // MARK: - Events
 
@@ -183,6 +194,15 @@ public final class Simulation: @unchecked Sendable {
         return true
     }
 
+    /// Forgets everything that was still to happen, so that the cluster's memory can be freed.
+    /// Nothing runs afterwards.
+    public func finish() {
+        checkThread()
+        events = Heap()
+        runnable = []
+        parked = []
+    }
+
     /// One turn of one xstream, or one event. Returns false when there is none before `end`.
     private func step(before end: Instant) -> Bool {
         if let next = events.min, next.time <= now {
@@ -218,16 +238,18 @@ public final class Simulation: @unchecked Sendable {
 /// The clock of one simulated process.
 public struct SimulatedClock: Sendable {
     private let simulation: Simulation
-    private let wallOffset: Int64
+    private let node: Int
 
-    init(simulation: Simulation, wallOffset: Int64) {
+    init(simulation: Simulation, node: Int) {
         self.simulation = simulation
-        self.wallOffset = wallOffset
+        self.node = node
     }
 
     var now: Instant { simulation.now }
 
     var wallNanoseconds: UInt64 {
-        UInt64(Int64(Simulation.wallOrigin + simulation.now.nanoseconds) + wallOffset)
+        UInt64(
+            Int64(Simulation.wallOrigin + simulation.now.nanoseconds)
+                + simulation.wallOffset(node: node))
     }
 }

@@ -23,6 +23,9 @@ public struct World: Sendable {
     /// Where counters, gauges and timers are made.
     public var metrics: any MetricsFactory
 
+    /// The metrics of this process, where `metrics` is the registry that a world has by default.
+    public var telemetry: TelemetryRegistry? { metrics as? TelemetryRegistry }
+
     private let xstreamMaker: @Sendable (String) -> XStream
     private var values: [ObjectIdentifier: any Sendable] = [:]
 
@@ -41,7 +44,7 @@ public struct World: Sendable {
     /// The kernel's clocks, the kernel's randomness, and one thread per xstream.
     public static func real(
         log: LogFacilities = LogFacilities(),
-        metrics: any MetricsFactory = NOOPMetricsHandler.instance
+        metrics: any MetricsFactory = TelemetryRegistry()
     ) -> World {
         var seed: UInt64 = 0
         let result = unsafe dray_random_bytes(&seed, 8)

@@ -39,7 +39,7 @@ extension XStream {
             }
             if idle.shouldSpin(at: now) {
                 // Who else wants the processor gets it, and is noticed by the time it takes.
-                dray_yield_processor()
+                if idle.shouldYield() { dray_yield_processor() } else { dray_cpu_relax() }
                 continue
             }
             block()

@@ -180,3 +180,9 @@ func startThread(_ body: @escaping @Sendable () -> Void) {
     precondition(result == 0)
     pthread_detach(thread)
 }
+
+/// Blocks the calling thread, so that another one has to serve what is about to happen, until that
+/// ends the process. In many short naps: a signal that belongs to the trap ends one of them early.
+func waitForTrap() {
+    for _ in 0..<300 { usleep(100_000) }
+}

@@ -1,0 +1,137 @@
+import Glibc
+import Testing
+
+@testable import DrayRuntime
+
+@Suite struct IdlePolicyTests {
+    /// How long the policy spins when nothing happens from `time` on.
+    static func spin(_ policy: inout IdlePolicy, from time: UInt64) -> UInt64 {
+        var now = time
+        while policy.shouldSpin(at: Instant(nanoseconds: now)) { now += 100 }
+        return now - time
+    }
+
+    static func policy(afterIdlePeriodsOf idle: Duration) -> (IdlePolicy, UInt64) {
+        var policy = IdlePolicy()
+        var time: UInt64 = 1_000_000
+        for _ in 0..<20 {
+            let spent = spin(&policy, from: time)
+            time += max(spent, idle.nanosecondsClamped)
+            policy.worked(at: Instant(nanoseconds: time))
+            time += 1_000
+        }
+        return (policy, time)
+    }
+
+    /// Round trips of a local network are waited for without sleeping.
+    @Test(arguments: [5, 11, 20, 40]) func shortPeriodsAreSpunThrough(microseconds: Int) {
+        var (policy, time) = Self.policy(afterIdlePeriodsOf: .microseconds(microseconds))
+        let spin = Self.spin(&policy, from: time)
+        #expect(spin >= UInt64(microseconds) * 1_000)
+        #expect(spin <= IdlePolicy.spinMaximum.nanosecondsClamped + 100)
+    }
+
+    /// Who waits long anyway sleeps at once.
+    @Test(arguments: [100, 1_000, 1_000_000]) func longPeriodsAreSlept(microseconds: Int) {
+        var (policy, time) = Self.policy(afterIdlePeriodsOf: .microseconds(microseconds))
+        #expect(Self.spin(&policy, from: time) <= 1_100)
+    }
+
+    /// Where a round takes long because another thread had the processor, spinning ends.
+    @Test func aSharedProcessorIsNotSpunOn() {
+        var (policy, time) = Self.policy(afterIdlePeriodsOf: .microseconds(10))
+        let before = policy.shouldSpin(at: Instant(nanoseconds: time))
+        time += IdlePolicy.crowdedAfter.nanosecondsClamped
+        let after = policy.shouldSpin(at: Instant(nanoseconds: time))
+        #expect(before)
+        #expect(!after)
+        policy.worked(at: Instant(nanoseconds: time + 1_000_000))
+        #expect(Self.spin(&policy, from: time + 2_000_000) <= 1_100)
+    }
+
+    @Test func pausesGrowAndBeginAnewAfterWork() {
+        var policy = IdlePolicy()
+        let pauses = (0..<10).map { _ in policy.nextPause() }
+        #expect(pauses.first == IdlePolicy.pauseMinimum)
+        #expect(pauses.last == IdlePolicy.pauseMaximum)
+        #expect(pauses == pauses.sorted())
+        _ = policy.shouldSpin(at: Instant(nanoseconds: 1))
+        policy.worked(at: Instant(nanoseconds: 2))
+        #expect(policy.nextPause() == IdlePolicy.pauseMinimum)
+    }
+}
+
+@Suite(.serialized) struct IdleTests {
+    /// Nothing to wait on: like a provider without a wait object.
+    final class Pausing: PollSource {
+        func poll() -> Int { 0 }
+        func prepareToBlock() -> BlockReadiness { .pause }
+    }
+
+    /// Processor time that the calling thread has used.
+    static func threadTime() -> Duration {
+        var time = timespec()
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+        return .seconds(time.tv_sec) + .nanoseconds(time.tv_nsec)
+    }
+
+    /// The share of a processor that an xstream takes whose only work is a timer.
+    static func usage(pausing: Bool) async -> Double {
+        let xstream = World.real().makeXStream(name: "idle")
+        let share = await xstream.run { () -> Double in
+            if pausing { xstream.addSource(Pausing()) }
+            let (begin, used) = (xstream.now, threadTime())
+            for _ in 0..<6 { await xstream.sleep(for: .milliseconds(250)) }
+            return (threadTime() - used) / xstream.now.since(begin)
+        }
+        xstream.stop()
+        return share
+    }
+
+    @Test func anIdleXStreamUsesUnderOnePerCent() async {
+        let share = await Self.usage(pausing: false)
+        #expect(share < 0.01)
+    }
+
+    @Test func aSourceWithoutDescriptorCostsLittle() async {
+        let share = await Self.usage(pausing: true)
+        #expect(share < 0.05)
+    }
+
+    /// The best of a few, as the machine may be busy with other tests.
+    @Test(arguments: [false, true]) func theFirstEventAfterAPauseIsServedSoon(pausing: Bool) async {
+        let world = World.real()
+        let xstream = world.makeXStream(name: "late")
+        if pausing { await xstream.run { xstream.addSource(Pausing()) } }
+        var best = Duration.seconds(1)
+        for _ in 0..<5 {
+            usleep(100_000)
+            let sent = world.clock.now
+            let served = await withCheckedContinuation { done in
+                xstream.submit { done.resume(returning: world.clock.now) }
+            }
+            best = min(best, served.since(sent))
+        }
+        #expect(best < .milliseconds(1))
+        xstream.stop()
+    }
+
+    /// More xstreams than processors, each waiting for another all the time: nobody starves.
+    @Test func moreXStreamsThanProcessorsMakeProgress() async {
+        let world = World.real()
+        let xstreams = (0..<6).map { world.makeXStream(name: "crowd\($0)") }
+        let begin = world.clock.now
+        await withTaskGroup { group in
+            for index in 0..<6 {
+                let (here, there) = (xstreams[index], xstreams[(index + 1) % 6])
+                group.addTask {
+                    await here.run {
+                        for _ in 0..<500 { await there.run { () -> Void in } }
+                    }
+                }
+            }
+        }
+        #expect(world.clock.now.since(begin) < .seconds(10))
+        for xstream in xstreams { xstream.stop() }
+    }
+}
