@@ -182,7 +182,7 @@ extension VOS {
         let fetch = Fetch(
             pool: Names.pool, container: Names.container, object: object, dkey: dkey, akey: akey,
             epoch: epoch)
-        let buffer = IOBuffer(count: range.count + room)
+        let buffer = IOBuffer(count: max(1, range.count + room))
         let result = try await fetchArray(
             fetch, offset: range.lowerBound, length: range.count, into: buffer.bytes)
         let bytes = buffer.array(0..<result.byteCount)
