@@ -10,7 +10,16 @@ import Testing
         var records: [IndexRecord] = []
 
         func position(_ key: [UInt8]) -> (index: Int, found: Bool) {
-            let index = keys.firstIndex { !$0.lexicographicallyPrecedes(key) } ?? keys.count
+            var index = 0
+            var high = keys.count
+            while index < high {
+                let middle = (index + high) / 2
+                if keys[middle].lexicographicallyPrecedes(key) {
+                    index = middle + 1
+                } else {
+                    high = middle
+                }
+            }
             return (index, index < keys.count && keys[index] == key)
         }
     }
@@ -25,17 +34,17 @@ import Testing
         return (0..<length).map { UInt8(truncatingIfNeeded: number >> UInt64(4 * $0)) }
     }
 
-    @Test(arguments: [(1, 40), (2, 400), (3, 4000), (4, 4000)])
+    @Test(arguments: [(1, 40), (2, 400), (3, 4000)])
     func behavesLikeASortedArray(seed: UInt64, spread: UInt64) {
         var entropy = Entropy(seed: seed)
         var tree = IndexTree()
         var model = Model()
         var snapshots: [(IndexTree, Model)] = []
-        for step in 0..<4000 {
+        for step in 0..<2000 {
             let key = key(&entropy, spread: spread)
             let (index, found) = model.position(key)
             // Grows for a while, then shrinks.
-            if entropy.chance(step % 2000 < 1000 ? 7 : 2, in: 10) {
+            if entropy.chance(step % 1000 < 500 ? 7 : 2, in: 10) {
                 let record = record()
                 let old = tree.insert(key, record)
                 #expect((old != nil) == found)
@@ -92,12 +101,12 @@ import Testing
 
     @Test func ascendingKeysFillTheNodes() {
         var tree = IndexTree()
-        for number in 0..<20_000 as Range<UInt64> {
+        for number in 0..<5000 as Range<UInt64> {
             var key: [UInt8] = []
             key.append(word: number)
             tree.insert(key, record())
         }
         tree.checkInvariants()
-        #expect(tree.count == 20_000)
+        #expect(tree.count == 5000)
     }
 }

@@ -16,6 +16,14 @@ struct Model {
         var akey: [UInt8]?
         var epoch: UInt64
         var body: Body
+
+        func concerns(_ object: ObjectID, _ dkey: [UInt8], _ akey: [UInt8]) -> Bool {
+            guard self.object.low == object.low else { return false }
+            guard let ownDkey = self.dkey else { return true }
+            guard ownDkey == dkey else { return false }
+            guard let ownAkey = self.akey else { return true }
+            return ownAkey == akey
+        }
     }
 
     /// In the order they were applied: at equal epochs the later wins.
@@ -25,18 +33,25 @@ struct Model {
     private func visible(
         _ object: ObjectID, _ dkey: [UInt8], _ akey: [UInt8], _ epoch: UInt64
     ) -> [Change] {
-        var seen: [(Int, Change)] = []
-        for (index, change) in changes.enumerated() {
-            guard change.object == object, change.epoch <= epoch,
-                change.dkey == nil || change.dkey == dkey,
-                change.akey == nil || change.akey == akey
-            else { continue }
-            seen.append((index, change))
+        var seen: [Int] = []
+        var index = 0
+        while index < changes.count {
+            if changes[index].concerns(object, dkey, akey), changes[index].epoch <= epoch {
+                seen.append(index)
+            }
+            index += 1
         }
-        seen.sort { ($0.1.epoch, $0.0) < ($1.1.epoch, $1.0) }
+        seen.sort {
+            changes[$0].epoch != changes[$1].epoch
+                ? changes[$0].epoch < changes[$1].epoch : $0 < $1
+        }
         var result: [Change] = []
-        for (_, change) in seen {
-            if case .punch = change.body { result = [] } else { result.append(change) }
+        for index in seen {
+            if case .punch = changes[index].body {
+                result = []
+            } else {
+                result.append(changes[index])
+            }
         }
         return result
     }

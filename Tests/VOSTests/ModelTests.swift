@@ -44,7 +44,7 @@ import Testing
         }
     }
 
-    @Test(arguments: 0..<24 as Range<UInt64>)
+    @Test(arguments: 0..<12 as Range<UInt64>)
     func storeEqualsModel(seed: UInt64) {
         let run = Run(seed: seed)
         for stretch in 0..<4 {

@@ -4,7 +4,7 @@ import Testing
 @testable import VOS
 
 @Suite struct PaintingTests {
-    @Test(arguments: 0..<200 as Range<UInt64>)
+    @Test(arguments: 0..<60 as Range<UInt64>)
     func isLikePaintingBytes(seed: UInt64) {
         var entropy = Entropy(seed: seed)
         let size: UInt64 = 60

@@ -1,5 +1,6 @@
 import BIO
 import DrayRuntime
+import Glibc
 import Testing
 import VOS
 
@@ -105,14 +106,21 @@ extension [UInt8] {
     /// `count` bytes that depend on `seed`.
     static func pattern(_ count: Int, seed: UInt64) -> [UInt8] {
         var entropy = Entropy(seed: seed)
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(count + 8)
-        while bytes.count < count {
-            let word = entropy.next()
-            for shift in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(8 * shift))) }
+        var words: [UInt64] = []
+        while words.count < Swift.min(64, count / 8 + 1) { words.append(entropy.next()) }
+        return [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+            // The same 512 bytes again and again, but each time with another first byte.
+            words.withUnsafeBytes { source in
+                var start = 0
+                while start < count {
+                    let length = Swift.min(source.count, count - start)
+                    memcpy(buffer.baseAddress! + start, source.baseAddress!, length)
+                    buffer[start] &+= UInt8(truncatingIfNeeded: start >> 9)
+                    start += length
+                }
+            }
+            initialized = count
         }
-        bytes.removeLast(bytes.count - count)
-        return bytes
     }
 }
 
