@@ -1,7 +1,7 @@
 internal import DrayRuntime
 
 /// What was read is not what the format says.
-struct DecodingFailure: Error {
+struct MalformedBytes: Error {
     let what: String
 }
 
@@ -19,9 +19,9 @@ struct ByteReader {
 
     private mutating func number<Number: FixedWidthInteger>(
         _ type: Number.Type
-    ) throws(DecodingFailure) -> Number {
+    ) throws(MalformedBytes) -> Number {
         let size = MemoryLayout<Number>.size
-        guard remaining >= size else { throw DecodingFailure(what: "a number is cut off") }
+        guard remaining >= size else { throw MalformedBytes(what: "a number is cut off") }
         defer { index += size }
         // SAFETY: the bytes from `index` on were just counted.
         return unsafe bytes.withUnsafeBytes { bytes in
@@ -30,25 +30,25 @@ struct ByteReader {
         }
     }
 
-    mutating func byte() throws(DecodingFailure) -> UInt8 { try number(UInt8.self) }
-    mutating func short() throws(DecodingFailure) -> UInt16 { try number(UInt16.self) }
-    mutating func long() throws(DecodingFailure) -> UInt32 { try number(UInt32.self) }
-    mutating func quad() throws(DecodingFailure) -> UInt64 { try number(UInt64.self) }
+    mutating func byte() throws(MalformedBytes) -> UInt8 { try number(UInt8.self) }
+    mutating func short() throws(MalformedBytes) -> UInt16 { try number(UInt16.self) }
+    mutating func long() throws(MalformedBytes) -> UInt32 { try number(UInt32.self) }
+    mutating func quad() throws(MalformedBytes) -> UInt64 { try number(UInt64.self) }
 
     /// `count` bytes.
-    mutating func string(_ count: Int) throws(DecodingFailure) -> [UInt8] {
+    mutating func string(_ count: Int) throws(MalformedBytes) -> [UInt8] {
         guard count >= 0, remaining >= count else {
-            throw DecodingFailure(what: "a string of \(count) bytes is cut off")
+            throw MalformedBytes(what: "a string of \(count) bytes is cut off")
         }
         defer { index += count }
         return Array(bytes[index..<index + count])
     }
 
     /// A length of 4 bytes, not above `maximum`, and that many bytes.
-    mutating func countedString(maximum: Int) throws(DecodingFailure) -> [UInt8] {
+    mutating func countedString(maximum: Int) throws(MalformedBytes) -> [UInt8] {
         let count = Int(try long())
         guard count <= maximum else {
-            throw DecodingFailure(what: "a string of \(count) bytes, where \(maximum) are the most")
+            throw MalformedBytes(what: "a string of \(count) bytes, where \(maximum) are the most")
         }
         return try string(count)
     }

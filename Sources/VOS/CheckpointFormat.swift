@@ -60,14 +60,14 @@ struct CheckpointDirectory {
         return bytes
     }
 
-    static func decode(_ bytes: [UInt8]) throws(DecodingFailure) -> CheckpointDirectory {
+    static func decode(_ bytes: [UInt8]) throws(MalformedBytes) -> CheckpointDirectory {
         var reader = ByteReader(bytes)
         guard try reader.long() == magic else {
-            throw DecodingFailure(what: "no checkpoint directory")
+            throw MalformedBytes(what: "no checkpoint directory")
         }
         let version = try reader.long()
         guard version == CheckpointDirectory.version else {
-            throw DecodingFailure(what: "checkpoint version \(version)")
+            throw MalformedBytes(what: "checkpoint version \(version)")
         }
         var directory = CheckpointDirectory()
         directory.sequence = try reader.quad()
@@ -79,7 +79,7 @@ struct CheckpointDirectory {
         for _ in 0..<count {
             let typeByte = try reader.byte()
             guard let type = ChunkType(rawValue: typeByte) else {
-                throw DecodingFailure(what: "checkpoint chunk type \(typeByte)")
+                throw MalformedBytes(what: "checkpoint chunk type \(typeByte)")
             }
             let byteCount = Int(try reader.long())
             let checksum = try reader.long()
@@ -87,12 +87,12 @@ struct CheckpointDirectory {
             let blocks = extents.reduce(0) { $0 + Int($1.count) }
             guard byteCount > 0, byteCount <= CheckpointChunk.byteCountMax,
                 blocks == VOS.blockCount(byteCount)
-            else { throw DecodingFailure(what: "a checkpoint chunk of \(byteCount) bytes") }
+            else { throw MalformedBytes(what: "a checkpoint chunk of \(byteCount) bytes") }
             directory.chunks.append(
                 Chunk(type: type, byteCount: byteCount, checksum: checksum, extents: extents))
         }
         guard reader.remaining == 0 else {
-            throw DecodingFailure(what: "\(reader.remaining) bytes after a checkpoint directory")
+            throw MalformedBytes(what: "\(reader.remaining) bytes after a checkpoint directory")
         }
         return directory
     }
@@ -123,11 +123,11 @@ enum CheckpointChunk {
 
     static func entry(
         after previous: IndexKey.Bytes, from reader: inout ByteReader
-    ) throws(DecodingFailure) -> (key: IndexKey.Bytes, record: IndexRecord) {
+    ) throws(MalformedBytes) -> (key: IndexKey.Bytes, record: IndexRecord) {
         let key = try KeyCompression.key(after: previous, from: &reader)
         let kindByte = try reader.byte()
         guard let kind = IndexRecord.Kind(rawValue: kindByte) else {
-            throw DecodingFailure(what: "an index entry of kind \(kindByte)")
+            throw MalformedBytes(what: "an index entry of kind \(kindByte)")
         }
         let flags = try reader.byte()
         let dkeyEnd = Int(try reader.long())
@@ -145,7 +145,7 @@ enum CheckpointChunk {
         let hasAkey = hasDkey && kind != .dkeyPunch
         guard key.count == end, hasDkey ? dkeyEnd > IndexKey.objectLength : dkeyEnd == 0,
             hasAkey ? akeyEnd > dkeyEnd : akeyEnd == 0
-        else { throw DecodingFailure(what: "an index entry whose key has \(key.count) bytes") }
+        else { throw MalformedBytes(what: "an index entry whose key has \(key.count) bytes") }
         let record = try RecordCoding.record(
             kind: kind, hasBlocks: flags & RecordCoding.flagBlocks != 0, dkeyEnd: dkeyEnd,
             akeyEnd: akeyEnd, epoch: epoch, from: &reader)

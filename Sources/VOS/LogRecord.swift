@@ -86,12 +86,12 @@ enum LogRecord {
     // MARK: - Decoding
 
     /// Reads a record. Any bytes are safe.
-    static func decode(_ bytes: [UInt8]) throws(DecodingFailure) -> LogRecord {
+    static func decode(_ bytes: [UInt8]) throws(MalformedBytes) -> LogRecord {
         var reader = ByteReader(bytes)
         let type = try reader.byte()
         let version = try reader.byte()
         guard version == LogRecord.version else {
-            throw DecodingFailure(what: "log record version \(version)")
+            throw MalformedBytes(what: "log record version \(version)")
         }
         let record: LogRecord
         switch RecordType(rawValue: type) {
@@ -101,15 +101,15 @@ enum LogRecord {
             record = .range(
                 from: try reader.countedString(maximum: IndexKey.lengthMax),
                 to: try reader.countedString(maximum: IndexKey.lengthMax))
-        case nil: throw DecodingFailure(what: "log record type \(type)")
+        case nil: throw MalformedBytes(what: "log record type \(type)")
         }
         guard reader.remaining == 0 else {
-            throw DecodingFailure(what: "\(reader.remaining) bytes after a log record")
+            throw MalformedBytes(what: "\(reader.remaining) bytes after a log record")
         }
         return record
     }
 
-    private static func decodeUpdate(_ reader: inout ByteReader) throws(DecodingFailure) -> LogRecord
+    private static func decodeUpdate(_ reader: inout ByteReader) throws(MalformedBytes) -> LogRecord
     {
         let object = try reader.string(IndexKey.objectLength)
         let epoch = try reader.quad()
@@ -117,7 +117,7 @@ enum LogRecord {
         let transaction = UniqueID(high: words.word(at: 0), low: words.word(at: 8))
         let count = Int(try reader.short())
         guard count > 0, count <= VOSLimits.operationsMax else {
-            throw DecodingFailure(what: "an update of \(count) operations")
+            throw MalformedBytes(what: "an update of \(count) operations")
         }
         var operations: [PreparedOperation] = []
         operations.reserveCapacity(count)
@@ -125,7 +125,7 @@ enum LogRecord {
         for _ in 0..<count {
             let kindByte = try reader.byte()
             guard let kind = IndexRecord.Kind(rawValue: kindByte) else {
-                throw DecodingFailure(what: "operation \(kindByte)")
+                throw MalformedBytes(what: "operation \(kindByte)")
             }
             let flags = try reader.byte()
             var akey: [UInt8]?
@@ -134,7 +134,7 @@ enum LogRecord {
             } else if flags & RecordCoding.flagSameDkey == 0 {
                 dkey = try reader.countedString(maximum: VOSLimits.keyLengthMax)
             } else if dkey == nil {
-                throw DecodingFailure(what: "no distribution key to repeat")
+                throw MalformedBytes(what: "no distribution key to repeat")
             }
             if kind.rawValue >= IndexRecord.Kind.akeyPunch.rawValue {
                 akey = try reader.countedString(maximum: VOSLimits.keyLengthMax)
@@ -150,7 +150,7 @@ enum LogRecord {
 
     private static func decodeRemoval(
         _ reader: inout ByteReader
-    ) throws(DecodingFailure) -> LogRecord {
+    ) throws(MalformedBytes) -> LogRecord {
         let epoch = try reader.quad()
         let count = Int(try reader.short())
         var keys: [IndexKey.Bytes] = []
@@ -174,12 +174,12 @@ enum KeyCompression {
 
     static func key(
         after previous: IndexKey.Bytes, from reader: inout ByteReader
-    ) throws(DecodingFailure) -> IndexKey.Bytes {
+    ) throws(MalformedBytes) -> IndexKey.Bytes {
         let shared = Int(try reader.long())
         let rest = Int(try reader.long())
         guard shared <= previous.count, rest <= IndexKey.lengthMax,
             shared + rest >= IndexKey.objectLength, shared + rest <= IndexKey.lengthMax
-        else { throw DecodingFailure(what: "a key of \(shared) and \(rest) bytes") }
+        else { throw MalformedBytes(what: "a key of \(shared) and \(rest) bytes") }
         return try Array(previous[0..<shared]) + reader.string(rest)
     }
 }

@@ -29,7 +29,7 @@ enum RecordCoding {
     static func record(
         kind: IndexRecord.Kind, hasBlocks: Bool, dkeyEnd: Int, akeyEnd: Int, epoch: UInt64,
         from reader: inout ByteReader
-    ) throws(DecodingFailure) -> IndexRecord {
+    ) throws(MalformedBytes) -> IndexRecord {
         if kind.isPunch {
             return IndexRecord(kind: kind, dkeyEnd: dkeyEnd, akeyEnd: akeyEnd, epoch: epoch)
         }
@@ -37,14 +37,14 @@ enum RecordCoding {
         let byteCount = Int(try reader.long())
         guard byteCount <= VOSLimits.valueLengthMax, byteCount > 0 || kind == .single,
             offset <= UInt64.max - UInt64(byteCount)
-        else { throw DecodingFailure(what: "a value of \(byteCount) bytes at \(offset)") }
+        else { throw MalformedBytes(what: "a value of \(byteCount) bytes at \(offset)") }
         var inline: [UInt8] = []
         var blocks: [BlockExtent] = []
         if hasBlocks {
             blocks = try extents(from: &reader, count: Int(try reader.short()))
             let stored = blocks.reduce(0) { $0 + Int($1.count) }
             guard stored == VOS.blockCount(byteCount) else {
-                throw DecodingFailure(what: "\(byteCount) bytes in \(stored) blocks")
+                throw MalformedBytes(what: "\(byteCount) bytes in \(stored) blocks")
             }
         } else {
             inline = try reader.string(byteCount)
@@ -58,16 +58,16 @@ enum RecordCoding {
 
     static func extents(
         from reader: inout ByteReader, count: Int
-    ) throws(DecodingFailure) -> [BlockExtent] {
+    ) throws(MalformedBytes) -> [BlockExtent] {
         guard count > 0, count <= reader.remaining / 8 else {
-            throw DecodingFailure(what: "\(count) extents of blocks")
+            throw MalformedBytes(what: "\(count) extents of blocks")
         }
         var extents: [BlockExtent] = []
         extents.reserveCapacity(count)
         for _ in 0..<count {
             let extent = BlockExtent(start: try reader.long(), count: try reader.long())
             guard extent.count > 0, UInt64(extent.start) + UInt64(extent.count) <= UInt64(UInt32.max)
-            else { throw DecodingFailure(what: "an extent of \(extent.count) blocks") }
+            else { throw MalformedBytes(what: "an extent of \(extent.count) blocks") }
             extents.append(extent)
         }
         return extents

@@ -6,7 +6,7 @@ extension VOS {
     /// be under way. O(n); for tests and simulations.
     package func checkInvariants() {
         precondition(operations == 0 && epochsInFlight.isEmpty && inProgress.isEmpty)
-        precondition(locks.isIdle)
+        precondition(locks.heldCount == 0, "a key is still locked")
         index.checkInvariants()
         var punches = 0
         var bytes = 0

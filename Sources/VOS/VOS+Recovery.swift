@@ -22,10 +22,10 @@ extension VOS {
         }
         let bytes = try await read(
             root.extents, byteCount: Int(root.byteCount), checksum: root.checksum)
-        let directory = try VOS.undamaged { () throws(DecodingFailure) in
+        let directory = try VOS.undamaged { () throws(MalformedBytes) in
             let directory = try CheckpointDirectory.decode(bytes)
             guard directory.sequence == root.logSequence else {
-                throw DecodingFailure(what: "a checkpoint directory of another root")
+                throw MalformedBytes(what: "a checkpoint directory of another root")
             }
             return directory
         }
@@ -33,9 +33,9 @@ extension VOS {
     }
 
     private static func undamaged<Value>(
-        _ body: () throws(DecodingFailure) -> Value
+        _ body: () throws(MalformedBytes) -> Value
     ) throws(VOSError) -> Value {
-        do throws(DecodingFailure) {
+        do throws(MalformedBytes) {
             return try body()
         } catch {
             throw .damaged(what: error.what)
@@ -52,7 +52,7 @@ extension VOS {
         for chunk in directory.chunks {
             let bytes = try await read(
                 chunk.extents, byteCount: chunk.byteCount, checksum: chunk.checksum)
-            try VOS.undamaged { () throws(DecodingFailure) in
+            try VOS.undamaged { () throws(MalformedBytes) in
                 switch chunk.type {
                 case .transactions: transactionCount += try loadTransactions(bytes)
                 case .entries: try loadEntries(bytes, last: &last)
@@ -65,7 +65,7 @@ extension VOS {
         else { throw .damaged(what: "a checkpoint with entries missing") }
     }
 
-    private func loadTransactions(_ bytes: [UInt8]) throws(DecodingFailure) -> UInt64 {
+    private func loadTransactions(_ bytes: [UInt8]) throws(MalformedBytes) -> UInt64 {
         var reader = ByteReader(bytes)
         var count: UInt64 = 0
         while reader.remaining > 0 {
@@ -80,13 +80,13 @@ extension VOS {
 
     private func loadEntries(
         _ bytes: [UInt8], last: inout IndexKey.Bytes
-    ) throws(DecodingFailure) {
+    ) throws(MalformedBytes) {
         var reader = ByteReader(bytes)
         var previous: IndexKey.Bytes = []
         while reader.remaining > 0 {
             let (key, record) = try CheckpointChunk.entry(after: previous, from: &reader)
             guard IndexKey.compare(last, key) < 0 else {
-                throw DecodingFailure(what: "checkpoint entries out of order")
+                throw MalformedBytes(what: "checkpoint entries out of order")
             }
             index.insert(key, record)
             count(key, record)
@@ -117,10 +117,10 @@ extension VOS {
         var damage: String?
         do throws(BIOError) {
             try await store.replay { (sequence, bytes) throws(BIOError) in
-                do throws(DecodingFailure) {
+                do throws(MalformedBytes) {
                     let record = try LogRecord.decode(unsafe bytes.withUnsafeBytes { unsafe Array($0) })
                     guard sequence > lastSequence else {
-                        throw DecodingFailure(what: "log record \(sequence) after \(lastSequence)")
+                        throw MalformedBytes(what: "log record \(sequence) after \(lastSequence)")
                     }
                     apply(record, sequence: sequence)
                 } catch {

@@ -1,0 +1,272 @@
+import BIO
+import DrayRuntime
+import Testing
+
+@testable import VOS
+
+@Suite struct FaultTests {
+    /// Where the blocks of the only value lie on the device.
+    private func dataOffset(_ target: SimulatedTarget, _ vos: VOS) -> UInt64 {
+        var start: UInt64 = 0
+        vos.index.forEach { _, record in
+            if record.hasBlocks { start = UInt64(record.firstBlocks.start) }
+            return true
+        }
+        // Two superblocks, then the log.
+        return (2 + target.logBlocks + start) * 4096
+    }
+
+    @Test func aFlippedBitIsReportedAndNeverRead() {
+        let target = SimulatedTarget(seed: 1)
+        let bytes = [UInt8].pattern(100_000, seed: 1)
+        let finished = target.run {
+            let vos = try await target.open()
+            try await vos.putArray([1], [2], at: 1000, bytes, epoch: 5)
+            let offset = self.dataOffset(target, vos)
+            target.devices.damage(path: SimulatedTarget.path, at: offset + 70_000, mask: 4)
+            let expected = ValueLocation(
+                pool: Names.pool, container: Names.container, object: Names.object, dkey: [1],
+                akey: [2], offset: 1000, byteCount: 100_000, epoch: 5)
+            // Chunk 2 is damaged: reads of any part of it fail, others do not.
+            for (range, isHit) in [
+                (1000..<101_000, true), (80_000..<80_010, true), (70_000..<71_000, true),
+                (1000..<60_000, false), (99_305..<101_000, false),
+            ] as [(Range<UInt64>, Bool)] {
+                do {
+                    let read = try await vos.getArray([1], [2], range)
+                    #expect(!isHit)
+                    let from = Int(range.lowerBound - 1000)
+                    #expect(read.bytes == Array(bytes[from..<from + range.count]))
+                } catch VOSError.corrupt(let location, _) {
+                    #expect(isHit)
+                    #expect(location == expected)
+                }
+            }
+            vos.checkInvariants()
+        }
+        #expect(finished)
+    }
+
+    @Test func unreadableSectorsAndFailedWritesAreErrorsOfTheDevice() {
+        let target = SimulatedTarget(seed: 2)
+        let finished = target.run {
+            let vos = try await target.open()
+            try await vos.putSingle([1], [], [UInt8].pattern(9000, seed: 1), epoch: 5)
+            let offset = self.dataOffset(target, vos)
+            target.devices.makeUnreadable(path: SimulatedTarget.path, at: offset)
+            do {
+                _ = try await vos.getSingle([1], [])
+                Issue.record("read what cannot be read")
+            } catch VOSError.device {}
+            var faults = DeviceFaults()
+            faults.flushErrorChance = 1_000_000
+            faults.writeErrorChance = 1_000_000
+            target.devices.setFaults(faults)
+            do {
+                try await vos.putSingle([2], [], [UInt8].pattern(9000, seed: 1), epoch: 6)
+                Issue.record("acknowledged what was not written")
+            } catch VOSError.device {}
+            #expect(try await vos.getSingle([2], []) == nil)
+        }
+        #expect(finished)
+    }
+
+    @Test func wrongChecksumsOfTheCallerAreRefused() {
+        let target = SimulatedTarget(seed: 3)
+        target.run {
+            let vos = try await target.open()
+            let bytes = [UInt8].pattern(70_000, seed: 1)
+            var checksums = bytes.withUnsafeBytes { VOS.checksums(of: $0) }
+            checksums[2] ^= 1
+            let wrong = checksums
+            await #expect(throws: VOSError.checksumMismatch(chunk: 2)) {
+                try await vos.putSingle([1], [], bytes, epoch: 1, checksums: wrong)
+            }
+            await #expect(throws: VOSError.badArgument("2 checksums for 70000 bytes")) {
+                try await vos.putSingle([1], [], bytes, epoch: 1, checksums: [1, 2])
+            }
+            checksums[2] ^= 1
+            try await vos.putSingle([1], [], bytes, epoch: 1, checksums: checksums)
+            vos.checkInvariants()
+        }
+    }
+
+    @Test func limitsAreChecked() {
+        let target = SimulatedTarget(seed: 4)
+        let finished = target.run {
+            let vos = try await target.open()
+            let long = [UInt8](repeating: 0, count: 65_537)
+            await #expect(throws: VOSError.keyTooLong(length: 65_537, maximum: 65_536)) {
+                try await vos.putSingle(long, [], [1], epoch: 1)
+            }
+            await #expect(throws: VOSError.keyTooLong(length: 65_537, maximum: 65_536)) {
+                _ = try await vos.getSingle([], long)
+            }
+            let size = (1 << 20) + 1
+            await #expect(throws: VOSError.valueTooLong(length: size, maximum: 1 << 20)) {
+                try await vos.putSingle([], [], [UInt8](repeating: 0, count: size), epoch: 1)
+            }
+            await #expect(throws: VOSError.badArgument("epoch 0")) {
+                try await vos.putSingle([], [], [1], epoch: 0)
+            }
+            await #expect(throws: VOSError.badArgument("an extent of no bytes")) {
+                try await vos.putArray([], [], at: 0, [], epoch: 1)
+            }
+            try await vos.putSingle([], [], [1], epoch: 10)
+            try await vos.putSingle([], [], [2], epoch: 20)
+            try await vos.aggregate(upTo: 30)
+            await #expect(throws: VOSError.epochTooOld(epoch: 30, oldest: 31)) {
+                try await vos.putSingle([], [], [3], epoch: 30)
+            }
+            await #expect(throws: VOSError.epochTooOld(epoch: 29, oldest: 30)) {
+                _ = try await vos.getSingle([], [], epoch: 29)
+            }
+            #expect(vos.index.count == 1)
+            vos.checkInvariants()
+        }
+        #expect(finished)
+    }
+
+    @Test func longestKeysOfZeroBytesSurviveEverything() {
+        var options = VOSOptions()
+        options.inlineThreshold = 4096
+        let target = SimulatedTarget(seed: 5, blocks: 4096, logBlocks: 1024, options: options)
+        let key = [UInt8](repeating: 0, count: 65_536)
+        target.run {
+            let vos = try await target.open()
+            try await vos.putSingle(key, key, [1], epoch: 10)
+            try await vos.putSingle(key, key, [2], epoch: 20)
+            try await vos.aggregate(upTo: 20)
+            #expect(vos.index.count == 1)
+            try await vos.putSingle(key, key, [3], epoch: 30)
+            try await vos.checkpoint()
+        }
+        target.restart()
+        let finished = target.run {
+            let vos = try await target.open()
+            #expect(try await vos.getSingle(key, key) == [3])
+            #expect(try await vos.getSingle(key, key, epoch: 20) == [2])
+            vos.checkInvariants()
+        }
+        #expect(finished)
+    }
+
+    @Test func aFullDeviceRefusesAndRecovers() {
+        let target = SimulatedTarget(seed: 6, blocks: 600, logBlocks: 32)
+        var stored = 0
+        let finished = target.run {
+            let vos = try await target.open()
+            let free = vos.space.free
+            for _ in 0..<3 {
+                stored = 0
+                filling: while true {
+                    let bytes = [UInt8].pattern(20_000, seed: UInt64(stored))
+                    do {
+                        try await vos.putSingle(
+                            [UInt8(stored)], [], bytes, epoch: 10 + UInt64(stored))
+                        stored += 1
+                    } catch VOSError.noSpace(let requested, let free) {
+                        #expect(requested >= 20_000 && free < requested)
+                        break filling
+                    }
+                }
+                #expect(stored > 40)
+                // Small values, which take no blocks, end as well: a checkpoint must have room.
+                for index in 0..<stored {
+                    let value = try await vos.getSingle([UInt8(index)], [])
+                    #expect(value == [UInt8].pattern(20_000, seed: UInt64(index)))
+                }
+                vos.checkInvariants()
+                try await vos.checkpoint()
+                try await vos.destroyContainer(pool: Names.pool, container: Names.container)
+                #expect(vos.usage(pool: Names.pool) == VOSUsage())
+                try await vos.checkpoint()
+                vos.checkInvariants()
+                #expect(vos.index.count == 0)
+                #expect(free - vos.space.free < 64 << 10)
+            }
+            await target.close(vos)
+        }
+        #expect(finished)
+    }
+
+    @Test func aDamagedCheckpointIsNoticed() {
+        let target = SimulatedTarget(seed: 7)
+        target.run {
+            let vos = try await target.open()
+            for key in 0..<50 as Range<UInt8> {
+                try await vos.putSingle([key], [], [key], epoch: 10)
+            }
+            try await vos.checkpoint()
+            let start = UInt64(vos.checkpointExtents[0].start)
+            target.devices.damage(
+                path: SimulatedTarget.path, at: (2 + target.logBlocks + start) * 4096 + 40)
+            await target.close(vos)
+        }
+        target.restart()
+        let finished = target.run {
+            do {
+                _ = try await target.open()
+                Issue.record("opened a damaged checkpoint")
+            } catch let error as VOSError {
+                guard case .damaged = error else { throw error }
+            }
+        }
+        #expect(finished)
+    }
+
+    /// Cut off, and with any bit of any byte changed: an error or a record, never a trap.
+    @Test func decodingSurvivesAnyBytes() throws {
+        let object = IndexKey.object(Names.pool, Names.container, Names.object)
+        var bytes: [UInt8] = [1, 2, 3]
+        let record = try bytes.withUnsafeMutableBytes { buffer throws(MalformedBytes) in
+            let value = ValueBytes(UnsafeRawBufferPointer(buffer))
+            let update = Update(
+                pool: Names.pool, container: Names.container, object: Names.object, epoch: 3,
+                transaction: Names.pool,
+                operations: [
+                    Operation(.punchObject), Operation(.punchDkey([0, 1])),
+                    Operation(.single(dkey: [0, 1], akey: [2], value)),
+                    Operation(.array(dkey: [1], akey: [], offset: 9, value)),
+                ])
+            let records = [
+                IndexRecord(kind: .objectPunch, dkeyEnd: 0, akeyEnd: 0, epoch: 3),
+                IndexRecord(kind: .dkeyPunch, dkeyEnd: 53, akeyEnd: 0, epoch: 3),
+                IndexRecord(
+                    kind: .single, dkeyEnd: 53, akeyEnd: 57, epoch: 3, byteCount: 3,
+                    inline: [1, 2, 3], checksums: [7]),
+                IndexRecord(
+                    kind: .extent, dkeyEnd: 52, akeyEnd: 55, epoch: 3, offset: 9, byteCount: 9000,
+                    blocks: [BlockExtent(start: 4, count: 1), BlockExtent(start: 9, count: 2)],
+                    checksums: [8]),
+            ]
+            let prepared = records.map { PreparedOperation(key: object, record: $0) }
+            return LogRecord.encode(update, prepared: prepared)
+        }
+        guard case .update(let epoch, let transaction, let operations) = try LogRecord.decode(record)
+        else { return #expect(Bool(false)) }
+        #expect(epoch == 3 && transaction == Names.pool && operations.count == 4)
+        #expect(operations[3].record.blocks.map(\.count) == [1, 2])
+        #expect(operations[2].record.inline == [1, 2, 3])
+        let removal = LogRecord.encodeRemoval(
+            aggregatedEpoch: 4, keys: [object, object + [1], object + [1, 2]])
+        for bytes in [record, removal, LogRecord.encodeRange(from: object, to: object + [9])] {
+            _ = try LogRecord.decode(bytes)
+            for length in 0..<bytes.count {
+                #expect(throws: MalformedBytes.self) {
+                    try LogRecord.decode(Array(bytes[0..<length]))
+                }
+            }
+            for index in bytes.indices {
+                for mask in [1, 0x80, 0xff] as [UInt8] {
+                    var changed = bytes
+                    changed[index] ^= mask
+                    _ = try? LogRecord.decode(changed)
+                    _ = try? CheckpointDirectory.decode(changed)
+                    var reader = ByteReader(changed)
+                    _ = try? CheckpointChunk.entry(after: object, from: &reader)
+                }
+            }
+        }
+    }
+}
