@@ -66,7 +66,8 @@ struct SimulatedMedium: Sendable {
         let unit = BlockDevice.blockSize
         var blocks: [[UInt8]] = []
         for start in stride(from: 0, to: buffer.count, by: unit) {
-            unsafe blocks.append([UInt8](buffer[start..<start + unit]))
+            unsafe blocks.append(
+                [UInt8](UnsafeRawBufferPointer(rebasing: buffer[start..<start + unit])))
         }
         let write = Write(id: nextID, block: offset / UInt64(unit), blocks: blocks)
         nextID += 1
@@ -79,14 +80,11 @@ struct SimulatedMedium: Sendable {
         guard let write = inFlight.first(where: { $0.id == id }) else { return true }
         for (index, bytes) in write.blocks.enumerated() {
             let start = index * BlockDevice.blockSize
-            let isSame = unsafe bytes.withUnsafeBytes { written in
-                let now = unsafe UnsafeRawBufferPointer(
-                    rebasing: buffer[start..<start + written.count])
-                guard let left = unsafe written.baseAddress, let right = unsafe now.baseAddress
-                else { return true }
-                return unsafe memcmp(left, right, written.count) == 0
+            let current = unsafe buffer.baseAddress! + start
+            let isEqual = unsafe bytes.withUnsafeBytes {
+                unsafe memcmp($0.baseAddress!, current, $0.count) == 0
             }
-            guard isSame else { return false }
+            guard isEqual else { return false }
         }
         return true
     }
@@ -149,7 +147,13 @@ struct SimulatedMedium: Sendable {
             let old = stable[block] ?? SimulatedMedium.zeroes
             let versions = [old] + pending[block]!.map(\.bytes)
             let kept = SimulatedMedium.survivor(versions, outcome, &entropy)
-            if kept != versions.last { lost += 1 }
+            let newest = versions[versions.count - 1]
+            let isNewest = unsafe kept.withUnsafeBytes { bytes in
+                unsafe newest.withUnsafeBytes {
+                    unsafe memcmp($0.baseAddress!, bytes.baseAddress!, $0.count) == 0
+                }
+            }
+            if !isNewest { lost += 1 }
             stable[block] = kept
         }
         pending.removeAll()
@@ -168,7 +172,12 @@ struct SimulatedMedium: Sendable {
             for sector in 0..<sectorsPerBlock {
                 let range = sector * sectorSize..<(sector + 1) * sectorSize
                 let chosen = versions[Int(entropy.below(UInt64(versions.count)))]
-                bytes.replaceSubrange(range, with: chosen[range])
+                unsafe bytes.withUnsafeMutableBytes { target in
+                    unsafe chosen.withUnsafeBytes { source in
+                        unsafe UnsafeMutableRawBufferPointer(rebasing: target[range])
+                            .copyMemory(from: UnsafeRawBufferPointer(rebasing: source[range]))
+                    }
+                }
             }
             return bytes
         }
