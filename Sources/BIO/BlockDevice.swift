@@ -31,6 +31,15 @@ open class BlockDevice {
         _ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool
     ) async throws(BIOError) { abstract() }
 
+    /// Writes `buffer` at `offset`, then flushes: it and everything that was written before is
+    /// durable. What `write` and `flush` do, without a pause between them where the kernel can.
+    open func writeAndFlush(
+        _ buffer: UnsafeRawBufferPointer, at offset: UInt64
+    ) async throws(BIOError) {
+        try unsafe await write(buffer, at: offset, durable: false)
+        try await flush()
+    }
+
     /// Makes everything that was written before durable.
     open func flush() async throws(BIOError) { abstract() }
 

@@ -90,6 +90,9 @@ public final class BlockStore {
             * UInt64(BlockDevice.blockSize)
     }
 
+    /// Groups written to the log since it was formatted, seals included.
+    public var groupCount: UInt64 { head.number }
+
     /// The most bytes that a record and its checks (16 bytes each) may have together.
     public var recordBytesMax: Int {
         groupBuffer.count - GroupHeader.byteCount - GroupHeader.recordPrefix

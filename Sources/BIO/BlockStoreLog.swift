@@ -203,12 +203,11 @@ extension BlockStore {
             sequence: next)
         lastIsUnsealed = !isSeal
         // With checks, one flush makes the blocks and the log durable together.
-        try await writeLog(at: start.position, length: length, durable: checkCount == 0)
-        if checkCount > 0 { try await device.flush() }
+        try await writeLog(at: start.position, length: length, flushing: checkCount > 0)
     }
 
     private func writeLog(
-        at position: UInt64, length: Int, durable: Bool
+        at position: UInt64, length: Int, flushing: Bool
     ) async throws(BIOError) {
         let unit = UInt64(BlockDevice.blockSize)
         var done = 0
@@ -216,10 +215,14 @@ extension BlockStore {
             let place = (position + UInt64(done) / unit) % superblock.logBlocks
             let run = min(length - done, Int((superblock.logBlocks - place) * unit))
             // SAFETY: the buffer belongs to the store, and only one group is written at a time.
-            try unsafe await device.write(
-                groupBuffer.readable(done..<done + run), at: superblock.logOffset + place * unit,
-                durable: durable)
+            let bytes = unsafe groupBuffer.readable(done..<done + run)
+            let offset = superblock.logOffset + place * unit
             done += run
+            if flushing, done == length {
+                try unsafe await device.writeAndFlush(bytes, at: offset)
+            } else {
+                try unsafe await device.write(bytes, at: offset, durable: !flushing)
+            }
         }
     }
 

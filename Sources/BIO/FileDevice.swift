@@ -31,7 +31,8 @@ internal import Glibc
     init(file: OpenFile, on xstream: XStream) throws(RingError) {
         precondition(xstream.isCurrent, "a device is opened on its xstream")
         var ring: OpaquePointer?
-        let code = unsafe dray_ring_create(UInt32(FileDevice.inFlightMax), file.descriptor, &ring)
+        let code = unsafe dray_ring_create(
+            UInt32(FileDevice.inFlightMax * 2), file.descriptor, &ring)
         guard code == 0 else { throw RingError(code: code) }
         unsafe self.ring = unsafe ring
         self.file = file
@@ -98,6 +99,26 @@ internal import Glibc
         }
     }
 
+    override func writeAndFlush(
+        _ buffer: UnsafeRawBufferPointer, at offset: UInt64
+    ) async throws(BIOError) {
+        try unsafe checkTransfer(buffer, at: offset)
+        if buffer.count > 0, buffer.count <= FileDevice.submissionBytesMax {
+            let slot = await takeSlot()
+            let result = await Waiter<Int32>.suspend { waiter in
+                waiters[slot] = waiter
+                // SAFETY: the caller keeps the buffer until this returns.
+                let queued = unsafe dray_ring_write_and_flush(
+                    ring, buffer.baseAddress!, UInt32(buffer.count), offset, UInt64(slot))
+                precondition(queued, "more submissions than slots")
+            }
+            // Cancelled: the write failed or was short, and no flush has been tried.
+            if result != -ECANCELED { return try checkFlush(result) }
+        }
+        try unsafe await write(buffer, at: offset, durable: false)
+        try await flush()
+    }
+
     override func flush() async throws(BIOError) {
         let slot = await takeSlot()
         let result = await Waiter<Int32>.suspend { waiter in
@@ -105,7 +126,11 @@ internal import Glibc
             let queued = unsafe dray_ring_flush(ring, UInt64(slot))
             precondition(queued, "more submissions than slots")
         }
-        // Not tried again, whatever the error: the kernel may have dropped what failed.
+        try checkFlush(result)
+    }
+
+    /// A flush is not tried again, whatever its error: the kernel may have dropped what failed.
+    private func checkFlush(_ result: Int32) throws(BIOError) {
         guard result >= 0 else {
             throw .failed(path: name, offset: 0, code: -result, message: BIOError.message(-result))
         }

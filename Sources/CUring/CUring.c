@@ -112,6 +112,16 @@ bool dray_ring_flush(struct dray_ring *ring, uint64_t slot) {
     return finish(sqe, slot);
 }
 
+bool dray_ring_write_and_flush(
+    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, uint64_t slot) {
+    if (io_uring_sq_space_left(&ring->ring) < 2) return false;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->ring);
+    io_uring_prep_write(sqe, 0, buffer, length, offset);
+    finish(sqe, DRAY_RING_SILENT);
+    sqe->flags |= IOSQE_IO_LINK;
+    return dray_ring_flush(ring, slot);
+}
+
 int dray_ring_submit(struct dray_ring *ring) {
     if (ring->ring.flags & IORING_SETUP_DEFER_TASKRUN)
         return io_uring_submit_and_get_events(&ring->ring);
@@ -125,12 +135,15 @@ uint32_t dray_ring_reap(struct dray_ring *ring, struct dray_completion *out, uin
     if (ring->armed) disarm(ring);
     if (max > 256) max = 256;
     unsigned count = io_uring_peek_batch_cqe(&ring->ring, cqes, max);
+    unsigned reported = 0;
     for (unsigned i = 0; i < count; i++) {
-        out[i].slot = cqes[i]->user_data;
-        out[i].result = cqes[i]->res;
+        if (cqes[i]->user_data == DRAY_RING_SILENT) continue;
+        out[reported].slot = cqes[i]->user_data;
+        out[reported].result = cqes[i]->res;
+        reported++;
     }
     io_uring_cq_advance(&ring->ring, count);
-    return count;
+    return reported;
 }
 
 int dray_file_open(const char *path, int flags) {

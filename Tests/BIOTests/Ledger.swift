@@ -1,5 +1,6 @@
 import BIO
 import DrayRuntime
+import Glibc
 import Testing
 
 /// A small store of cells on a `BlockStore`, and beside it the truth: what was acknowledged.
@@ -34,11 +35,15 @@ final class Ledger {
             self.padding = padding
         }
 
-        init?(_ bytes: some RandomAccessCollection<UInt8>) {
-            let bytes = Array(bytes)
-            guard bytes.count >= 11,
-                bytes[11...].elementsEqual(repeatElement(bytes[1], count: bytes.count - 11))
-            else { return nil }
+        init?(_ bytes: [UInt8]) {
+            guard bytes.count >= 11 else { return nil }
+            let padding = [UInt8](repeating: bytes[1], count: bytes.count - 11)
+            guard padding.withUnsafeBytes({ expected in
+                bytes.withUnsafeBytes {
+                    expected.isEmpty
+                        || memcmp($0.baseAddress! + 11, expected.baseAddress!, expected.count) == 0
+                }
+            }) else { return nil }
             var start: UInt32 = 0
             var checksum: UInt32 = 0
             for index in 0..<4 {
@@ -201,7 +206,7 @@ final class Ledger {
         var place = 0
         while place < bytes.count {
             let length = Int(bytes[place]) | Int(bytes[place + 1]) << 8
-            let entry = try #require(Entry(bytes[place + 2..<place + 2 + length]))
+            let entry = try #require(Entry(Array(bytes[place + 2..<place + 2 + length])))
             cells[entry.cell] = entry
             place += 2 + length
         }

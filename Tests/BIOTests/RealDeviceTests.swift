@@ -66,9 +66,13 @@ final class TemporaryFolder {
                     let buffer = IOBuffer(
                         copying: [UInt8](repeating: UInt8(index % 251 + 1), count: 4096))
                     do {
-                        try await device.write(
-                            UnsafeRawBufferPointer(buffer.bytes), at: UInt64(index) * 8192,
-                            durable: index % 16 == 0)
+                        let bytes = UnsafeRawBufferPointer(buffer.bytes)
+                        if index % 16 == 1 {
+                            try await device.writeAndFlush(bytes, at: UInt64(index) * 8192)
+                        } else {
+                            try await device.write(
+                                bytes, at: UInt64(index) * 8192, durable: index % 16 == 0)
+                        }
                     } catch { failed += 1 }
                     left -= 1
                 }
@@ -193,6 +197,11 @@ final class TemporaryFolder {
                 guard let device = try? store.open(path: path, on: xstream) else { return [] }
                 let buffer = IOBuffer(count: 4096)
                 var errors: [BIOError?] = []
+                errors.append(
+                    await Self.error {
+                        try await device.writeAndFlush(
+                            UnsafeRawBufferPointer(buffer.bytes), at: 48 << 20)
+                    })
                 for (offset, durable) in [(48, false), (48, true), (1, true)] {
                     errors.append(
                         await Self.error {
@@ -204,14 +213,14 @@ final class TemporaryFolder {
                 await device.close()
                 return errors
             }
-            try #require(errors.count == 3)
-            for error in errors[0..<2] {
+            try #require(errors.count == 4)
+            for error in errors[0..<3] {
                 guard case .failed(path, 48 << 20, EFBIG, _) = error else {
                     Issue.record("\(String(describing: error))")
                     continue
                 }
             }
-            #expect(errors[2] == nil)
+            #expect(errors[3] == nil)
         }
     }
 

@@ -6,13 +6,16 @@
 
 struct dray_ring;
 
+/// What the completion of a write says that a flush follows: not to be waited for.
+#define DRAY_RING_SILENT UINT64_MAX
+
 /// A transfer that has ended: whose, and bytes or a negative errno.
 struct dray_completion {
     uint64_t slot;
     int32_t result;
 };
 
-/// Creates a ring with room for `entries` submissions, for the calling thread only, and registers
+/// Creates a ring with room for `entries` submissions (a write with a flush counts twice), for the calling thread only, and registers
 /// `descriptor` as its file. Returns 0, or an errno (EPERM and ENOSYS: io_uring is forbidden).
 int dray_ring_create(uint32_t entries, int descriptor, struct dray_ring **ring);
 void dray_ring_destroy(struct dray_ring *ring);
@@ -28,6 +31,10 @@ bool dray_ring_write(
     struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, bool durable,
     uint64_t slot);
 bool dray_ring_flush(struct dray_ring *ring, uint64_t slot);
+/// A write, and a flush that begins when it has ended: the kernel needs no word from us between.
+/// Only the flush reports; -ECANCELED means that the write failed or ended short.
+bool dray_ring_write_and_flush(
+    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, uint64_t slot);
 
 /// Gives what is queued to the kernel. Returns how many, or a negative errno; what was refused
 /// stays queued.
