@@ -6,8 +6,9 @@ extension BIOError {
         switch code {
         case ENOENT, ENXIO: .missing(path: path)
         case EBUSY: .busy(path: path)
-        case ENOTBLK: .unusable(
-            path: path, code: code, message: "neither a file nor a block device")
+        case ENOTBLK:
+            .unusable(
+                path: path, code: code, message: "neither a file nor a block device")
         default: .unusable(path: path, code: code, message: message(code))
         }
     }

@@ -31,7 +31,8 @@ extension BlockStore {
         if !overwrite { try await requireEmpty(device, partition) }
         let superblock = Superblock(
             identity: identity, partition: partition, logBlocks: logBlocks,
-            dataBlocks: dataBlocks, generation: salt ^ identity.engineID.low &* 31, tail: LogCursor())
+            dataBlocks: dataBlocks, generation: salt ^ identity.engineID.low &* 31,
+            tail: LogCursor())
         // The superblocks go first and come last: a format that is cut short leaves no store.
         try await zero(device, partition.lowerBound..<superblock.logOffset)
         try await device.flush()

@@ -84,7 +84,8 @@ struct GroupHeader: Hashable {
         let bytes = buffer.load(UInt32.self, at: place + 8)
         guard extent.count > 0, UInt64(bytes) <= extent.byteCount else { return nil }
         return BlockCheck(
-            extent: extent, byteCount: Int(bytes), checksum: buffer.load(UInt32.self, at: place + 12))
+            extent: extent, byteCount: Int(bytes),
+            checksum: buffer.load(UInt32.self, at: place + 12))
     }
 
     /// Where the records of the group at `offset` stand in `buffer`; nil when the lengths

@@ -123,7 +123,8 @@ struct LogScan {
         }
         let header = found.0
         guard header.generation == superblock.generation, header.cursor == cursor,
-            header.blocks <= min(end - cursor.position, UInt64(window.count / BlockDevice.blockSize))
+            header.blocks
+                <= min(end - cursor.position, UInt64(window.count / BlockDevice.blockSize))
         else { return nil }
         try await fill(cursor.position, blocks: header.blocks)
         let start = windowOffset(cursor.position) + GroupHeader.byteCount

@@ -33,7 +33,8 @@ public final class RealDeviceStore: DeviceStore {
 
     public init(log: LogFacilities = LogFacilities(), mode: Mode = .automatic) {
         logger = log.logger(.bio)
-        let isForced = mode == .automatic
+        let isForced =
+            mode == .automatic
             && RealDeviceStore.environment(RealDeviceStore.environmentVariable) == "threads"
         self.mode = isForced ? .threads : mode
     }

@@ -31,9 +31,11 @@ final class SimulatedDevice: BlockDevice {
         }
         let disk = disk
         try await perform {
-            let done = !fails && disk.contents.withLock {
-                unsafe $0.medium.read(into: buffer, at: offset)
-            }
+            let done =
+                !fails
+                && disk.contents.withLock {
+                    unsafe $0.medium.read(into: buffer, at: offset)
+                }
             return done ? nil : self.error(EIO, at: offset)
         }
     }
@@ -45,7 +47,8 @@ final class SimulatedDevice: BlockDevice {
         simulation.record("disk write", offset)
         unsafe simulation.record("disk bytes", bytes: buffer)
         store.reached(.writeBegins, node: node)
-        let id = simulation.isDead(node)
+        let id =
+            simulation.isDead(node)
             ? 0 : disk.contents.withLock { unsafe $0.medium.begin(buffer, at: offset) }
         try await perform {
             let error = unsafe self.endWrite(id, buffer, at: offset, durable: durable)

@@ -146,9 +146,11 @@ public final class SimulatedDeviceStore: DeviceStore {
     /// Puts a copy back, creating the device where needed. Nobody alive may have it open.
     public func restore(_ image: DeviceImage, path: String) {
         let disk = state.withLock { state in
-            let disk = state.disks[path] ?? SimulatedDisk(
-                path: path, size: image.medium.size, faults: state.defaults,
-                entropy: simulation.entropy.fork("disk \(path)"))
+            let disk =
+                state.disks[path]
+                ?? SimulatedDisk(
+                    path: path, size: image.medium.size, faults: state.defaults,
+                    entropy: simulation.entropy.fork("disk \(path)"))
             state.disks[path] = disk
             return disk
         }
@@ -188,7 +190,8 @@ final class SimulatedDisk: Sendable {
 
         mutating func latency() -> Duration {
             let spread = (faults.latencyMax - faults.latencyMin).nanosecondsClamped
-            var duration = faults.latencyMin
+            var duration =
+                faults.latencyMin
                 + .nanoseconds(Int64(clamping: latencyEntropy.below(spread + 1)))
             if strikes(faults.stallChance) {
                 counts.stalls += 1

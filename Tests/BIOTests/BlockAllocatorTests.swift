@@ -1,6 +1,7 @@
-@testable import BIO
 import DrayRuntime
 import Testing
+
+@testable import BIO
 
 @Suite struct BlockAllocatorTests {
     @Test(arguments: [UInt64(1), 2, 3, 4, 5, 6])

@@ -38,12 +38,15 @@ final class Ledger {
         init?(_ bytes: [UInt8]) {
             guard bytes.count >= 11 else { return nil }
             let padding = [UInt8](repeating: bytes[1], count: bytes.count - 11)
-            guard padding.withUnsafeBytes({ expected in
-                bytes.withUnsafeBytes {
-                    expected.isEmpty
-                        || memcmp($0.baseAddress! + 11, expected.baseAddress!, expected.count) == 0
-                }
-            }) else { return nil }
+            guard
+                padding.withUnsafeBytes({ expected in
+                    bytes.withUnsafeBytes {
+                        expected.isEmpty
+                            || memcmp($0.baseAddress! + 11, expected.baseAddress!, expected.count)
+                                == 0
+                    }
+                })
+            else { return nil }
             var start: UInt32 = 0
             var checksum: UInt32 = 0
             for index in 0..<4 {

@@ -84,8 +84,10 @@ final class TemporaryFolder {
             for index in 0..<count {
                 try await device.read(into: buffer.bytes, at: UInt64(index) * 8192)
                 let value = UInt8(index % 251 + 1)
-                let expected = [UInt8](repeating: value, count: 4096) + [UInt8](
-                    repeating: 0, count: 4096)
+                let expected =
+                    [UInt8](repeating: value, count: 4096)
+                    + [UInt8](
+                        repeating: 0, count: 4096)
                 if buffer.array(0..<8192) == expected { good += 1 }
             }
             await device.close()
@@ -136,9 +138,10 @@ final class TemporaryFolder {
             errors.append(
                 await Self.error { try await second.read(into: buffer.bytes, at: 0) })
             await second.close()
-            errors.append(await Self.error {
-                try await other.open(path: path, on: xstream).close()
-            })
+            errors.append(
+                await Self.error {
+                    try await other.open(path: path, on: xstream).close()
+                })
             return errors
         }
         try #require(errors.count == 10)

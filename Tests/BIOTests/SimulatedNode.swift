@@ -52,9 +52,11 @@ final class SimulatedNode {
         }
         let xstream = xstream
         let simulation = simulation
-        return simulation.run(for: .seconds(600), until: {
-            done || simulation.isDead(xstream.node)
-        }) && done
+        return simulation.run(
+            for: .seconds(600),
+            until: {
+                done || simulation.isDead(xstream.node)
+            }) && done
     }
 
     func openDevice() throws -> BlockDevice {
