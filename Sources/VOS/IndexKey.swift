@@ -23,10 +23,14 @@ enum IndexKey {
     static let childTag: UInt8 = 1
     static let singleTag: UInt8 = 1
 
-    /// The tags of extents with the longest extent of each.
-    static let extentClasses: [(tag: UInt8, lengthMax: UInt64)] = [
-        (2, 4096), (3, 65_536), (4, 1 << 20),
-    ]
+    /// The tags of extents, which stand for classes of length.
+    static let extentTags: (first: UInt8, last: UInt8) = (2, 4)
+
+    /// The longest extent of a class, in bytes.
+    @inline(__always)
+    static func lengthMax(ofTag tag: UInt8) -> UInt64 {
+        tag == 2 ? 4096 : tag == 3 ? 65_536 : 1 << 20
+    }
 
     /// The longest key: two strings of nothing but zero bytes, and the rest.
     static let lengthMax = objectLength + 4 * VOSLimits.keyLengthMax + 64
@@ -125,15 +129,19 @@ enum IndexKey {
 
     @inline(__always)
     static func compare(_ left: Bytes, _ right: Bytes) -> Int {
-        unsafe left.withUnsafeBytes { first in
-            unsafe right.withUnsafeBytes { second in
-                let common = min(first.count, second.count)
-                if common > 0 {
-                    let result = unsafe memcmp(first.baseAddress!, second.baseAddress!, common)
-                    if result != 0 { return Int(result) }
-                }
-                return first.count - second.count
+        unsafe right.withUnsafeBytes { unsafe compare(left, to: $0) }
+    }
+
+    /// Below, at or above 0 as `left` is below, equal to or above `right`.
+    @inline(__always)
+    static func compare(_ left: borrowing Bytes, to right: UnsafeRawBufferPointer) -> Int {
+        unsafe left.withUnsafeBytes { left in
+            let common = min(left.count, right.count)
+            if common > 0 {
+                let result = unsafe memcmp(left.baseAddress!, right.baseAddress!, common)
+                if result != 0 { return Int(result) }
             }
+            return left.count - right.count
         }
     }
 

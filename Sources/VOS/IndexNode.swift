@@ -27,27 +27,35 @@ final class IndexNode {
     }
 
     /// The index of the first key that is not below `key`.
-    @inline(__always)
     func lowerBound(_ key: IndexKey.Bytes) -> Int {
-        var low = 0
-        var high = keys.count
-        while low < high {
-            let middle = (low + high) / 2
-            if IndexKey.compare(keys[middle], key) < 0 { low = middle + 1 } else { high = middle }
+        unsafe keys.withUnsafeBufferPointer { keys in
+            unsafe key.withUnsafeBytes { key in
+                var low = 0
+                var high = keys.count
+                while low < high {
+                    let middle = (low + high) / 2
+                    let order = unsafe IndexKey.compare(keys[middle], to: key)
+                    if order < 0 { low = middle + 1 } else { high = middle }
+                }
+                return low
+            }
         }
-        return low
     }
 
     /// Which child holds `key`.
-    @inline(__always)
     func childIndex(_ key: IndexKey.Bytes) -> Int {
-        var low = 1
-        var high = keys.count
-        while low < high {
-            let middle = (low + high) / 2
-            if IndexKey.compare(keys[middle], key) <= 0 { low = middle + 1 } else { high = middle }
+        unsafe keys.withUnsafeBufferPointer { keys in
+            unsafe key.withUnsafeBytes { key in
+                var low = 1
+                var high = keys.count
+                while low < high {
+                    let middle = (low + high) / 2
+                    let order = unsafe IndexKey.compare(keys[middle], to: key)
+                    if order <= 0 { low = middle + 1 } else { high = middle }
+                }
+                return low - 1
+            }
         }
-        return low - 1
     }
 
     /// A child that only this tree refers to.

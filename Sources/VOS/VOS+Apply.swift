@@ -128,18 +128,27 @@ extension VOS {
         _ akey: IndexKey.Bytes, in range: Range<UInt64>,
         _ body: (IndexKey.Bytes, IndexRecord) -> Void
     ) {
-        for (tag, lengthMax) in IndexKey.extentClasses {
+        var tag: UInt8? = IndexKey.extentTags.first
+        while let current = tag {
+            let lengthMax = IndexKey.lengthMax(ofTag: current)
             let first = range.lowerBound >= lengthMax ? range.lowerBound - lengthMax + 1 : 0
-            var start = akey
-            start.append(tag)
+            var start = IndexKey.Bytes()
+            start.reserveCapacity(akey.count + 9)
+            start.append(contentsOf: akey)
+            start.append(current)
             start.append(word: first)
+            // What ends a class often tells that the akey has no more: that saves a search.
+            tag = nil
             index.forEach(from: start) { key, record in
-                guard IndexKey.agree(key, start, length: akey.count + 1),
-                    record.offset < range.upperBound
-                else { return false }
+                guard IndexKey.agree(key, akey, length: akey.count) else { return false }
+                guard key[akey.count] == current, record.offset < range.upperBound else {
+                    tag = max(current + 1, key[akey.count])
+                    return false
+                }
                 if record.end > range.lowerBound { body(key, record) }
                 return true
             }
+            if let next = tag, next > IndexKey.extentTags.last { tag = nil }
         }
     }
 }

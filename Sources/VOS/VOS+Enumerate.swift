@@ -81,7 +81,8 @@ extension VOS {
     /// Where the first extent, visible or not, lies that reaches beyond `offset`.
     private func nextExtent(_ path: NamePath, from offset: UInt64) -> UInt64? {
         var best: UInt64?
-        for (tag, lengthMax) in IndexKey.extentClasses {
+        for tag in IndexKey.extentTags.first...IndexKey.extentTags.last {
+            let lengthMax = IndexKey.lengthMax(ofTag: tag)
             var start = path.bytes
             start.append(tag)
             start.append(word: offset >= lengthMax ? offset - lengthMax + 1 : 0)

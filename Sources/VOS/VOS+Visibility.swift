@@ -100,18 +100,32 @@ extension VOS {
     func visibleEnd(_ path: NamePath, epoch: UInt64) -> UInt64 {
         let punch = punch(over: path, epoch: epoch)
         var best: UInt64 = 0
-        for (tag, lengthMax) in IndexKey.extentClasses {
-            var prefix = path.bytes
-            prefix.append(tag)
-            index.forEachReversed(below: path.bytes + [tag + 1]) { key, record in
-                guard IndexKey.agree(key, prefix, length: prefix.count) else { return false }
-                let (reach, overflow) = record.offset.addingReportingOverflow(lengthMax)
-                if !overflow, reach <= best { return false }
+        let length = path.bytes.count
+        var limit: UInt8? = IndexKey.extentTags.last + 1
+        while let above = limit {
+            var end = path.bytes
+            end.append(above)
+            var current: UInt8?
+            limit = nil
+            index.forEachReversed(below: end) { key, record in
+                guard IndexKey.agree(key, end, length: length),
+                    key[length] >= IndexKey.extentTags.first
+                else { return false }
+                let tag = key[length]
+                let (reach, overflow) = record.offset.addingReportingOverflow(
+                    IndexKey.lengthMax(ofTag: tag))
+                guard current ?? tag == tag, overflow || reach > best else {
+                    // The rest of the class cannot reach further, or this is the next class.
+                    limit = current ?? tag
+                    return false
+                }
+                current = tag
                 if record.epoch <= epoch, !(punch?.hides(record) ?? false) {
                     best = max(best, record.end)
                 }
                 return true
             }
+            if let next = limit, next <= IndexKey.extentTags.first { limit = nil }
         }
         return best
     }
