@@ -30,7 +30,8 @@ public struct World: Sendable {
     private var values: [ObjectIdentifier: any Sendable] = [:]
 
     package init(
-        clock: WorldClock, entropy: Entropy, processID: Int64, log: LogFacilities, metrics: any MetricsFactory,
+        clock: WorldClock, entropy: Entropy, processID: Int64, log: LogFacilities,
+        metrics: any MetricsFactory,
         xstreamMaker: @escaping @Sendable (String) -> XStream
     ) {
         self.clock = clock
