@@ -124,7 +124,8 @@ struct CallTracker {
     mutating func open(peer: Int32, deadline: UInt64, exposes: Bool, now: UInt64) -> Admission {
         let index = Int(peer)
         let ready = peers[index].phase == .ready
-        let sends = ready && peers[index].used < peers[index].credits
+        let sends =
+            ready && peers[index].used < peers[index].credits
             && peers[index].waitingCount == 0
         guard sends || peers[index].waitingCount < waitingMax else { return .overloaded }
         guard let slot = allocateSlot() else { return .overloaded }
@@ -179,7 +180,8 @@ struct CallTracker {
         peers[peer].last = slot
         if peers[peer].unansweredHellos == 0 {
             peers[peer].nextHello = max(
-                peers[peer].nextHello, slots[Int(peers[peer].first)].sentAt + CallTracker.probeAfter)
+                peers[peer].nextHello, slots[Int(peers[peer].first)].sentAt + CallTracker.probeAfter
+            )
         }
     }
 
@@ -266,8 +268,9 @@ struct CallTracker {
 
     /// The caller gives up (`error` says why). The call ends now, or, when the peer may still use
     /// memory that it exposed, after the peer's word.
-    mutating func giveUp(_ slot: Int32, _ error: RPCError, now: UInt64, into actions: inout [CallAction])
-    {
+    mutating func giveUp(
+        _ slot: Int32, _ error: RPCError, now: UInt64, into actions: inout [CallAction]
+    ) {
         let index = Int(slot)
         switch slots[index].phase {
         case .free, .ended:
@@ -418,7 +421,8 @@ struct CallTracker {
         case .greeting:
             for waiter in peers[index].waiting
             where slots[Int(waiter.slot)].generation == waiter.generation
-                && slots[Int(waiter.slot)].phase == .waiting {
+                && slots[Int(waiter.slot)].phase == .waiting
+            {
                 actions.append(.end(slot: waiter.slot, .unreachable))
             }
             peers[index].waiting.removeAll()
@@ -435,7 +439,8 @@ struct CallTracker {
     ) {
         for index in peers.indices
         where peers[index].phase == .ready && peers[index].session == session
-            && peers[index].instance == instance {
+            && peers[index].instance == instance
+        {
             lost(Int32(index), now: now, into: &actions)
         }
     }

@@ -55,14 +55,17 @@ extension Context {
         }
         let (held, header) = try endedCall(ticket, exposing: exposing, spill: spill)
         spill = nil
-        let message = header.flags.contains(.spilled)
+        let message =
+            header.flags.contains(.spilled)
             ? try await fetchReply(held, header, ticket) : held
         defer { release(message.source) }
         guard header.status == StatusCode.success.rawValue else {
             counts.callsFailed += 1
             throw unsafe RPCError(status: header.status, body: message.body)
         }
-        if message.payloadLength > 0, let onReplyPayload = unsafe onReplyPayload { unsafe onReplyPayload(message.payload) }
+        if message.payloadLength > 0, let onReplyPayload = unsafe onReplyPayload {
+            unsafe onReplyPayload(message.payload)
+        }
         do throws(DecodingFailure) {
             return try unsafe R(decoding: message.body)
         } catch {
@@ -303,8 +306,9 @@ extension Context {
 
     /// A reply arrived.
     func receivedReply(_ header: WireHeader, _ message: HeldMessage) {
-        guard tracker.matches(
-            slot: header.slot, generation: header.slotGeneration, requestID: header.requestID)
+        guard
+            tracker.matches(
+                slot: header.slot, generation: header.slotGeneration, requestID: header.requestID)
         else {
             counts.dropped += 1
             release(message.source)
@@ -412,8 +416,9 @@ extension Context {
 
     /// The peer has nothing of a cancelled call under way.
     func receivedCancelled(_ header: WireHeader) {
-        guard tracker.matches(
-            slot: header.slot, generation: header.slotGeneration, requestID: header.requestID),
+        guard
+            tracker.matches(
+                slot: header.slot, generation: header.slotGeneration, requestID: header.requestID),
             let error = tracker.slots[Int(header.slot)].error
         else { return }
         endCall(Int32(header.slot), .failed(error))

@@ -109,7 +109,8 @@ extension Context {
         sendControl(header, EmptyMessage(), to: peer)
     }
 
-    private func sendControl<Body: ByteCodable>(_ header: WireHeader, _ body: Body, to peer: Int32) {
+    private func sendControl<Body: ByteCodable>(_ header: WireHeader, _ body: Body, to peer: Int32)
+    {
         guard !isClosed, let send = sends.take() else { return }
         do throws(RPCError) {
             let handle = try handle(of: Int(peer))

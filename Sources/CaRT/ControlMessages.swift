@@ -138,7 +138,8 @@ extension RPCError {
         case .application, .fabric:
             do throws(DecodingFailure) {
                 let message = try unsafe FailureMessage(decoding: body)
-                self = code == .application
+                self =
+                    code == .application
                     ? .application(code: message.code, message: message.text)
                     : .fabric(message.fabricError)
             } catch {

@@ -114,13 +114,18 @@ extension FabricAddress {
         case .name:
             guard FabricAddress.isName(body.utf8) else {
                 throw bad(
-                    "\(provider)://NAME, with up to \(FabricAddress.nameBytesMax) letters, digits and . _ - @")
+                    "\(provider)://NAME, with up to \(FabricAddress.nameBytesMax) "
+                        + "letters, digits and . _ - @"
+                )
             }
             self.init(provider: provider, bytes: Array(body.utf8))
         case .opaque:
             guard body.hasPrefix("0x"), let bytes = Hexadecimal.bytes(of: body.dropFirst(2)),
                 !bytes.isEmpty, bytes.count <= FabricAddress.bytesMax
-            else { throw bad("\(provider)://0x… and at most \(FabricAddress.bytesMax) bytes in hexadecimal") }
+            else {
+                throw bad(
+                    "\(provider)://0x… and at most \(FabricAddress.bytesMax) bytes in hexadecimal")
+            }
             self.init(provider: provider, bytes: bytes)
         }
     }

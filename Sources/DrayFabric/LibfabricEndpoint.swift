@@ -232,7 +232,8 @@ extension LibfabricEndpoint {
         case Int32(FI_ECONNREFUSED), Int32(FI_ECONNRESET), Int32(FI_ECONNABORTED),
             Int32(FI_ENOTCONN), Int32(FI_ESHUTDOWN), Int32(FI_EHOSTUNREACH),
             Int32(FI_EHOSTDOWN), Int32(FI_ENETUNREACH), Int32(FI_ENETDOWN), Int32(FI_ETIMEDOUT),
-            Int32(FI_EIO), Int32(FI_ENOENT), Int32(FI_EADDRNOTAVAIL), 32 /* EPIPE */,
+            Int32(FI_EIO), Int32(FI_ENOENT), Int32(FI_EADDRNOTAVAIL),
+            32,  // EPIPE
             // We cancel nothing: providers say so of what was under way when a connection broke.
             Int32(FI_ECANCELED):
             .unreachable(code: code)

@@ -10,7 +10,7 @@ internal import Synchronization
 /// | address | listens on |
 /// |---|---|
 /// | `ofi+tcp://127.0.0.1:31416` | that host and port |
-/// | `ofi+tcp://127.0.0.1`, `ofi+tcp://:0`, `ofi+tcp` | a free port; 127.0.0.1 when no host is given |
+/// | `ofi+tcp://127.0.0.1`, `ofi+tcp://:0`, `ofi+tcp` | a free port; host 127.0.0.1 by default |
 /// | `ofi+shm://NAME` | shared memory of that name |
 /// | `ofi+shm` | shared memory with a new name |
 /// | `ofi+OTHER` , `ofi+OTHER://HOST:SERVICE` | what the provider makes of it |

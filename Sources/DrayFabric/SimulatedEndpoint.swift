@@ -144,7 +144,8 @@ internal import DrayRuntime
             precondition(buffer.count == 0)
             return
         }
-        let isInside = unsafe start >= UnsafeRawPointer(base)
+        let isInside =
+            unsafe start >= UnsafeRawPointer(base)
             && start + buffer.count <= UnsafeRawPointer(base) + registered.memory.count
         precondition(isInside, "a local buffer outside its registered region")
     }

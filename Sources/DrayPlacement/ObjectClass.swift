@@ -37,9 +37,11 @@ public struct ObjectClass: Hashable, Sendable, CustomStringConvertible {
 
     /// Parses a name such as `S2` or `sx`. Nil when there is no such class.
     public init?(_ name: String) {
-        guard let found = ObjectClass.allCases.first(where: {
-            $0.description == name.uppercased()
-        }) else { return nil }
+        guard
+            let found = ObjectClass.allCases.first(where: {
+                $0.description == name.uppercased()
+            })
+        else { return nil }
         self = found
     }
 

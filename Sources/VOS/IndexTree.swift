@@ -82,7 +82,8 @@ struct IndexTree {
     func checkInvariants() {
         var previous: IndexKey.Bytes?
         var entries = 0
-        func check(_ node: IndexNode, depth: Int, low: IndexKey.Bytes?, high: IndexKey.Bytes?) -> Int
+        func check(_ node: IndexNode, depth: Int, low: IndexKey.Bytes?, high: IndexKey.Bytes?)
+            -> Int
         {
             precondition(node.keys.count <= IndexNode.entriesMax)
             if node.isLeaf {

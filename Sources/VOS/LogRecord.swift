@@ -163,7 +163,8 @@ enum LogRecord {
 
 /// Writes ascending keys without what each has in common with the one before.
 enum KeyCompression {
-    static func put(_ key: IndexKey.Bytes, after previous: IndexKey.Bytes, to bytes: inout [UInt8]) {
+    static func put(_ key: IndexKey.Bytes, after previous: IndexKey.Bytes, to bytes: inout [UInt8])
+    {
         let most = min(key.count, previous.count)
         var shared = 0
         while shared < most, key[shared] == previous[shared] { shared += 1 }

@@ -35,7 +35,11 @@ enum Painting {
         var high = gaps.count
         while low < high {
             let middle = (low + high) / 2
-            if gaps[middle].upperBound <= range.lowerBound { low = middle + 1 } else { high = middle }
+            if gaps[middle].upperBound <= range.lowerBound {
+                low = middle + 1
+            } else {
+                high = middle
+            }
         }
         var last = low
         var rest: [Range<UInt64>] = []

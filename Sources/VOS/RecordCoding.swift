@@ -66,7 +66,8 @@ enum RecordCoding {
         extents.reserveCapacity(count)
         for _ in 0..<count {
             let extent = BlockExtent(start: try reader.long(), count: try reader.long())
-            guard extent.count > 0, UInt64(extent.start) + UInt64(extent.count) <= UInt64(UInt32.max)
+            guard extent.count > 0,
+                UInt64(extent.start) + UInt64(extent.count) <= UInt64(UInt32.max)
             else { throw MalformedBytes(what: "an extent of \(extent.count) blocks") }
             extents.append(extent)
         }

@@ -118,7 +118,8 @@ extension VOS {
         do throws(BIOError) {
             try await store.replay { (sequence, bytes) throws(BIOError) in
                 do throws(MalformedBytes) {
-                    let record = try LogRecord.decode(unsafe bytes.withUnsafeBytes { unsafe Array($0) })
+                    let record = try LogRecord.decode(
+                        unsafe bytes.withUnsafeBytes { unsafe Array($0) })
                     guard sequence > lastSequence else {
                         throw MalformedBytes(what: "log record \(sequence) after \(lastSequence)")
                     }

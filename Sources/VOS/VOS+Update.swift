@@ -73,7 +73,9 @@ extension VOS {
         guard !update.operations.isEmpty else { throw .badArgument("an update without operations") }
         guard update.operations.count <= VOSLimits.operationsMax else {
             throw .badArgument(
-                "\(update.operations.count) operations, where \(VOSLimits.operationsMax) are the most")
+                "\(update.operations.count) operations, "
+                    + "where \(VOSLimits.operationsMax) are the most"
+            )
         }
         for operation in update.operations {
             let (dkey, akey) = operation.body.names

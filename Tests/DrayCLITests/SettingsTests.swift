@@ -64,7 +64,8 @@ import Testing
         (.inlineThreshold, "4Q"), (.inlineThreshold, "1GiB"),
     ]
 
-    @Test(arguments: wrong) func wrongValuesAreRefused(key: EngineSettings.Key, text: String) throws {
+    @Test(arguments: wrong) func wrongValuesAreRefused(key: EngineSettings.Key, text: String) throws
+    {
         let settings = try EngineSettings(
             flags: [key: text], environment: { _ in nil },
             file: try EngineSettings.parse(file: SettingsTests.file, name: "engine.yml"))
@@ -79,7 +80,9 @@ import Testing
         #expect(line.contains("DRAY_CLUSTER_ID") && line.contains("--cluster-id"))
     }
 
-    @Test(arguments: ["devise: /x", "- a", "a: [", "engines: [1]", "rank: {a: 1}", "engines: [{rank: 1}]"])
+    @Test(arguments: [
+        "devise: /x", "- a", "a: [", "engines: [1]", "rank: {a: 1}", "engines: [{rank: 1}]",
+    ])
     func filesThatSayNothingUsefulAreRefused(text: String) {
         let failure = #expect(throws: CommandFailure.self) {
             try EngineSettings.parse(file: text, name: "engine.yml")

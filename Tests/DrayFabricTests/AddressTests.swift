@@ -44,7 +44,9 @@ import Testing
     /// formed survives a round trip.
     @Test func fuzz() {
         var entropy = Entropy(seed: 20)
-        let providers = ["ofi+tcp", "ofi+tcp;ofi_rxm", "ofi+shm", "sim", "ofi+verbs", "", "x y", "\u{0}"]
+        let providers = [
+            "ofi+tcp", "ofi+tcp;ofi_rxm", "ofi+shm", "sim", "ofi+verbs", "", "x y", "\u{0}",
+        ]
         let good: [[UInt8]] = [
             [2, 0, 0x7a, 0xb8, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0],
             [10, 0, 1, 2, 0, 0, 0, 0] + Array(repeating: 1, count: 16) + [0, 0, 0, 0],
@@ -55,9 +57,14 @@ import Testing
             let provider = providers[Int(entropy.below(UInt64(providers.count)))]
             var bytes = good[Int(entropy.below(3))]
             switch entropy.below(4) {
-            case 0: bytes[Int(entropy.below(UInt64(bytes.count)))] = UInt8(truncatingIfNeeded: entropy.next())
+            case 0:
+                bytes[Int(entropy.below(UInt64(bytes.count)))] = UInt8(
+                    truncatingIfNeeded: entropy.next())
             case 1: bytes.removeLast(Int(entropy.below(UInt64(bytes.count))))
-            case 2: bytes = (0..<Int(entropy.below(300))).map { _ in UInt8(truncatingIfNeeded: entropy.next()) }
+            case 2:
+                bytes = (0..<Int(entropy.below(300))).map { _ in
+                    UInt8(truncatingIfNeeded: entropy.next())
+                }
             default: break
             }
             let address = FabricAddress(provider: provider, bytes: bytes)
@@ -71,8 +78,11 @@ import Testing
             // Text with one character changed.
             var characters = Array(text.utf8)
             if !characters.isEmpty {
-                characters[Int(entropy.below(UInt64(characters.count)))] = UInt8(truncatingIfNeeded: entropy.next())
-                if let other = try? FabricAddress(parsing: String(decoding: characters, as: UTF8.self)) {
+                characters[Int(entropy.below(UInt64(characters.count)))] = UInt8(
+                    truncatingIfNeeded: entropy.next())
+                if let other = try? FabricAddress(
+                    parsing: String(decoding: characters, as: UTF8.self))
+                {
                     #expect(other.isWellFormed)
                 }
             }
@@ -116,7 +126,9 @@ import Testing
 
     @Test(arguments: FabricKind.allCases) func badListenAddresses(kind: FabricKind) async throws {
         try await withFabric(kind) { rig in
-            for text in ["", "ofi+", "tcp://127.0.0.1:1", "\(kind.rawValue)://a b", "\(kind.rawValue):x"] {
+            for text in [
+                "", "ofi+", "tcp://127.0.0.1:1", "\(kind.rawValue)://a b", "\(kind.rawValue):x",
+            ] {
                 #expect(throws: FabricError.self, "\(text)") {
                     try rig.world.fabric.makeEndpoint(text, on: rig.xstream)
                 }
@@ -140,7 +152,8 @@ import Testing
         guard kind != .sharedMemory else { return }
         try await withFabric(kind) { rig in
             #expect(throws: FabricError.self) {
-                try rig.world.fabric.makeEndpoint("\(kind.rawValue)://192.0.2.77:4000", on: rig.xstream)
+                try rig.world.fabric.makeEndpoint(
+                    "\(kind.rawValue)://192.0.2.77:4000", on: rig.xstream)
             }
         }
     }

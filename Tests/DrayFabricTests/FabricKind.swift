@@ -129,8 +129,12 @@ final class Node {
         self.endpoint = endpoint
         memory = IOBuffer(count: Node.memorySize)
         scratch.initialize(repeating: Completion(token: 0, kind: .sent))
-        region = RegionBox(
-            try! endpoint.register(memory.bytes, access: [.remoteRead, .remoteWrite]))
+        do {
+            region = RegionBox(
+                try endpoint.register(memory.bytes, access: [.remoteRead, .remoteWrite]))
+        } catch {
+            preconditionFailure("no memory could be registered: \(error)")
+        }
     }
 
     deinit {

@@ -38,7 +38,8 @@ import Testing
                 #expect(done.error == nil)
                 // The completion says that the bytes are there: no waiting.
                 #expect(server.holds(5000, size, seed: UInt8(index)), "size \(size)")
-                #expect(server.memory.bytes[5000 + size] == UInt8(truncatingIfNeeded: size &* 7) &+ 99)
+                #expect(
+                    server.memory.bytes[5000 + size] == UInt8(truncatingIfNeeded: size &* 7) &+ 99)
             }
             #expect(server.completions.isEmpty)
         }

@@ -72,7 +72,8 @@ import Testing
                     attributes: attributes)
             }
             for text in [
-                "/a/b/c/file", "absolute/c/file", "relative/file", "/a/../a/b/c/file", "/../a/b/c/file",
+                "/a/b/c/file", "absolute/c/file", "relative/file", "/a/../a/b/c/file",
+                "/../a/b/c/file",
                 "up", "a//b/./c/file",
             ] {
                 let found = try await fileSystem.lookup(FileSystemTests.path(text))
@@ -210,9 +211,11 @@ private struct History {
     }
 
     mutating func step() async throws {
-        let directories = [[]] + model.filter {
-            if case .directory = $0.value { true } else { false }
-        }.keys.sorted { $0.lexicographicallyPrecedes($1) }
+        let directories =
+            [[]]
+            + model.filter {
+                if case .directory = $0.value { true } else { false }
+            }.keys.sorted { $0.lexicographicallyPrecedes($1) }
         let above = directories[Int(entropy.below(UInt64(directories.count)))]
         let name = try FileName([0x61 + UInt8(entropy.below(6))])
         let names = above + [name]

@@ -12,7 +12,8 @@ import Testing
                 nanoseconds: UInt32(entropy.below(1_000_000_000)))
         }
         let attributes = FileAttributes(
-            mode: UInt16(entropy.below(0o10000)), userID: UInt32(truncatingIfNeeded: entropy.next()),
+            mode: UInt16(entropy.below(0o10000)),
+            userID: UInt32(truncatingIfNeeded: entropy.next()),
             groupID: UInt32(truncatingIfNeeded: entropy.next()), accessed: time(&entropy),
             modified: time(&entropy))
         let id = ObjectID(high: entropy.next(), low: entropy.next())

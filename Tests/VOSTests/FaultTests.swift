@@ -243,7 +243,8 @@ import Testing
             let prepared = records.map { PreparedOperation(key: object, record: $0) }
             return LogRecord.encode(update, prepared: prepared)
         }
-        guard case .update(let epoch, let transaction, let operations) = try LogRecord.decode(record)
+        guard
+            case .update(let epoch, let transaction, let operations) = try LogRecord.decode(record)
         else { return #expect(Bool(false)) }
         #expect(epoch == 3 && transaction == Names.pool && operations.count == 4)
         #expect(operations[3].record.blocks.map(\.count) == [1, 2])

@@ -198,4 +198,3 @@ extension VOS {
         return (bytes, result.size)
     }
 }
-

@@ -4,7 +4,8 @@ internal import ArgumentParser
 ///
 /// Swift turns the process's arguments into `String`s and replaces what is no UTF-8. To keep every
 /// byte, `ByteArgument.processArguments` first writes such bytes as characters of the last
-/// private-use plane (U+10FF00 on, one per half byte), and this type reads them back. Valid text is unchanged.
+/// private-use plane (U+10FF00 on, one per half byte), and this type reads them back.
+/// Valid text is unchanged.
 struct ByteArgument: ExpressibleByArgument, Hashable, Sendable {
     var bytes: [UInt8]
 

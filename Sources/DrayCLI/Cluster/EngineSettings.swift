@@ -177,7 +177,8 @@ struct EngineSettings: Sendable {
             case "\t": result += "\\t"
             default:
                 if scalar.value < 32 {
-                    result += "\\x" + (scalar.value < 16 ? "0" : "")
+                    result +=
+                        "\\x" + (scalar.value < 16 ? "0" : "")
                         + String(scalar.value, radix: 16)
                 } else {
                     result.unicodeScalars.append(scalar)

@@ -18,7 +18,8 @@ enum FreePorts {
             if ports.allSatisfy(isFree) { return first }
         }
         throw CommandFailure(
-            "ports", "no \(count) free ports in a row between \(range.lowerBound) and "
+            "ports",
+            "no \(count) free ports in a row between \(range.lowerBound) and "
                 + "\(range.upperBound)", advice: "use --provider ofi+shm, or fewer --targets")
     }
 

@@ -132,7 +132,9 @@ struct PoolCommand: ParsableCommand {
             used = usage.used
             free = usage.free
             usable = Dictionary(
-                uniqueKeysWithValues: usage.usableByClass.map { ($0.objectClass.description, $0.bytes) })
+                uniqueKeysWithValues: usage.usableByClass.map {
+                    ($0.objectClass.description, $0.bytes)
+                })
             targets = usage.targets.map {
                 Target(
                     rank: $0.address.rank, target: $0.address.target, size: $0.size,

@@ -127,7 +127,8 @@ final class Comparison: Transfer {
         }
         if status.attributes.mode != inode.attributes.mode, inode.type != .symbolicLink {
             differ(
-                item.local, "mode \(String(status.attributes.mode, radix: 8)) here, "
+                item.local,
+                "mode \(String(status.attributes.mode, radix: 8)) here, "
                     + "\(String(inode.attributes.mode, radix: 8)) in the store")
         }
         if status.attributes.modified != inode.attributes.modified {

@@ -81,7 +81,8 @@ class Transfer {
         progress.clear()
         report.seconds = HumanDuration(xstream.now.since(start)).seconds
         if var failure {
-            failure.advice = (failure.advice.isEmpty ? "" : failure.advice + "; ")
+            failure.advice =
+                (failure.advice.isEmpty ? "" : failure.advice + "; ")
                 + "done before: \(report.entries) entries"
             throw failure
         }
