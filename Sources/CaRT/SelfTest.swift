@@ -22,6 +22,7 @@ public enum SelfTest {
         }
     }
 
+    /// What is sent, how often, and how much of it at a time.
     public struct Options: Sendable {
         public var request = Load.empty
         public var reply = Load.empty
@@ -35,6 +36,7 @@ public enum SelfTest {
         public init() {}
     }
 
+    /// What was measured.
     public struct Result: Sendable {
         public var repetitions: Int
         public var elapsed: Duration

@@ -91,6 +91,7 @@ public struct PoolReference: Message, Hashable {
 
 /// A change of pools and containers. The client chooses the id, so a resend is recognised.
 public struct MetadataChange: Message, Hashable {
+    /// What is changed.
     public enum Kind: UInt8, Sendable {
         case createPool = 1
         case destroyPool = 2

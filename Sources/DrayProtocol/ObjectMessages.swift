@@ -28,6 +28,7 @@ public struct ObjectTarget: Message, Hashable {
 
 /// One change of an object.
 public struct ObjectOperation: Message, Hashable {
+    /// What is done, and to what: a value, or all below a key or an object.
     public enum Kind: UInt8, Sendable {
         case updateSingle = 1
         case updateArray = 2
@@ -36,6 +37,7 @@ public struct ObjectOperation: Message, Hashable {
         case punchObject = 5
     }
 
+    /// What must hold for the operation to be done.
     public enum Condition: UInt8, Sendable {
         case none = 0
         /// The value must not exist.
@@ -119,6 +121,7 @@ public struct ObjectUpdateReply: Message, Hashable {
 
 /// Reads one value. The data comes back as payload, or into `bulk`.
 public struct ObjectFetchRequest: Message, Hashable {
+    /// The kind of value that is read.
     public enum Kind: UInt8, Sendable {
         case single = 1
         case array = 2

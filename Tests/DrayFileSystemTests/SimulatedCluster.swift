@@ -64,6 +64,8 @@ struct SimulatedCluster {
                     world: world)
                 let pool = try await client.createPool(label: "tank", size: 512 << 20)
                 let container = try await pool.createContainer(label: "files")
+                // A simulation has one thread: nothing is sent anywhere.
+                nonisolated(unsafe) let body = body
                 try await client.run { try await body(container, world) }
                 await client.close()
             } catch {

@@ -42,7 +42,7 @@ enum ChildProcess {
         var strings = unsafe ([program.bytes] + arguments).map { bytes in
             unsafe strdup(LocalPath(bytes).terminated)
         }
-        defer { for index in strings.indices { unsafe free(strings[index]) } }
+        defer { for index in unsafe strings.indices { unsafe free(strings[index]) } }
         unsafe strings.append(nil)
         let variables = unsafe environment()
         var pid: pid_t = 0
