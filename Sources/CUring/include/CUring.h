@@ -15,8 +15,9 @@ struct dray_completion {
     int32_t result;
 };
 
-/// Creates a ring with room for `entries` submissions (a write with a flush counts twice), for the calling thread only, and registers
-/// `descriptor` as its file. Returns 0, or an errno (EPERM and ENOSYS: io_uring is forbidden).
+/// Creates a ring with room for `entries` submissions (a write with a flush counts twice), for the
+/// calling thread only, and registers `descriptor` as its file. Returns 0, or an errno (EPERM and
+/// ENOSYS: io_uring is forbidden).
 int dray_ring_create(uint32_t entries, int descriptor, struct dray_ring **ring);
 void dray_ring_destroy(struct dray_ring *ring);
 
