@@ -27,7 +27,7 @@ import Testing
     }
 
     private static let formatted: DeviceImage = {
-        let node = SimulatedNode(seed: 0, blocks: 80)
+        let node = SimulatedNode(seed: 0, blocks: 58)
         node.run { try await node.format() }
         return node.store.image(path: SimulatedNode.path)
     }()
@@ -90,6 +90,69 @@ import Testing
         #expect(boundary > 60)
         // Some crashes came after the flush and before anybody was told.
         #expect(partial > 0)
+    }
+
+    /// A record frees the very block that it has a check on; the block is wanted at once.
+    @Test func anAcknowledgedGroupSurvivesTheReuseOfItsBlocks() {
+        var faults = DeviceFaults()
+        faults.crashOutcome = .keep
+        let node = SimulatedNode(seed: 1, faults: faults)
+        let finished = node.run {
+            try await node.format()
+            let store = try await node.openStore()
+            _ = try await store.replayed()
+            let data = Ledger.pattern(5, blocks: 1)
+            let extents = try store.allocator.reserve(blocks: 1)
+            let bytes = UnsafeRawBufferPointer(data.bytes)
+            try await store.write(bytes, to: extents)
+            let check = BlockCheck(
+                extent: extents[0], byteCount: 4096, checksum: CRC32C.checksum(of: bytes))
+            try await store.append([1], checks: [check]) { _ in store.allocator.free(extents) }
+            let rest = try store.allocator.reserve(
+                blocks: store.allocator.freeBlocks, privileged: true)
+            let count = rest.reduce(0) { $0 + $1.count }
+            let garbage = Ledger.pattern(9, blocks: count)
+            try await store.write(UnsafeRawBufferPointer(garbage.bytes), to: rest)
+        }
+        #expect(finished)
+        node.restart()
+        node.run {
+            let records = try await node.openStore().replayed()
+            #expect(records.map(\.1) == [[1]])
+        }
+    }
+
+    @Test func theOldCheckpointStandsUntilTheNewOneIsDurable() {
+        let node = SimulatedNode(seed: 2)
+        let finished = node.run {
+            try await node.format()
+            let store = try await node.openStore()
+            _ = try await store.replayed()
+            var roots: [[BlockExtent]] = []
+            for _ in 0..<2 { roots.append(try store.allocator.reserve(blocks: 2)) }
+            func root(_ index: Int) -> CheckpointRoot {
+                CheckpointRoot(extents: roots[index], byteCount: 0, checksum: 0, logSequence: 0)
+            }
+            try await store.publishCheckpoint(root(0))
+            var published = false
+            node.xstream.spawn {
+                do {
+                    try await store.publishCheckpoint(root(1))
+                } catch { Issue.record("\(error)") }
+                published = true
+            }
+            var looks = 0
+            while !published {
+                await node.xstream.sleep(for: .microseconds(5))
+                if published { break }
+                #expect(store.allocator.isUsed(roots[0][0]))
+                looks += 1
+            }
+            #expect(looks > 3)
+            #expect(!store.allocator.isUsed(roots[0][0]))
+            #expect(store.allocator.usedBlocks == 2)
+        }
+        #expect(finished)
     }
 
     /// Bugs of the device that no store can repair must at least not give wrong data.

@@ -121,7 +121,7 @@ final class Ledger {
             }
             acknowledged = max(acknowledged, mine)
             return true
-        } catch .outOfService, .failed {
+        } catch .outOfService, .failed, .full {
             return false
         }
     }
