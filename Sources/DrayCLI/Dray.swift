@@ -47,12 +47,28 @@ struct DrayCommand: AsyncParsableCommand {
             } else {
                 try command.run()
             }
+            end(ExitStatus.success.rawValue)
         } catch let failure as CommandFailure {
             Terminal.note(failure.line)
-            Glibc.exit(failure.status.rawValue)
+            end(failure.status.rawValue)
         } catch {
-            exit(withError: error)
+            let code = exitCode(for: error)
+            let message = fullMessage(for: error)
+            if !message.isEmpty {
+                if code.isSuccess {
+                    try? Terminal.print(message)
+                } else {
+                    Terminal.note(message)
+                }
+            }
+            end(code.rawValue)
         }
+    }
+
+    /// Ends the process without the destructors of its libraries: the network's take apart what
+    /// threads of ours, asleep or not, still use. Everything was written without buffers.
+    private static func end(_ status: Int32) -> Never {
+        _exit(status)
     }
 }
 
