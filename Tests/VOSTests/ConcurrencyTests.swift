@@ -69,6 +69,56 @@ import Testing
         }
     }
 
+    /// Updates go on while a checkpoint is written; it must not claim to have them.
+    @Test(arguments: 0..<6 as Range<UInt64>)
+    func updatesDuringACheckpointAreNotLost(seed: UInt64) {
+        let target = SimulatedTarget(seed: seed, logBlocks: 128)
+        var acknowledged: [[UInt8]: UInt8] = [:]
+        func key(_ writer: Int, _ number: Int) -> [UInt8] {
+            [UInt8(writer), UInt8(number % 256), UInt8(number / 256)]
+        }
+        let finished = target.run {
+            let vos = try await target.open()
+            for number in 0..<400 {
+                try await vos.putSingle(key(9, number), [], [1], epoch: 10)
+                acknowledged[key(9, number)] = 1
+            }
+            var checkpoints = 0
+            await self.together(4, target) { writer in
+                if writer == 3 {
+                    for _ in 0..<4 {
+                        try await vos.checkpoint()
+                        checkpoints += 1
+                    }
+                    return
+                }
+                for number in 0..<300 where checkpoints < 4 {
+                    // New keys, and old ones again.
+                    for name in [key(writer, number), key(9, number)] {
+                        let value = UInt8(writer + 2)
+                        try await vos.putSingle(
+                            name, [], [value], epoch: 20 + UInt64(number * 3 + writer))
+                        acknowledged[name] = max(acknowledged[name] ?? 0, value)
+                    }
+                }
+            }
+            #expect(acknowledged.count > 410)
+        }
+        #expect(finished)
+        target.restart()
+        let again = target.run {
+            let vos = try await target.open()
+            vos.checkInvariants()
+            for writer in [0, 1, 2, 9] {
+                for number in 0..<400 {
+                    let value = try await vos.getSingle(key(writer, number), [])
+                    #expect(value?.first == acknowledged[key(writer, number)])
+                }
+            }
+        }
+        #expect(again)
+    }
+
     /// Writers overwrite, readers read what stays the same for them, aggregation and checkpoints
     /// free blocks beneath; a reader must never see bytes of another value.
     @Test(arguments: 0..<4 as Range<UInt64>)

@@ -213,17 +213,21 @@ import Testing
         _ epoch: UInt64
     ) async throws {
         let single = try await vos.getSingle(dkey, akey, epoch: epoch, object: object)
-        #expect(single == run.model.single(object, dkey, akey, epoch))
+        // Compared outside of the expectations, which would print them.
+        let isSame = single == run.model.single(object, dkey, akey, epoch)
+        #expect(isSame)
         let array = run.model.array(object, dkey, akey, epoch)
         let all = try await vos.getArray(
             dkey, akey, 0..<UInt64(array.count), epoch: epoch, object: object,
             room: run.entropy.chance(1, in: 2) ? 0 : 4096)
         #expect(all.size == UInt64(array.count))
-        #expect(all.bytes == array)
+        let isSameArray = all.bytes == array
+        #expect(isSameArray)
         let low = run.entropy.below(UInt64(array.count + 10))
         let high = low + run.entropy.below(5000)
         let part = try await vos.getArray(dkey, akey, low..<high, epoch: epoch, object: object)
         let padded = array + [UInt8](repeating: 0, count: 6000)
-        #expect(part.bytes == Array(padded[Int(low)..<Int(high)]))
+        let isSamePart = part.bytes == Array(padded[Int(low)..<Int(high)])
+        #expect(isSamePart)
     }
 }

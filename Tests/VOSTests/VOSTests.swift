@@ -60,6 +60,37 @@ import VOS
         #expect(finished)
     }
 
+    /// The longest extent of each class is found by a read of its last byte, and no further.
+    @Test(arguments: [1, 4096, 4097, 65_536, 65_537, 1 << 20])
+    func aReadOfTheLastByteFindsTheExtent(count: Int) {
+        let target = SimulatedTarget(seed: 8)
+        let finished = target.run {
+            let vos = try await target.open()
+            let first: UInt64 = 5 << 20
+            try await vos.putArray(
+                [1], [1], at: first, [UInt8](repeating: 7, count: count), epoch: 5)
+            let end = first + UInt64(count)
+            let last = try await vos.getArray([1], [1], end - 1..<end + 1)
+            #expect(last.bytes == [7, 0])
+            #expect(last.size == end)
+            #expect(try await vos.getArray([1], [1], first - 1..<first + 1).bytes == [0, 7])
+            let fetch = Fetch(
+                pool: Names.pool, container: Names.container, object: Names.object, dkey: [1],
+                akey: [1])
+            let extents = try await vos.listExtents(fetch, from: end - 1, limit: 5)
+            #expect(extents.extents.map(\.offset) == [end - 1])
+            #expect(extents.extents.map(\.byteCount) == [1])
+            #expect(try await vos.listExtents(fetch, from: end, limit: 5).extents.isEmpty)
+            // A longer and a shorter one elsewhere, filed in other classes.
+            try await vos.putArray([1], [1], at: 0, [UInt8](repeating: 8, count: 70_000), epoch: 6)
+            try await vos.putArray([1], [1], at: 4 << 20, [9], epoch: 6)
+            #expect(try await vos.getArray([1], [1], 69_999..<70_001).bytes == [8, 0])
+            #expect(try await vos.getArray([1], [1], end - 1..<end).size == end)
+            #expect(try await vos.listExtents(fetch, limit: 5).extents.count == 3)
+        }
+        #expect(finished)
+    }
+
     @Test func punchesHideWhatIsOlder() {
         let target = SimulatedTarget(seed: 4)
         let finished = target.run {
