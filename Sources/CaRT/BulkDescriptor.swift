@@ -24,6 +24,7 @@ public struct BulkDescriptor: Message, Hashable {
         try coder.code(&address)
         try coder.code(&length)
         try coder.code(&key)
+        guard coder.isDecoding else { return }
         let (_, overflow) = address.addingReportingOverflow(length)
         guard !overflow, length <= UInt64(Int.max) else { throw .invalidValue }
     }

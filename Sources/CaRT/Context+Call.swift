@@ -5,6 +5,8 @@ internal import DrayRuntime
 struct CallTicket {
     var slot: Int32
     var generation: UInt32
+    /// Monotonic nanoseconds.
+    var begin: UInt64
     /// Wall clock, nanoseconds since 1970.
     var deadline: UInt64
     var destinationRank: UInt32
@@ -40,12 +42,15 @@ extension Context {
         var spill: BulkHandle?
         await withTaskCancellationHandler {
             // The suspensions stand here, and in no function of their own, for speed.
+            var now = ticket.begin
             while tracker.slots[Int(ticket.slot)].phase == .waiting {
                 await SuspendedTask.suspend { waiters[Int(ticket.slot)] = $0 }
+                now = xstream.now.nanoseconds
             }
             guard tracker.slots[Int(ticket.slot)].phase == .granted else { return }
             spill = unsafe sendRequest(
-                ticket, opcode: procedure.opcode, request, payload: payload, trace: trace)
+                ticket, opcode: procedure.opcode, request, payload: payload, trace: trace,
+                now: now)
             while tracker.slots[Int(ticket.slot)].phase != .ended {
                 await SuspendedTask.suspend { waiters[Int(ticket.slot)] = $0 }
             }
@@ -53,19 +58,15 @@ extension Context {
             mailbox.post(ticket.token)
             xstream.submit {}
         }
-        let (held, header) = try endedCall(ticket, exposing: exposing, spill: spill)
+        var (message, status, isSpilled) = try endedCall(ticket, exposing: exposing, spill: spill)
         spill = nil
-        let message =
-            header.flags.contains(.spilled)
-            ? try await fetchReply(held, header, ticket) : held
+        if isSpilled { message = try await fetchReply(message, ticket) }
         defer { release(message.source) }
-        guard header.status == StatusCode.success.rawValue else {
+        guard status == StatusCode.success.rawValue else {
             counts.callsFailed += 1
-            throw unsafe RPCError(status: header.status, body: message.body)
+            throw unsafe RPCError(status: status, body: message.body)
         }
-        if message.payloadLength > 0, let onReplyPayload = unsafe onReplyPayload {
-            unsafe onReplyPayload(message.payload)
-        }
+        if message.payloadLength > 0, let onReplyPayload = unsafe onReplyPayload { unsafe onReplyPayload(message.payload) }
         do throws(DecodingFailure) {
             return try unsafe R(decoding: message.body)
         } catch {
@@ -100,8 +101,8 @@ extension Context {
         arm(at: end)
         armMaintenance(now: now)
         var ticket = CallTicket(
-            slot: slot, generation: tracker.slots[Int(slot)].generation, deadline: wallEnd,
-            destinationRank: WireHeader.anyRank, destinationTag: WireHeader.anyRank)
+            slot: slot, generation: tracker.slots[Int(slot)].generation, begin: now,
+            deadline: wallEnd, destinationRank: WireHeader.anyRank, destinationTag: WireHeader.anyRank)
         if case .rank(let rank, let tag) = destination {
             ticket.destinationRank = rank
             ticket.destinationTag = tag
@@ -145,7 +146,7 @@ extension Context {
     /// to go inline.
     private func sendRequest<Q: Message>(
         _ ticket: CallTicket, opcode: UInt32, _ request: Q, payload: UnsafeRawBufferPointer?,
-        trace: UInt64
+        trace: UInt64, now: UInt64
     ) -> BulkHandle? {
         let peer = Int(tracker.slots[Int(ticket.slot)].peer)
         guard let send = sends.take() else {
@@ -169,7 +170,7 @@ extension Context {
                 send, request, payload: payload, limit: links[peer].eagerLimit, spillNumber: 0,
                 &header)
             if spill != nil { tracker.exposes(ticket.slot) }
-            tracker.sent(ticket.slot, now: xstream.now.nanoseconds)
+            tracker.sent(ticket.slot, now: now)
             counts.requestsSent += 1
             post(
                 send, header: header, to: handle,
@@ -276,7 +277,7 @@ extension Context {
     /// The result of a call that is over. Frees its slot.
     private func endedCall(
         _ ticket: CallTicket, exposing: [BulkHandle], spill: BulkHandle?
-    ) throws(RPCError) -> (HeldMessage, WireHeader) {
+    ) throws(RPCError) -> (HeldMessage, status: UInt16, isSpilled: Bool) {
         let outcome = outcomes[Int(ticket.slot)]
         let peer = tracker.slots[Int(ticket.slot)].peer
         outcomes[Int(ticket.slot)] = .pending
@@ -292,9 +293,9 @@ extension Context {
             if let spill { isolate(spill, from: peer) }
             countFailure(error)
             throw error
-        case .reply(let message, let header):
+        case .reply(let message, let status, let isSpilled):
             counts.repliesReceived += 1
-            return (message, header)
+            return (message, status, isSpilled)
         }
     }
 
@@ -306,9 +307,8 @@ extension Context {
 
     /// A reply arrived.
     func receivedReply(_ header: WireHeader, _ message: HeldMessage) {
-        guard
-            tracker.matches(
-                slot: header.slot, generation: header.slotGeneration, requestID: header.requestID)
+        guard tracker.matches(
+            slot: header.slot, generation: header.slotGeneration, requestID: header.requestID)
         else {
             counts.dropped += 1
             release(message.source)
@@ -321,7 +321,10 @@ extension Context {
             release(message.source)
             endCall(slot, .failed(error))
         } else if isIntact(header, message) {
-            endCall(slot, .reply(message, header: header))
+            endCall(
+                slot,
+                .reply(
+                    message, status: header.status, isSpilled: header.flags.contains(.spilled)))
         } else {
             release(message.source)
             endCall(slot, .failed(.badMessage))
@@ -330,7 +333,7 @@ extension Context {
 
     /// Fetches a reply that is too large to travel inline, and tells its sender.
     private func fetchReply(
-        _ message: HeldMessage, _ header: WireHeader, _ ticket: CallTicket
+        _ message: HeldMessage, _ ticket: CallTicket
     ) async throws(RPCError) -> HeldMessage {
         let spill: SpillDescriptor
         do throws(DecodingFailure) {
@@ -416,9 +419,8 @@ extension Context {
 
     /// The peer has nothing of a cancelled call under way.
     func receivedCancelled(_ header: WireHeader) {
-        guard
-            tracker.matches(
-                slot: header.slot, generation: header.slotGeneration, requestID: header.requestID),
+        guard tracker.matches(
+            slot: header.slot, generation: header.slotGeneration, requestID: header.requestID),
             let error = tracker.slots[Int(header.slot)].error
         else { return }
         endCall(Int32(header.slot), .failed(error))

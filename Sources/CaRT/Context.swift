@@ -39,18 +39,14 @@ internal import Logging
     let world: World
     let logger: Logger
     var entropy: Entropy
-    var counts = ContextCounters()
     var isClosing = false
     var isClosed = false
 
-    // Calls, by slot.
-    var tracker: CallTracker
-    var waiters: [SuspendedTask?] = []
-    var outcomes: [CallOutcome] = []
+    // SAFETY: allocated in `init`, freed in `deinit`, used only on the xstream.
+    let state: UnsafeMutablePointer<ContextState>
     let cancelMailbox = CancelMailbox()
 
-    // Peers that we call, by number.
-    var links: [PeerLink] = []
+    // Peers that we call.
     var peersByAddress: [FabricAddress: Int32] = [:]
     var peersByRank: [UInt64: Int32] = [:]
     var groupGeneration: UInt32 = 0
@@ -58,35 +54,21 @@ internal import Logging
     var selfPeer: Int32 = 0
 
     // Callers and what we do for them.
-    var sessions: SessionTable
     var procedures = ProcedureTable()
-    var activeRequests: [RequestContext?] = []
-    var freeActive: [Int32] = []
     var spills: [UInt64: ReplySpill] = [:]
     var spillOrder = Deque<UInt64>()
     var nextSpill: UInt64 = 1
     var pulledBytes = 0
 
-    // Memory and messages.
-    let sends: SendPool
-    let receives: ReceivePool
+    // Memory.
     let pool: BufferPool
     let exposures: ExposureTable
     var quarantine: [Quarantined] = []
-    var bulks = BulkTable()
-    var loopback = Deque<UInt32>()
-    var retrySends = Deque<UInt32>()
     // SAFETY: allocated in `init`, freed in `deinit`, used only by `poll`.
     let completions: UnsafeMutableBufferPointer<Completion>
 
-    // The one timer.
+    /// The one timer.
     var timer: Timer?
-    var timerAt: UInt64 = .max
-    var maintenanceAt: UInt64 = .max
-    /// The monotonic time of the last poll that found something, and the wall clock minus the
-    /// monotonic one then.
-    var pollTime: UInt64 = 0
-    var wallOffset: UInt64 = 0
 
     /// Opens an endpoint at `address` (see `Fabric.makeEndpoint`) for the calling xstream, which
     /// must be `xstream`.
@@ -117,6 +99,7 @@ internal import Logging
         instance = entropy.next()
         let slotSize = (WireHeader.size + options.eagerLimit + 63) & ~63
         precondition(slotSize <= endpoint.messageSizeMax, "the eager limit is above the fabric's")
+        let receives: ReceivePool
         do throws(FabricError) {
             receives = try ReceivePool(
                 endpoint: endpoint, slotSize: slotSize, count: options.receiveCount)
@@ -124,20 +107,23 @@ internal import Logging
             endpoint.close()
             throw .fabric(error)
         }
-        sends = SendPool(endpoint: endpoint, slotSize: slotSize)
         pool = BufferPool(endpoint: endpoint, freeBytesMax: options.pooledBytesMax)
         exposures = ExposureTable(endpoint: endpoint)
-        tracker = CallTracker(
-            entropy: Entropy(seed: entropy.next()), waitingMax: options.waitingMax)
-        sessions = SessionTable(
-            entropy: Entropy(seed: entropy.next()), sessionsMax: options.sessionsMax)
         unsafe completions = .allocate(capacity: Context.completionsMax)
         unsafe completions.initialize(repeating: Completion(token: 0, kind: .sent))
+        unsafe state = .allocate(capacity: 1)
+        unsafe state.initialize(
+            to: ContextState(
+                tracker: CallTracker(
+                    entropy: Entropy(seed: entropy.next()), waitingMax: options.waitingMax),
+                sessions: SessionTable(
+                    entropy: Entropy(seed: entropy.next()), sessionsMax: options.sessionsMax),
+                sends: SendPool(endpoint: endpoint, slotSize: slotSize), receives: receives))
         refreshTime()
         addSelf()
         registerInternals()
         do throws(FabricError) {
-            try receives.postAll()
+            try self.receives.postAll()
         } catch {
             shutDown()
             throw .fabric(error)
@@ -146,9 +132,12 @@ internal import Logging
     }
 
     deinit {
-        shutDown()
+        // Only the remains of a simulated process that was killed are dropped elsewhere.
+        if xstream.isCurrent { shutDown() }
         unsafe completions.deinitialize()
         unsafe completions.deallocate()
+        unsafe state.deinitialize(count: 1)
+        unsafe state.deallocate()
     }
 
     /// What was done so far. Cheap.
@@ -162,15 +151,6 @@ internal import Logging
     }
 
     // MARK: - Time
-
-    /// Reads the clocks.
-    func refreshTime() {
-        pollTime = xstream.now.nanoseconds
-        wallOffset = world.clock.wallNanoseconds &- pollTime
-    }
-
-    /// The wall clock, as of the last poll.
-    var wallTime: UInt64 { pollTime &+ wallOffset }
 
     /// Makes sure that `maintain` runs at `time`.
     func arm(at time: UInt64) {
@@ -276,7 +256,7 @@ enum CallOutcome {
     case failed(RPCError)
     /// As `failed`, but the peer may still use memory that the call exposed.
     case abandoned(RPCError)
-    case reply(HeldMessage, header: WireHeader)
+    case reply(HeldMessage, status: UInt16, isSpilled: Bool)
 }
 
 /// How a peer is reached.

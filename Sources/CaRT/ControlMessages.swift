@@ -18,7 +18,8 @@ struct HelloMessage: ByteCodable {
         try coder.code(&eagerLimit)
         try coder.code(&session.index)
         try coder.code(&session.generation)
-        guard eagerLimit >= UInt32(Context.eagerLimitMin) else { throw .invalidValue }
+        guard !coder.isDecoding || eagerLimit >= UInt32(Context.eagerLimitMin)
+        else { throw .invalidValue }
     }
 }
 
@@ -38,7 +39,8 @@ struct HelloReply: ByteCodable {
         try coder.code(&session.generation)
         try coder.code(&credits)
         try coder.code(&eagerLimit)
-        guard eagerLimit >= UInt32(Context.eagerLimitMin) else { throw .invalidValue }
+        guard !coder.isDecoding || eagerLimit >= UInt32(Context.eagerLimitMin)
+        else { throw .invalidValue }
     }
 }
 
@@ -59,6 +61,7 @@ struct SpillDescriptor: ByteCodable {
         try coder.code(&payloadLength)
         try coder.code(&checksum)
         try coder.code(&identifier)
+        guard coder.isDecoding else { return }
         guard UInt64(bodyLength) + UInt64(payloadLength) == memory.length, memory.length > 0
         else { throw .invalidValue }
     }

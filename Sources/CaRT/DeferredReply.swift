@@ -1,3 +1,5 @@
+internal import DrayRuntime
+
 /// The right and duty to answer one request.
 ///
 /// Confined to the context's xstream. Dropping it unused reaches the caller as `.noReply`.
@@ -10,7 +12,9 @@ public final class DeferredReply<Reply: Message> {
     }
 
     deinit {
-        // Does nothing when the request was answered.
+        // Does nothing when the request was answered. Only the remains of a simulated process
+        // that was killed are dropped elsewhere than on the xstream.
+        guard request.context.xstream.isCurrent else { return }
         request.context.fail(.noReply, request)
     }
 

@@ -6,9 +6,11 @@ internal import DrayRuntime
 ///
 /// A message that finds no posted receive stops its whole connection, so buffers are reposted as
 /// soon as they are free.
-final class ReceivePool {
+@safe struct ReceivePool {
     private let endpoint: Endpoint
     private let registration: Registration
+    // SAFETY: the registration keeps the memory.
+    private let start: UnsafeMutableRawPointer
     let slotSize: Int
     let count: Int
     private var isPosted: [Bool]
@@ -23,17 +25,18 @@ final class ReceivePool {
         isPosted = Array(repeating: false, count: count)
         registration = try Registration(
             IOBuffer(count: slotSize * count), at: endpoint, access: [])
+        unsafe start = registration.buffer.bytes.baseAddress.unsafelyUnwrapped
     }
 
     /// Posts every buffer.
-    func postAll() throws(FabricError) {
+    mutating func postAll() throws(FabricError) {
         for index in 0..<UInt32(count) { try post(index) }
     }
 
     /// Buffers that hold messages.
     var heldCount: Int { count - postedCount - refused.count }
 
-    private func post(_ index: UInt32) throws(FabricError) {
+    private mutating func post(_ index: UInt32) throws(FabricError) {
         precondition(!isPosted[Int(index)], "a receive was posted twice")
         do throws(FabricError) {
             try unsafe endpoint.postReceive(
@@ -48,14 +51,14 @@ final class ReceivePool {
     }
 
     /// A message arrived in the buffer.
-    func arrived(_ index: UInt32) {
+    mutating func arrived(_ index: UInt32) {
         precondition(isPosted[Int(index)], "a receive completed that was not posted")
         isPosted[Int(index)] = false
         postedCount -= 1
     }
 
     /// The message was read: the buffer may take another. An endpoint that is closing may refuse.
-    func release(_ index: UInt32) {
+    mutating func release(_ index: UInt32) {
         do throws(FabricError) {
             try post(index)
         } catch {
@@ -64,7 +67,7 @@ final class ReceivePool {
     }
 
     /// Offers again what was refused. Returns how many were taken.
-    func retry() -> Int {
+    mutating func retry() -> Int {
         var taken = 0
         for _ in 0..<refused.count {
             guard let index = refused.popFirst() else { break }
@@ -79,12 +82,10 @@ final class ReceivePool {
 
     /// The memory of a buffer.
     func memory(_ index: UInt32) -> UnsafeMutableRawBufferPointer {
-        let start = Int(index) * slotSize
-        return unsafe UnsafeMutableRawBufferPointer(
-            rebasing: registration.buffer.bytes[start..<start + slotSize])
+        unsafe UnsafeMutableRawBufferPointer(start: start + Int(index) * slotSize, count: slotSize)
     }
 
-    func close() {
+    mutating func close() {
         registration.close(at: endpoint)
     }
 }

@@ -96,11 +96,14 @@ public enum SelfTest {
             if echo.get == nil, echo.put == nil {
                 return try answer(echo, request, bytes)
             }
-            return try await transfer(echo, request)
+            let checksum = try await transfer(echo, request)
+            var answer = try answer(echo, request, bytes)
+            answer.checksum = checksum
+            return answer
         }
     }
 
-    /// Answers a request without bulk transfers.
+    /// Answers a request, but for its bulk transfers.
     private static func answer(
         _ echo: Echo, _ request: RequestContext, _ bytes: ReplyBytes
     ) throws(RPCError) -> Answer {
@@ -114,18 +117,19 @@ public enum SelfTest {
         return Answer()
     }
 
+    /// Makes the bulk transfers, and returns the checksum of what was read.
     private static func transfer(
         _ echo: Echo, _ request: RequestContext
-    ) async throws(RPCError) -> Answer {
+    ) async throws(RPCError) -> UInt32 {
         let context = request.context
         request.releasePayload()
-        var answer = Answer()
+        var checksum: UInt32 = 0
         if let source = echo.get {
             guard source.length <= UInt64(sizeMax) else { throw .messageTooLong }
             let buffer = try context.makeBuffer(count: Int(source.length))
             try await context.bulkGet(
                 source, into: buffer, range: 0..<buffer.count, deadline: .at(request.deadline))
-            answer.checksum = unsafe sample(UnsafeRawBufferPointer(buffer.bytes))
+            checksum = unsafe sample(UnsafeRawBufferPointer(buffer.bytes))
         }
         if let target = echo.put {
             guard target.length <= UInt64(sizeMax) else { throw .messageTooLong }
@@ -133,7 +137,7 @@ public enum SelfTest {
             try await context.bulkPut(
                 target, from: buffer, range: 0..<buffer.count, deadline: .at(request.deadline))
         }
-        return answer
+        return checksum
     }
 
     /// The checksum of a part at each end: enough to notice that nothing arrived, and cheap.

@@ -21,7 +21,7 @@ struct SendPurpose {
 }
 
 /// Messages that are being sent: fixed slots of registered memory, in chunks made on demand.
-final class SendPool {
+@safe struct SendPool {
     static let chunkSlots = 32
     /// More than this many messages at a time that the fabric has not taken are refused.
     static let slotsMax = 4096
@@ -37,6 +37,8 @@ final class SendPool {
     private let endpoint: Endpoint
     let slotSize: Int
     private var chunks: [Registration] = []
+    // SAFETY: the chunks keep the memory.
+    private var starts: [UnsafeMutableRawPointer] = unsafe []
     private var free: [UInt32] = []
     var slots: [Slot] = []
 
@@ -49,18 +51,19 @@ final class SendPool {
     var busyCount: Int { slots.count - free.count }
 
     /// Takes a slot; nil when there are too many, or memory cannot be registered.
-    func take() -> UInt32? {
+    mutating func take() -> UInt32? {
         if free.isEmpty { grow() }
         guard let slot = free.popLast() else { return nil }
         slots[Int(slot)].isBusy = true
         return slot
     }
 
-    private func grow() {
+    private mutating func grow() {
         guard slots.count < SendPool.slotsMax else { return }
         do throws(FabricError) {
             let buffer = IOBuffer(count: slotSize * SendPool.chunkSlots)
             chunks.append(try Registration(buffer, at: endpoint, access: []))
+            unsafe starts.append(buffer.bytes.baseAddress.unsafelyUnwrapped)
         } catch {
             // As if the pool were at its limit: the caller says `.overloaded`.
             return
@@ -72,7 +75,7 @@ final class SendPool {
     }
 
     /// Gives a slot back.
-    func give(_ slot: UInt32) {
+    mutating func give(_ slot: UInt32) {
         precondition(slots[Int(slot)].isBusy, "a send slot was freed twice")
         slots[Int(slot)].isBusy = false
         free.append(slot)
@@ -82,8 +85,7 @@ final class SendPool {
     func memory(_ slot: UInt32) -> UnsafeMutableRawBufferPointer {
         let chunk = Int(slot) / SendPool.chunkSlots
         let start = Int(slot) % SendPool.chunkSlots * slotSize
-        return unsafe UnsafeMutableRawBufferPointer(
-            rebasing: chunks[chunk].buffer.bytes[start..<start + slotSize])
+        return unsafe UnsafeMutableRawBufferPointer(start: starts[chunk] + start, count: slotSize)
     }
 
     /// The registration of a slot's memory.
@@ -91,7 +93,7 @@ final class SendPool {
         chunks[Int(slot) / SendPool.chunkSlots]
     }
 
-    func close() {
+    mutating func close() {
         for chunk in chunks { chunk.close(at: endpoint) }
     }
 }

@@ -34,6 +34,8 @@ public final class HybridLogicalClock: Sendable {
     /// Moves ahead of `stamp`, which came from another process. Returns false, and changes
     /// nothing, when it is more than `uncertaintyMax` ahead of our wall clock.
     public func observe(_ stamp: UInt64) -> Bool {
+        // Mostly the stamp is behind our clock already, and no reading of time is needed.
+        guard stamp > last.load(ordering: .relaxed) else { return true }
         let limit = clock.wallNanoseconds + HybridLogicalClock.uncertaintyMax.nanosecondsClamped
         guard stamp <= limit else { return false }
         advance(past: stamp)

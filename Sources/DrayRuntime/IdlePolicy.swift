@@ -33,7 +33,9 @@ struct IdlePolicy {
     mutating func worked(at time: Instant) {
         guard let start = idleSince else { return }
         idleSince = nil
-        learn(idle: time.since(start))
+        // What came during the very first pause may have come at once: nobody looked. Its length
+        // says nothing, and spinning would have paid.
+        learn(idle: pause == IdlePolicy.pauseMinimum * 2 ? .zero : time.since(start))
         pause = IdlePolicy.pauseMinimum
     }
 

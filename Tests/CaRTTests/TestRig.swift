@@ -1,6 +1,7 @@
-import CaRT
+@testable import CaRT
 import DrayFabric
 import DrayRuntime
+import Glibc
 import Testing
 
 /// The fabrics that every behaviour is tested over.
@@ -109,7 +110,18 @@ private func outcome(
 
 /// Bytes whose values depend on their position and a seed.
 func pattern(_ count: Int, _ seed: Int = 0) -> [UInt8] {
-    (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ ($0 >> 8) &+ seed) }
+    let period = (0..<1009).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ ($0 >> 8) &+ seed) }
+    return [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
+        period.withUnsafeBytes { source in
+            var position = 0
+            while position < count {
+                let length = min(source.count, count - position)
+                memcpy(buffer.baseAddress! + position, source.baseAddress!, length)
+                position += length
+            }
+        }
+        filled = count
+    }
 }
 
 /// Runs all bodies at a time on the xstream and waits for them.

@@ -1,0 +1,125 @@
+internal import DequeModule
+internal import DrayFabric
+internal import DrayRuntime
+
+/// What a context changes with every message.
+///
+/// It lies at a fixed place behind a pointer, not in the context object itself: the language
+/// checks each access to a property of a class at run time, which adds up to a tenth of the cost
+/// of a call. Nothing here calls back into the context, so no access overlaps another.
+struct ContextState {
+    // Calls, by slot.
+    var tracker: CallTracker
+    var waiters: [SuspendedTask?] = []
+    var outcomes: [CallOutcome] = []
+
+    // Peers that we call, by number.
+    var links: [PeerLink] = []
+
+    // Callers and what we do for them.
+    var sessions: SessionTable
+    var activeRequests: [RequestContext?] = []
+    var freeActive: [Int32] = []
+
+    // Memory and messages.
+    var sends: SendPool
+    var receives: ReceivePool
+    var bulks = BulkTable()
+    var loopback = Deque<UInt32>()
+    var retrySends = Deque<UInt32>()
+
+    var counts = ContextCounters()
+
+    // Time, in nanoseconds.
+    /// When the one timer fires.
+    var timerAt: UInt64 = .max
+    /// When peers and spills are looked after.
+    var maintenanceAt: UInt64 = .max
+    /// The monotonic time of the last poll that found something.
+    var pollTime: UInt64 = 0
+    /// The wall clock minus the monotonic one, as of `wallReadAt`.
+    var wallOffset: UInt64 = 0
+    var wallReadAt: UInt64 = 0
+}
+
+extension Context {
+    var tracker: CallTracker {
+        _read { yield unsafe state.pointee.tracker }
+        _modify { yield unsafe &state.pointee.tracker }
+    }
+    var waiters: [SuspendedTask?] {
+        _read { yield unsafe state.pointee.waiters }
+        _modify { yield unsafe &state.pointee.waiters }
+    }
+    var outcomes: [CallOutcome] {
+        _read { yield unsafe state.pointee.outcomes }
+        _modify { yield unsafe &state.pointee.outcomes }
+    }
+    var links: [PeerLink] {
+        _read { yield unsafe state.pointee.links }
+        _modify { yield unsafe &state.pointee.links }
+    }
+    var sessions: SessionTable {
+        _read { yield unsafe state.pointee.sessions }
+        _modify { yield unsafe &state.pointee.sessions }
+    }
+    var activeRequests: [RequestContext?] {
+        _read { yield unsafe state.pointee.activeRequests }
+        _modify { yield unsafe &state.pointee.activeRequests }
+    }
+    var freeActive: [Int32] {
+        _read { yield unsafe state.pointee.freeActive }
+        _modify { yield unsafe &state.pointee.freeActive }
+    }
+    var sends: SendPool {
+        _read { yield unsafe state.pointee.sends }
+        _modify { yield unsafe &state.pointee.sends }
+    }
+    var receives: ReceivePool {
+        _read { yield unsafe state.pointee.receives }
+        _modify { yield unsafe &state.pointee.receives }
+    }
+    var bulks: BulkTable {
+        _read { yield unsafe state.pointee.bulks }
+        _modify { yield unsafe &state.pointee.bulks }
+    }
+    var loopback: Deque<UInt32> {
+        _read { yield unsafe state.pointee.loopback }
+        _modify { yield unsafe &state.pointee.loopback }
+    }
+    var retrySends: Deque<UInt32> {
+        _read { yield unsafe state.pointee.retrySends }
+        _modify { yield unsafe &state.pointee.retrySends }
+    }
+    var counts: ContextCounters {
+        _read { yield unsafe state.pointee.counts }
+        _modify { yield unsafe &state.pointee.counts }
+    }
+    var timerAt: UInt64 {
+        get { unsafe state.pointee.timerAt }
+        set { unsafe state.pointee.timerAt = newValue }
+    }
+    var maintenanceAt: UInt64 {
+        get { unsafe state.pointee.maintenanceAt }
+        set { unsafe state.pointee.maintenanceAt = newValue }
+    }
+    var pollTime: UInt64 { unsafe state.pointee.pollTime }
+    var wallOffset: UInt64 { unsafe state.pointee.wallOffset }
+
+    /// Reads the clocks.
+    func refreshTime() {
+        let now = xstream.now.nanoseconds
+        unsafe state.pointee.pollTime = now
+        // The offset changes when somebody sets the clock: that need not be noticed at once.
+        if unsafe now >= state.pointee.wallReadAt &+ Context.wallReadInterval {
+            unsafe state.pointee.wallReadAt = now
+            unsafe state.pointee.wallOffset = world.clock.wallNanoseconds &- now
+        }
+    }
+
+    /// How long, in nanoseconds, the offset of the wall clock is taken to stay as it is.
+    private static let wallReadInterval: UInt64 = 10_000_000
+
+    /// The wall clock, as of the last poll.
+    var wallTime: UInt64 { pollTime &+ wallOffset }
+}

@@ -1,0 +1,167 @@
+@testable import CaRT
+import DrayFabric
+import DrayRuntime
+import Testing
+
+@Suite struct FailureTests {
+    @Test(arguments: FabricKind.allCases)
+    func namesWhatWentWrong(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let client = try rig.makeContext()
+            let server = try rig.makeContext { options in
+                options.rank = 3
+                options.tag = 2
+                options.messageSizeMax = 4 << 20
+            }
+            serve(server)
+            let there = Destination.address(server.address)
+            #expect(await failure { () throws(RPCError) in
+                try await client.call(TestProtocol.unknown, Blob(), to: there)
+            } == .unknownProcedure)
+            #expect(await failure { () throws(RPCError) in
+                try await client.call(TestProtocol.foreign, Blob(), to: there)
+            } == .unknownProcedure)
+            #expect(await failure { () throws(RPCError) in
+                try await client.call(TestProtocol.later, Blob(), to: there)
+            } == .protocolVersion)
+            #expect(await failure { () throws(RPCError) in
+                try await client.call(TestProtocol.fail, Blob(number: 77), to: there)
+            } == .application(code: 77, message: "no: ünïcode"))
+            #expect(await failure { () throws(RPCError) in
+                try await client.call(TestProtocol.drop, Blob(), to: there)
+            } == .noReply)
+            #expect(await failure { () throws(RPCError) in
+                try await client.call(
+                    TestProtocol.echo, Blob(bytes: pattern(5 << 20)), to: there)
+            } == .messageTooLong)
+            #expect(await failure { () throws(RPCError) in
+                try await client.call(TestProtocol.echo, Blob(), to: .rank(3, tag: 2))
+            } == .staleGroup)
+            #expect(client.counters.callsFailed == 6)
+            #expect(client.counters.inFlight == 0)
+            // The connection is as good as before.
+            let answer = try await client.call(TestProtocol.echo, Blob(number: 1), to: there)
+            #expect(answer.number == 1)
+        }
+    }
+
+    @Test(arguments: [FabricKind.tcp, .simulated])
+    func findsRanksByTheGroup(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let client = try rig.makeContext()
+            let server = try rig.makeContext { options in
+                options.rank = 3
+                options.tag = 0
+            }
+            serve(server)
+            let members = [
+                GroupMap.Member(rank: 3, addresses: [server.address, server.address]),
+                GroupMap.Member(rank: 1, addresses: [server.address]),
+            ]
+            #expect(client.group.replace(version: 5, members: members))
+            #expect(!client.group.replace(version: 5, members: []))
+            #expect(server.group.replace(version: 5, members: members))
+            let answer = try await client.call(
+                TestProtocol.echo, Blob(number: 4), to: .rank(3, tag: 0))
+            #expect(answer.number == 4)
+            #expect(await failure { () throws(RPCError) in
+                try await client.call(TestProtocol.echo, Blob(), to: .rank(3, tag: 1))
+            } == .wrongTag)
+            #expect(await failure { () throws(RPCError) in
+                try await client.call(TestProtocol.echo, Blob(), to: .rank(1, tag: 0))
+            } == .wrongRank)
+            #expect(await failure { () throws(RPCError) in
+                try await client.call(TestProtocol.echo, Blob(), to: .rank(2, tag: 0))
+            } == .staleGroup)
+            let there = Destination.address(server.address)
+            #expect(try await client.lookUp(rank: 3, at: there) == members[0].addresses)
+            #expect(await failure { () throws(RPCError) in
+                try await client.lookUp(rank: 8, at: there)
+            } == .staleGroup)
+            #expect(try await client.negotiate(base: 0x20, versions: 0...9, with: there) == 1)
+            #expect(try await client.negotiate(base: 0x20, versions: 2...9, with: there) == nil)
+            // A newer group without the rank takes effect at once.
+            #expect(client.group.replace(version: 6, members: []))
+            #expect(await failure { () throws(RPCError) in
+                try await client.call(TestProtocol.echo, Blob(), to: .rank(3, tag: 0))
+            } == .staleGroup)
+        }
+    }
+
+    @Test(arguments: FabricKind.allCases)
+    func timesOut(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let (client, server) = (try rig.makeContext(), try rig.makeContext())
+            let state = serve(server)
+            let there = Destination.address(server.address)
+            _ = try await client.call(TestProtocol.echo, Blob(), to: there)
+            let start = rig.xstream.now
+            #expect(await failure { () throws(RPCError) in
+                try await client.call(
+                    TestProtocol.wait, Blob(), to: there, deadline: .after(.milliseconds(300)))
+            } == .timedOut)
+            let elapsed = rig.xstream.now.since(start)
+            #expect(elapsed >= .milliseconds(300))
+            #expect(elapsed < .seconds(5))
+            try await rig.wait("the server hears of it") { state.cancelled == 1 }
+            #expect(state.held[0].request.isCancelled)
+            // A late reply is ignored.
+            let dropped = client.counters.dropped
+            state.held.removeFirst().reply(Blob())
+            try await rig.wait("the late reply") { client.counters.dropped == dropped + 1 }
+            #expect(client.counters.timedOut == 1)
+            // Expired before it is sent.
+            #expect(await failure { () throws(RPCError) in
+                try await client.call(TestProtocol.echo, Blob(), to: there, deadline: .at(1))
+            } == .timedOut)
+            _ = try await client.call(TestProtocol.echo, Blob(), to: there)
+        }
+    }
+
+    /// Nobody listens: refused at once where the provider says so, else by the deadline.
+    @Test(arguments: FabricKind.allCases)
+    func nobodyIsThere(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let client = try rig.makeContext()
+            let gone = try rig.makeContext()
+            let address = gone.address
+            await gone.close()
+            let error = await failure { () throws(RPCError) in
+                try await client.call(
+                    TestProtocol.echo, Blob(), to: .address(address), deadline: .after(.seconds(1)))
+            }
+            #expect(error == .unreachable || error == .timedOut, "\(String(describing: error))")
+            #expect(client.counters.inFlight == 0)
+            #expect(client.counters.waiting == 0)
+        }
+    }
+
+    @Test func refusesClocksAhead() async throws {
+        let simulation = Simulation(seed: 4)
+        let fabric = SimulatedFabric(simulation: simulation)
+        var outcome: RPCError??
+        var worlds = [simulation.world(node: 1), simulation.world(node: 2, wallOffset: 5_000_000_000)]
+        worlds[0].fabric = fabric
+        worlds[1].fabric = fabric
+        let streams = [worlds[0].makeXStream(name: "a"), worlds[1].makeXStream(name: "b")]
+        var server: Context?
+        streams[0].simulate {
+            let options = ContextOptions(clock: HybridLogicalClock(clock: worlds[0].clock))
+            server = try! Context(
+                world: worlds[0], xstream: streams[0], address: "sim://server", options: options)
+            serve(server!)
+        }
+        simulation.run(for: .seconds(1))
+        streams[1].simulate {
+            let options = ContextOptions(clock: HybridLogicalClock(clock: worlds[1].clock))
+            let client = try! Context(
+                world: worlds[1], xstream: streams[1], address: "sim", options: options)
+            outcome = await failure { () throws(RPCError) in
+                try await client.call(
+                    TestProtocol.echo, Blob(), to: .address(server!.address))
+            }
+        }
+        simulation.run(for: .seconds(100), until: { outcome != nil })
+        #expect(outcome == .some(.clockSkew))
+    }
+}

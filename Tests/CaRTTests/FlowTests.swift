@@ -1,0 +1,245 @@
+@testable import CaRT
+import DrayFabric
+import DrayRuntime
+import Testing
+
+@Suite struct FlowTests {
+    @Test(arguments: [FabricKind.tcp, .sharedMemory, .simulated])
+    func keepsToTheServersCredits(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let client = try rig.makeContext { $0.waitingMax = 20 }
+            let server = try rig.makeContext { $0.credits = 4 }
+            let state = serve(server)
+            let there = Destination.address(server.address)
+            _ = try await client.call(TestProtocol.echo, Blob(), to: there)
+            var order: [Int] = []
+            var overloaded = 0
+            for index in 0..<30 {
+                rig.xstream.spawn {
+                    let error = await failure { () throws(RPCError) in
+                        try await client.call(
+                            TestProtocol.wait, Blob(number: UInt64(index)), to: there)
+                    }
+                    if error == .overloaded { overloaded += 1 }
+                    if error == nil { order.append(index) }
+                }
+            }
+            try await rig.wait("four requests") { state.held.count == 4 && overloaded == 6 }
+            await rig.xstream.sleep(for: .milliseconds(20))
+            #expect(state.held.count == 4)
+            #expect(client.counters.inFlight == 4)
+            #expect(client.counters.waiting == 20)
+            while order.count < 24 {
+                try await rig.wait("a request") { !state.held.isEmpty }
+                let before = order.count
+                state.held.removeFirst().reply(Blob())
+                try await rig.wait("its end") { order.count > before }
+            }
+            #expect(state.started == 24)
+            // First come, first served (the simulated fabric may swap neighbours).
+            #expect(Set(order) == Set(0..<24))
+            if kind != .simulated { #expect(order == Array(0..<24)) }
+        }
+    }
+
+    @Test(arguments: [FabricKind.tcp, .simulated])
+    func saysWhenItIsOverloaded(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let client = try rig.makeContext()
+            let server = try rig.makeContext { options in
+                options.credits = 0
+                options.activeRequestsMax = 5
+            }
+            let state = serve(server)
+            var overloaded = 0
+            var answered = 0
+            for _ in 0..<12 {
+                rig.xstream.spawn {
+                    let error = await failure { () throws(RPCError) in
+                        try await client.call(
+                            TestProtocol.wait, Blob(), to: .address(server.address))
+                    }
+                    if error == .overloaded { overloaded += 1 }
+                    if error == nil { answered += 1 }
+                }
+            }
+            try await rig.wait("refusals") { overloaded == 7 }
+            #expect(state.held.count == 5)
+            #expect(server.counters.overloaded == 7)
+            for reply in state.held { reply.reply(Blob()) }
+            state.held = []
+            try await rig.wait("answers") { answered == 5 }
+            _ = try await client.call(TestProtocol.echo, Blob(), to: .address(server.address))
+        }
+    }
+
+    /// Handlers that sit on their payloads must not stop the connection.
+    @Test(arguments: FabricKind.allCases)
+    func heldReceivesAreLimited(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let client = try rig.makeContext()
+            let server = try rig.makeContext { options in
+                options.credits = 0
+                options.receiveCount = 16
+                options.heldReceivesMax = 8
+            }
+            var held: [DeferredReply<Blob>] = []
+            server.registerDeferred(TestProtocol.wait) { _, reply in held.append(reply) }
+            let payload = IOBuffer(copying: pattern(100))
+            var ends: [RPCError?] = []
+            for _ in 0..<40 {
+                rig.xstream.spawn {
+                    ends.append(
+                        await failure { () throws(RPCError) in
+                            try await client.call(
+                                TestProtocol.wait, Blob(), to: .address(server.address),
+                                payload: UnsafeRawBufferPointer(payload.bytes))
+                        })
+                }
+            }
+            try await rig.wait("refusals") { ends.count + held.count == 40 }
+            #expect(held.count >= 8 && held.count <= 9)
+            #expect(ends.allSatisfy { $0 == .overloaded })
+            #expect(held.allSatisfy { [UInt8]($0.request.payload) == pattern(100) })
+            for reply in held { reply.reply(Blob()) }
+            try await rig.wait("answers") { ends.count == 40 }
+        }
+    }
+
+    @Test(arguments: FabricKind.allCases)
+    func cancels(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let (client, server) = (try rig.makeContext(), try rig.makeContext())
+            let state = serve(server)
+            let there = Destination.address(server.address)
+            var end: RPCError??
+            let task = rig.xstream.spawnCancellable {
+                end = await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.wait, Blob(), to: there)
+                }
+            }
+            try await rig.wait("the request") { state.held.count == 1 }
+            task.cancel()
+            try await rig.wait("the end") { end != nil }
+            #expect(end == .some(.cancelled))
+            try await rig.wait("the server hears of it") { state.cancelled == 1 }
+            #expect(state.held[0].request.isCancelled)
+            state.held = []
+            // A task that is cancelled already sends nothing that anybody waits for.
+            end = nil
+            let second = rig.xstream.spawnCancellable {
+                withUnsafeCurrentTask { $0?.cancel() }
+                end = await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.wait, Blob(), to: there)
+                }
+            }
+            await second.value
+            #expect(end == .some(.cancelled))
+            #expect(client.counters.inFlight == 0)
+            _ = try await client.call(TestProtocol.echo, Blob(), to: there)
+        }
+    }
+
+    /// The memory of a cancelled call is free only when the peer has said so.
+    @Test(arguments: FabricKind.allCases)
+    func waitsForThePeerBeforeMemoryIsFree(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let (client, server) = (try rig.makeContext(), try rig.makeContext())
+            let state = serve(server)
+            let buffer = try client.makeBuffer(count: 4096)
+            let handle = try client.expose(buffer, access: .remoteRead)
+            var end: RPCError??
+            let task = rig.xstream.spawnCancellable {
+                end = await failure { () throws(RPCError) in
+                    try await client.call(
+                        TestProtocol.wait, Blob(), to: .address(server.address),
+                        exposing: [handle])
+                }
+            }
+            try await rig.wait("the request") { state.held.count == 1 }
+            task.cancel()
+            try await rig.wait("the server hears of it") { state.cancelled == 1 }
+            await rig.xstream.sleep(for: .milliseconds(50))
+            #expect(end == nil, "returned although the handler still works")
+            state.held.removeFirst().fail(.cancelled)
+            try await rig.wait("the end") { end != nil }
+            #expect(end == .some(.cancelled))
+            #expect(client.counters.quarantinedBytes == 0)
+            client.withdraw(handle)
+        }
+    }
+
+    @Test func quarantinesMemoryOfASilentPeer() async throws {
+        try await withRig(.simulated) { rig in
+            let (client, server) = (try rig.makeContext(), try rig.makeContext())
+            let state = serve(server)
+            let buffer = try client.makeBuffer(count: 4096)
+            let handle = try client.expose(buffer, access: .remoteRead)
+            let end = await failure { () throws(RPCError) in
+                try await client.call(
+                    TestProtocol.wait, Blob(), to: .address(server.address), exposing: [handle],
+                    deadline: .after(.seconds(1)))
+            }
+            #expect(end == .timedOut)
+            #expect(client.counters.quarantinedBytes == 4096)
+            // It is still exposed, whatever the caller does.
+            client.withdraw(handle)
+            let target = try server.makeBuffer(count: 4096)
+            try await server.bulkGet(handle.descriptor, into: target, range: 0..<4096)
+            state.held = []
+        }
+    }
+
+    @Test(arguments: [FabricKind.tcp, .simulated])
+    func callsItself(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let context = try rig.makeContext()
+            let state = serve(context)
+            let here = Destination.address(context.address)
+            for size in [0, 100, 50_000] {
+                let blob = Blob(number: 3, bytes: pattern(size))
+                #expect(try await context.call(TestProtocol.echo, blob, to: here) == blob)
+            }
+            #expect(await failure { () throws(RPCError) in
+                try await context.call(TestProtocol.drop, Blob(), to: here)
+            } == .noReply)
+            #expect(await failure { () throws(RPCError) in
+                try await context.call(
+                    TestProtocol.wait, Blob(), to: here, deadline: .after(.milliseconds(50)))
+            } == .timedOut)
+            try await rig.wait("the cancellation") { state.cancelled == 1 }
+            state.held = []
+            let buffer = try context.makeBuffer(count: 10_000)
+            buffer.bytes.copyBytes(from: pattern(10_000))
+            let handle = try context.expose(buffer, access: .remoteRead)
+            var transfer = Transfer()
+            transfer.memory = handle.descriptor
+            let sum = try await context.call(
+                TestProtocol.pull, transfer, to: here, exposing: [handle])
+            #expect(sum.number == UInt64(CRC32C.checksum(of: UnsafeRawBufferPointer(buffer.bytes))))
+            #expect(context.counters.hellosSent == 0)
+        }
+    }
+
+    @Test(arguments: FabricKind.allCases)
+    func closingEndsCalls(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let (client, server) = (try rig.makeContext(), try rig.makeContext())
+            let state = serve(server)
+            var end: RPCError??
+            rig.xstream.spawn {
+                end = await failure { () throws(RPCError) in
+                    try await client.call(
+                        TestProtocol.wait, Blob(), to: .address(server.address))
+                }
+            }
+            try await rig.wait("the request") { state.held.count == 1 }
+            await client.close()
+            #expect(end == .some(.closed))
+            #expect(await failure { () throws(RPCError) in
+                try await client.call(TestProtocol.echo, Blob(), to: .address(server.address))
+            } == .closed)
+            state.held = []
+        }
+    }
+}
