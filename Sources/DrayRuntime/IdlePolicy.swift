@@ -10,6 +10,9 @@ struct IdlePolicy {
     /// Longest spin: several round trips of a local network.
     static let spinMaximum: Duration = .microseconds(50)
     static let spinMinimum: Duration = .microseconds(1)
+    /// An idle period up to this was short. More than the longest spin: a block that was not worth
+    /// it adds its own cost, some 50 to 100 µs on a virtual machine, and must not look like rest.
+    static let shortMaximum: Duration = .microseconds(150)
     static let pauseMinimum: Duration = .microseconds(20)
     static let pauseMaximum: Duration = .microseconds(800)
 
@@ -67,7 +70,7 @@ struct IdlePolicy {
     }
 
     private mutating func learn(idle: Duration) {
-        if idle <= IdlePolicy.spinMaximum {
+        if idle <= IdlePolicy.shortMaximum {
             spin = min(IdlePolicy.spinMaximum, spin * 2 + .microseconds(1))
         } else {
             spin = max(IdlePolicy.spinMinimum, spin / 2)
