@@ -87,7 +87,7 @@ extension ClientCore {
         _ request: ObjectUpdateRequest, to destination: Destination, object: DrayObject
     ) async throws(DrayError) {
         try await retrying(subject(object)) { (deadline) async throws(RPCError) in
-            _ = unsafe try await context.call(
+            _ = try await context.call(
                 ObjectProtocol.update, request, to: destination, deadline: deadline)
         }
     }
@@ -121,7 +121,7 @@ extension ClientCore {
         if bytes.count <= ObjectLimits.inlineMax {
             let request = request
             try await retrying(subject(object)) { (deadline) async throws(RPCError) in
-                _ = unsafe try await context.call(
+                _ = try await context.call(
                     ObjectProtocol.update, request, to: destination, payload: bytes,
                     deadline: deadline)
             }
@@ -131,7 +131,7 @@ extension ClientCore {
                 request.bulk = handle.descriptor
                 let request = request
                 try await retrying(subject(object)) { (deadline) async throws(RPCError) in
-                    _ = unsafe try await context.call(
+                    _ = try await context.call(
                         ObjectProtocol.update, request, to: destination, exposing: [handle],
                         deadline: deadline)
                 }
@@ -270,7 +270,7 @@ extension ClientCore {
         var received: [UInt32] = []
         let reply = try await retrying(subject(object)) {
             (deadline) async throws(RPCError) -> ObjectFetchReply in
-            unsafe try await context.call(
+            try await context.call(
                 ObjectProtocol.fetch, request, to: destination,
                 exposing: handle.map { [$0] } ?? [], deadline: deadline,
                 onReplyPayload: unsafe onPayload.map { onPayload in
@@ -359,7 +359,7 @@ extension ClientCore {
     ) async throws(DrayError) -> ObjectEnumerateReply {
         try await retrying(subject(object)) {
             (deadline) async throws(RPCError) -> ObjectEnumerateReply in
-            unsafe try await context.call(
+            try await context.call(
                 ObjectProtocol.enumerate, request, to: destination, deadline: deadline)
         }
     }

@@ -76,7 +76,7 @@ final class ClientCore {
         while true {
             for address in bootstrap {
                 do throws(RPCError) {
-                    let map = unsafe try await context.call(
+                    let map = try await context.call(
                         ManagementProtocol.clusterMap, EmptyMessage(), to: .address(address),
                         deadline: .after(min(.seconds(1), timeout)))
                     try install(map)
