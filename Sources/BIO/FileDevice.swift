@@ -23,7 +23,7 @@ internal import Glibc
     private var waiters: [Waiter<Int32>?]
     private var freeSlots: [Int]
     private var slotQueue = Deque<Waiter<Int>>()
-    private var completions: [dray_completion]
+    private var completions: [dray_ring_completion]
     private var closed = false
     private var closing: Waiter<Void>?
 
@@ -39,7 +39,7 @@ internal import Glibc
         self.xstream = xstream
         waiters = Array(repeating: nil, count: FileDevice.inFlightMax)
         freeSlots = Array((0..<FileDevice.inFlightMax).reversed())
-        completions = Array(repeating: dray_completion(), count: FileDevice.inFlightMax)
+        completions = Array(repeating: dray_ring_completion(), count: FileDevice.inFlightMax)
         super.init(name: file.path, size: file.size)
         xstream.addSource(self)
     }

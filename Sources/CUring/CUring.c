@@ -130,7 +130,7 @@ int dray_ring_submit(struct dray_ring *ring) {
 
 uint32_t dray_ring_queued(const struct dray_ring *ring) { return io_uring_sq_ready(&ring->ring); }
 
-uint32_t dray_ring_reap(struct dray_ring *ring, struct dray_completion *out, uint32_t max) {
+uint32_t dray_ring_reap(struct dray_ring *ring, struct dray_ring_completion *out, uint32_t max) {
     struct io_uring_cqe *cqes[256];
     if (ring->armed) disarm(ring);
     if (max > 256) max = 256;

@@ -10,7 +10,7 @@ struct dray_ring;
 #define DRAY_RING_SILENT UINT64_MAX
 
 /// A transfer that has ended: whose, and bytes or a negative errno.
-struct dray_completion {
+struct dray_ring_completion {
     uint64_t slot;
     int32_t result;
 };
@@ -45,7 +45,8 @@ int dray_ring_submit(struct dray_ring *ring);
 uint32_t dray_ring_queued(const struct dray_ring *ring);
 
 /// Takes up to `max` completions. Does not block.
-uint32_t dray_ring_reap(struct dray_ring *ring, struct dray_completion *completions, uint32_t max);
+uint32_t dray_ring_reap(
+    struct dray_ring *ring, struct dray_ring_completion *completions, uint32_t max);
 
 /// open(2) with O_CLOEXEC and `flags`; a descriptor or a negative errno.
 int dray_file_open(const char *path, int flags);
