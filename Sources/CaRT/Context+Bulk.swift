@@ -1,3 +1,4 @@
+internal import DequeModule
 public import DrayFabric
 public import DrayRuntime
 
@@ -141,11 +142,10 @@ extension Context {
 
     /// Hands a transfer to the fabric, now or when the provider takes it.
     private func postBulk(_ index: UInt32) {
-        guard !bulks.hasRefused else {
+        if !tryBulk(index) {
             bulks.refused.append(index)
-            return
+            armRetry()
         }
-        if !tryBulk(index) { bulks.refused.append(index) }
     }
 
     /// Returns false when the provider wants it again later.
@@ -184,14 +184,11 @@ extension Context {
         return true
     }
 
-    func retryRefusedBulks() -> Int {
-        var posted = 0
-        while let index = bulks.refused.first, posted < Context.completionsMax {
-            guard tryBulk(index) else { break }
-            bulks.refused.removeFirst()
-            posted += 1
+    func retryRefusedBulks() {
+        for _ in 0..<bulks.refused.count {
+            guard let index = bulks.refused.popFirst() else { break }
+            if !tryBulk(index) { bulks.refused.append(index) }
         }
-        return posted
     }
 
     /// The fabric is done with a transfer.

@@ -66,7 +66,9 @@ extension Context {
             counts.callsFailed += 1
             throw unsafe RPCError(status: status, body: message.body)
         }
-        if message.payloadLength > 0, let onReplyPayload = unsafe onReplyPayload { unsafe onReplyPayload(message.payload) }
+        if message.payloadLength > 0, let onReplyPayload = unsafe onReplyPayload {
+            unsafe onReplyPayload(message.payload)
+        }
         do throws(DecodingFailure) {
             return try unsafe R(decoding: message.body)
         } catch {
@@ -102,7 +104,8 @@ extension Context {
         armMaintenance(now: now)
         var ticket = CallTicket(
             slot: slot, generation: tracker.slots[Int(slot)].generation, begin: now,
-            deadline: wallEnd, destinationRank: WireHeader.anyRank, destinationTag: WireHeader.anyRank)
+            deadline: wallEnd, destinationRank: WireHeader.anyRank,
+            destinationTag: WireHeader.anyRank)
         if case .rank(let rank, let tag) = destination {
             ticket.destinationRank = rank
             ticket.destinationTag = tag
@@ -175,7 +178,8 @@ extension Context {
             post(
                 send, header: header, to: handle,
                 purpose: SendPurpose(
-                    kind: .toPeer, owner: UInt32(peer), generation: links[peer].epoch))
+                    kind: .toPeer, owner: UInt32(peer), generation: links[peer].epoch),
+                expires: ticket.deadline &- wallOffset)
             return spill
         } catch {
             sends.give(send)
@@ -184,15 +188,23 @@ extension Context {
         }
     }
 
+    /// How long, in nanoseconds, a reply or control message may be refused by the provider.
+    private static let controlLifetime: UInt64 = 5_000_000_000
+
     /// Writes the header in front of what was filled in, and posts the message.
-    func post(_ send: UInt32, header: WireHeader, to handle: Peer?, purpose: SendPurpose) {
+    func post(
+        _ send: UInt32, header: WireHeader, to handle: Peer?, purpose: SendPurpose,
+        expires: UInt64? = nil
+    ) {
         var header = header
         header.sourceRank = rank ?? WireHeader.anyRank
         header.stamp = clock.now()
         let memory = unsafe sends.memory(send)
         unsafe header.encode(to: memory.baseAddress.unsafelyUnwrapped)
         let length = WireHeader.size + Int(header.bodyLength) + Int(header.payloadLength)
-        post(send, length: length, to: handle, purpose: purpose)
+        post(
+            send, length: length, to: handle, purpose: purpose,
+            expires: expires ?? pollTime &+ Context.controlLifetime)
     }
 
     /// Encodes `message` and copies `payload` into a send slot; when they exceed `limit`, into
@@ -307,8 +319,9 @@ extension Context {
 
     /// A reply arrived.
     func receivedReply(_ header: WireHeader, _ message: HeldMessage) {
-        guard tracker.matches(
-            slot: header.slot, generation: header.slotGeneration, requestID: header.requestID)
+        guard
+            tracker.matches(
+                slot: header.slot, generation: header.slotGeneration, requestID: header.requestID)
         else {
             counts.dropped += 1
             release(message.source)
@@ -419,8 +432,9 @@ extension Context {
 
     /// The peer has nothing of a cancelled call under way.
     func receivedCancelled(_ header: WireHeader) {
-        guard tracker.matches(
-            slot: header.slot, generation: header.slotGeneration, requestID: header.requestID),
+        guard
+            tracker.matches(
+                slot: header.slot, generation: header.slotGeneration, requestID: header.requestID),
             let error = tracker.slots[Int(header.slot)].error
         else { return }
         endCall(Int32(header.slot), .failed(error))

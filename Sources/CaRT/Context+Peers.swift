@@ -101,7 +101,8 @@ extension Context {
         header.kind = .hello
         header.slot = UInt32(peer)
         header.requestID = nonce
-        sendControl(header, hello, to: peer)
+        // The next one is due by then.
+        sendControl(header, hello, to: peer, lifetime: CallTracker.probeIntervalMax)
     }
 
     /// Sends a message without body to a peer that we call. Nobody waits for it.
@@ -109,8 +110,9 @@ extension Context {
         sendControl(header, EmptyMessage(), to: peer)
     }
 
-    private func sendControl<Body: ByteCodable>(_ header: WireHeader, _ body: Body, to peer: Int32)
-    {
+    private func sendControl<Body: ByteCodable>(
+        _ header: WireHeader, _ body: Body, to peer: Int32, lifetime: UInt64 = 5_000_000_000
+    ) {
         guard !isClosed, let send = sends.take() else { return }
         do throws(RPCError) {
             let handle = try handle(of: Int(peer))
@@ -119,7 +121,8 @@ extension Context {
             post(
                 send, header: header, to: handle,
                 purpose: SendPurpose(
-                    kind: .toPeer, owner: UInt32(peer), generation: links[Int(peer)].epoch))
+                    kind: .toPeer, owner: UInt32(peer), generation: links[Int(peer)].epoch),
+                expires: pollTime &+ lifetime)
         } catch {
             // The address cannot be used: as if the message had been lost.
             sends.give(send)

@@ -8,13 +8,12 @@ extension Context: PollSource {
         guard !isClosed else { return 0 }
         var events = 0
         if cancelMailbox.isFilled { events += takeCancellations() }
-        if !retrySends.isEmpty { events += retryRefusedSends() }
-        if bulks.hasRefused { events += retryRefusedBulks() }
-        if receives.needsRetry { events += receives.retry() }
         if !loopback.isEmpty { events += deliverLoopback() }
         let count = unsafe endpoint.poll(into: completions)
         guard count > 0 else { return events }
         refreshTime()
+        // Completions make room for what was refused.
+        if hasRefused { retryRefused() }
         for index in 0..<count {
             unsafe complete(completions[index])
             if isClosed { break }
@@ -24,11 +23,7 @@ extension Context: PollSource {
 
     public func prepareToBlock() -> BlockReadiness {
         guard !isClosed else { return .idle }
-        if !loopback.isEmpty || !retrySends.isEmpty || bulks.hasRefused || receives.needsRetry
-            || cancelMailbox.isFilled
-        {
-            return .busy
-        }
+        if !loopback.isEmpty || cancelMailbox.isFilled { return .busy }
         return endpoint.prepareToBlock()
     }
 
@@ -40,7 +35,7 @@ extension Context: PollSource {
                 // Nothing arrived: the buffer is as good as before.
                 counts.dropped += 1
                 receives.arrived(token.index)
-                receives.release(token.index)
+                release(.receive(token.index))
                 return
             }
             receives.arrived(token.index)
@@ -62,8 +57,12 @@ extension Context: PollSource {
 
     /// Hands the message in send slot `slot` to the fabric, or to ourselves.
     ///
-    /// Whatever goes wrong is handled as if the message had been sent and lost.
-    func post(_ slot: UInt32, length: Int, to handle: Peer?, purpose: SendPurpose) {
+    /// Whatever goes wrong is handled as if the message had been sent and lost. A message that the
+    /// provider refuses until `expires` (monotonic nanoseconds) is given up.
+    func post(
+        _ slot: UInt32, length: Int, to handle: Peer?, purpose: SendPurpose, expires: UInt64
+    ) {
+        sends.slots[Int(slot)].expires = expires
         sends.slots[Int(slot)].purpose = purpose
         sends.slots[Int(slot)].length = length
         sends.slots[Int(slot)].handle = handle
@@ -72,12 +71,33 @@ extension Context: PollSource {
             xstream.signalSources()
             return
         }
-        // Refused messages go first.
-        guard retrySends.isEmpty else {
+        if !trySend(slot) {
             retrySends.append(slot)
-            return
+            armRetry()
         }
-        if !trySend(slot) { retrySends.append(slot) }
+    }
+
+    // MARK: - What the provider refused
+
+    /// How long, in nanoseconds, until what was refused is tried again if nothing completes
+    /// before. A provider may refuse for as long as a peer is dead.
+    static let retryInterval: UInt64 = 1_000_000
+
+    var hasRefused: Bool { !retrySends.isEmpty || bulks.hasRefused || receives.needsRetry }
+
+    /// Makes sure that what was refused is tried again.
+    func armRetry() {
+        guard retryAt == .max else { return }
+        retryAt = xstream.now.nanoseconds + Context.retryInterval
+        arm(at: retryAt)
+    }
+
+    /// Offers everything that was refused once more. One dead peer must not hold up the others, so
+    /// all get their turn.
+    func retryRefused() {
+        _ = receives.retry()
+        retryRefusedSends()
+        retryRefusedBulks()
     }
 
     /// Returns false when the provider wants it again later.
@@ -99,14 +119,38 @@ extension Context: PollSource {
         return true
     }
 
-    private func retryRefusedSends() -> Int {
-        var sent = 0
-        while let slot = retrySends.first, sent < Context.completionsMax {
-            guard trySend(slot) else { break }
-            retrySends.removeFirst()
-            sent += 1
+    private func retryRefusedSends() {
+        for _ in 0..<retrySends.count {
+            guard let slot = retrySends.popFirst() else { break }
+            if isObsolete(sends.slots[Int(slot)].purpose) {
+                sends.give(slot)
+            } else if sends.slots[Int(slot)].expires <= pollTime {
+                // Nobody waits for it any more, or the peer has been unreachable for long.
+                sendExpired(slot)
+            } else if !trySend(slot) {
+                retrySends.append(slot)
+            }
         }
-        return sent
+    }
+
+    /// Whether a message was for a connection or session that is gone, and its handle with it.
+    private func isObsolete(_ purpose: SendPurpose) -> Bool {
+        switch purpose.kind {
+        case .toPeer: links[Int(purpose.owner)].epoch != purpose.generation
+        case .reply, .toCaller:
+            sessions.find(SessionID(index: purpose.owner, generation: purpose.generation)) == nil
+        case .goodbye: false
+        }
+    }
+
+    /// A message was refused until its time was over.
+    private func sendExpired(_ slot: UInt32) {
+        let purpose = sends.slots[Int(slot)].purpose
+        switch purpose.kind {
+        case .toPeer: break  // Deadlines decide about calls.
+        case .reply, .toCaller, .goodbye: sendCompleted(slot, error: .unreachable(code: 0))
+        }
+        sends.give(slot)
     }
 
     /// The accounts of a message that was sent, or was not.
@@ -175,7 +219,9 @@ extension Context: PollSource {
     func release(_ source: HeldMessage.Source) {
         switch source {
         case .receive(let index):
-            if !isClosed { receives.release(index) }
+            guard !isClosed else { return }
+            receives.release(index)
+            if receives.needsRetry { armRetry() }
         case .loopback(let slot): sends.give(slot)
         case .buffer: break
         }

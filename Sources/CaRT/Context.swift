@@ -179,6 +179,11 @@ internal import Logging
         var actions: [CallAction] = []
         tracker.expire(now: pollTime, into: &actions)
         expireBulks()
+        if retryAt <= pollTime {
+            retryAt = .max
+            retryRefused()
+            if hasRefused { armRetry() }
+        }
         if maintenanceAt <= pollTime {
             tracker.probe(now: pollTime, into: &actions)
             sweepSpills()
@@ -198,7 +203,7 @@ internal import Logging
                 maintenanceAt = .max
             }
         }
-        let next = min(maintenanceAt, tracker.nextDeadline, bulks.nextDeadline)
+        let next = min(maintenanceAt, tracker.nextDeadline, bulks.nextDeadline, retryAt)
         if next != .max { arm(at: next) }
     }
 

@@ -35,6 +35,8 @@ struct ContextState {
     var timerAt: UInt64 = .max
     /// When peers and spills are looked after.
     var maintenanceAt: UInt64 = .max
+    /// When what the provider refused is tried again.
+    var retryAt: UInt64 = .max
     /// The monotonic time of the last poll that found something.
     var pollTime: UInt64 = 0
     /// The wall clock minus the monotonic one, as of `wallReadAt`.
@@ -102,6 +104,10 @@ extension Context {
     var maintenanceAt: UInt64 {
         get { unsafe state.pointee.maintenanceAt }
         set { unsafe state.pointee.maintenanceAt = newValue }
+    }
+    var retryAt: UInt64 {
+        get { unsafe state.pointee.retryAt }
+        set { unsafe state.pointee.retryAt = newValue }
     }
     var pollTime: UInt64 { unsafe state.pointee.pollTime }
     var wallOffset: UInt64 { unsafe state.pointee.wallOffset }

@@ -29,6 +29,8 @@ struct SendPurpose {
     struct Slot {
         var purpose = SendPurpose(kind: .toCaller, owner: 0, generation: 0)
         var length = 0
+        /// When it is given up if the provider keeps refusing it, in monotonic nanoseconds.
+        var expires: UInt64 = .max
         /// Nil for a message to ourselves.
         var handle: Peer?
         var isBusy = false

@@ -1,7 +1,8 @@
-@testable import CaRT
 import DrayFabric
 import DrayRuntime
 import Testing
+
+@testable import CaRT
 
 @Suite struct BulkTests {
     @Test(arguments: FabricKind.allCases)
@@ -65,13 +66,15 @@ import Testing
             let buffer = try client.makeBuffer(count: 8192)
             let handle = try client.expose(buffer, range: 0..<4096, access: .remoteRead)
             let target = try server.makeBuffer(count: 8192)
-            #expect(await failure { () throws(RPCError) in
-                try await server.bulkGet(handle.descriptor, into: target, range: 0..<4097)
-            } == .fabric(.badKey))
-            #expect(await failure { () throws(RPCError) in
-                try await server.bulkGet(
-                    handle.descriptor, offset: 4000, into: target, range: 0..<97)
-            } == .fabric(.badKey))
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await server.bulkGet(handle.descriptor, into: target, range: 0..<4097)
+                } == .fabric(.badKey))
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await server.bulkGet(
+                        handle.descriptor, offset: 4000, into: target, range: 0..<97)
+                } == .fabric(.badKey))
             try await server.bulkGet(handle.descriptor, offset: 4000, into: target, range: 0..<96)
             client.withdraw(handle)
             let error = await failure { () throws(RPCError) in

@@ -1,7 +1,8 @@
-@testable import CaRT
 import DrayFabric
 import DrayRuntime
 import Testing
+
+@testable import CaRT
 
 @Suite struct CallTrackerTests {
     static let second: UInt64 = 1_000_000_000
@@ -9,9 +10,10 @@ import Testing
     static func make(credits: UInt32) -> (CallTracker, peer: Int32) {
         var tracker = CallTracker(entropy: Entropy(seed: 1), waitingMax: 10)
         let peer = tracker.addPeer()
-        guard case .greet(let slot, let nonce) = tracker.open(
-            peer: peer, deadline: second, exposes: false, now: 0)
-        else { fatalError() }
+        guard
+            case .greet(let slot, let nonce) = tracker.open(
+                peer: peer, deadline: second, exposes: false, now: 0)
+        else { preconditionFailure("no hello") }
         var actions: [CallAction] = []
         let answered = tracker.answered(
             peer: UInt32(peer), nonce: nonce, instance: 7,
@@ -25,13 +27,15 @@ import Testing
     @Test func aHelloComesFirstAndOnce() {
         var tracker = CallTracker(entropy: Entropy(seed: 1), waitingMax: 2)
         let peer = tracker.addPeer()
-        guard case .greet(let first, let nonce) = tracker.open(
-            peer: peer, deadline: 100, exposes: false, now: 0)
+        guard
+            case .greet(let first, let nonce) = tracker.open(
+                peer: peer, deadline: 100, exposes: false, now: 0)
         else {
             Issue.record("no hello")
             return
         }
-        guard case .wait(let second) = tracker.open(peer: peer, deadline: 90, exposes: false, now: 0)
+        guard
+            case .wait(let second) = tracker.open(peer: peer, deadline: 90, exposes: false, now: 0)
         else {
             Issue.record("no wait")
             return
@@ -41,15 +45,18 @@ import Testing
         var actions: [CallAction] = []
         let session = SessionID(index: 0, generation: 5)
         // An answer under another number is not for us.
-        #expect(!tracker.answered(
-            peer: 0, nonce: nonce &+ 1, instance: 1, session: session, credits: 1, now: 1,
-            into: &actions))
-        #expect(!tracker.answered(
-            peer: 9, nonce: nonce, instance: 1, session: session, credits: 1, now: 1,
-            into: &actions))
-        #expect(tracker.answered(
-            peer: 0, nonce: nonce, instance: 1, session: session, credits: 1, now: 1,
-            into: &actions))
+        #expect(
+            !tracker.answered(
+                peer: 0, nonce: nonce &+ 1, instance: 1, session: session, credits: 1, now: 1,
+                into: &actions))
+        #expect(
+            !tracker.answered(
+                peer: 9, nonce: nonce, instance: 1, session: session, credits: 1, now: 1,
+                into: &actions))
+        #expect(
+            tracker.answered(
+                peer: 0, nonce: nonce, instance: 1, session: session, credits: 1, now: 1,
+                into: &actions))
         #expect(actions == [.grant(slot: first)])
         tracker.sent(first, now: 2)
         #expect(tracker.end(first) == second)
@@ -60,25 +67,28 @@ import Testing
         var (tracker, peer) = Self.make(credits: 0)
         var slots: [Int32] = []
         for deadline in [30, 10, 20] as [UInt64] {
-            guard case .send(let slot) = tracker.open(
-                peer: peer, deadline: deadline, exposes: false, now: 0)
+            guard
+                case .send(let slot) = tracker.open(
+                    peer: peer, deadline: deadline, exposes: false, now: 0)
             else { return }
             tracker.sent(slot, now: 0)
             slots.append(slot)
         }
         var actions: [CallAction] = []
         tracker.expire(now: 20, into: &actions)
-        #expect(actions == [
-            .sendCancel(slot: slots[1]), .end(slot: slots[1], .timedOut),
-            .sendCancel(slot: slots[2]), .end(slot: slots[2], .timedOut),
-        ])
+        #expect(
+            actions == [
+                .sendCancel(slot: slots[1]), .end(slot: slots[1], .timedOut),
+                .sendCancel(slot: slots[2]), .end(slot: slots[2], .timedOut),
+            ])
         #expect(tracker.nextDeadline == 30)
     }
 
     @Test func exposedMemoryWaitsForThePeersWord() {
         var (tracker, peer) = Self.make(credits: 1)
-        guard case .send(let slot) = tracker.open(
-            peer: peer, deadline: 10, exposes: true, now: 0)
+        guard
+            case .send(let slot) = tracker.open(
+                peer: peer, deadline: 10, exposes: true, now: 0)
         else { return }
         tracker.sent(slot, now: 0)
         var actions: [CallAction] = []
@@ -101,8 +111,9 @@ import Testing
         tracker.probe(now: 10 * Self.second, into: &actions)
         #expect(actions.isEmpty)
         #expect(!tracker.needsProbes)
-        guard case .send(let slot) = tracker.open(
-            peer: peer, deadline: .max, exposes: false, now: 10 * Self.second)
+        guard
+            case .send(let slot) = tracker.open(
+                peer: peer, deadline: .max, exposes: false, now: 10 * Self.second)
         else { return }
         tracker.sent(slot, now: 10 * Self.second)
         #expect(tracker.needsProbes)
@@ -132,21 +143,24 @@ import Testing
         // The same instance and session: the request goes on.
         actions = []
         let session = tracker.peers[Int(peer)].session
-        #expect(tracker.answered(
-            peer: 0, nonce: nonce, instance: 7, session: session, credits: 2, now: now,
-            into: &actions))
+        #expect(
+            tracker.answered(
+                peer: 0, nonce: nonce, instance: 7, session: session, credits: 2, now: now,
+                into: &actions))
         #expect(actions.isEmpty)
         // An answer that comes twice is one answer.
-        #expect(!tracker.answered(
-            peer: 0, nonce: nonce, instance: 8, session: session, credits: 2, now: now,
-            into: &actions))
+        #expect(
+            !tracker.answered(
+                peer: 0, nonce: nonce, instance: 8, session: session, credits: 2, now: now,
+                into: &actions))
         tracker.checkInvariants()
     }
 
     @Test(arguments: [(UInt64(7), RPCError.unreachable), (8, .peerRestarted)])
     func anotherSessionEndsWhatWasSentInTheOldOne(instance: UInt64, error: RPCError) {
         var (tracker, peer) = Self.make(credits: 1)
-        guard case .send(let sent) = tracker.open(peer: peer, deadline: .max, exposes: true, now: 0),
+        guard
+            case .send(let sent) = tracker.open(peer: peer, deadline: .max, exposes: true, now: 0),
             case .wait(let waiting) = tracker.open(
                 peer: peer, deadline: .max, exposes: false, now: 0)
         else { return }
@@ -164,6 +178,20 @@ import Testing
         #expect(tracker.end(sent) == waiting)
     }
 
+    private static func perform(
+        _ actions: [CallAction], _ tracker: inout CallTracker, _ nonces: inout [UInt64]
+    ) {
+        for action in actions {
+            switch action {
+            case .end(let slot, _), .quarantine(let slot):
+                guard tracker.isOpen(slot) else { continue }
+                _ = tracker.end(slot)
+            case .hello(let peer, let nonce, _): nonces[Int(peer)] = nonce
+            case .grant, .sendCancel: break
+            }
+        }
+    }
+
     /// Random events, with the invariants checked after each.
     @Test(arguments: 1...20)
     func keepsItsInvariants(seed: UInt64) {
@@ -174,22 +202,11 @@ import Testing
         var now: UInt64 = 0
         var session: UInt32 = 0
 
-        func perform(_ actions: [CallAction]) {
-            for action in actions {
-                switch action {
-                case .end(let slot, _), .quarantine(let slot):
-                    guard tracker.isOpen(slot) else { continue }
-                    _ = tracker.end(slot)
-                case .hello(let peer, let nonce, _): nonces[Int(peer)] = nonce
-                case .grant, .sendCancel: break
-                }
-            }
-        }
-
         for _ in 0..<3000 {
             now += random.below(20_000_000)
             let peer = Int32(random.below(3))
-            let slot = tracker.slots.isEmpty
+            let slot =
+                tracker.slots.isEmpty
                 ? 0 : Int32(random.below(UInt64(tracker.slots.count)))
             var actions: [CallAction] = []
             switch random.below(9) {
@@ -197,7 +214,9 @@ import Testing
                 if case .greet(_, let nonce) = tracker.open(
                     peer: peer, deadline: now + random.below(Self.second),
                     exposes: random.chance(1, in: 3), now: now)
-                { nonces[Int(peer)] = nonce }
+                {
+                    nonces[Int(peer)] = nonce
+                }
             case 3:
                 for slot in tracker.slots.indices where tracker.slots[slot].phase == .granted {
                     tracker.sent(Int32(slot), now: now)
@@ -226,12 +245,12 @@ import Testing
                     tracker.giveUp(slot, .cancelled, now: now, into: &actions)
                 }
             }
-            perform(actions)
+            Self.perform(actions, &tracker, &nonces)
             tracker.checkInvariants()
         }
         var actions: [CallAction] = []
         tracker.closeAll(into: &actions)
-        perform(actions)
+        Self.perform(actions, &tracker, &nonces)
         for slot in tracker.slots.indices where tracker.slots[slot].phase == .ended {
             tracker.close(Int32(slot))
         }
@@ -279,9 +298,10 @@ import Testing
                     handle: Peer(index: UInt64(number)), eagerLimit: 1024, now: UInt64(number))!)
         }
         table.checkInvariants()
-        #expect(table.open(
-            instance: 9, address: address(9), handle: Peer(index: 9), eagerLimit: 1024, now: 9)
-            == nil)
+        #expect(
+            table.open(
+                instance: 9, address: address(9), handle: Peer(index: 9), eagerLimit: 1024, now: 9)
+                == nil)
         // The first is idle longest, but at work.
         table.touch(table.find(ids[0])!, now: 10)
         #expect(table.victim() == ids[1])

@@ -1,7 +1,8 @@
-@testable import CaRT
 import DrayFabric
 import DrayRuntime
 import Testing
+
+@testable import CaRT
 
 @Suite struct FailureTests {
     @Test(arguments: FabricKind.allCases)
@@ -15,28 +16,35 @@ import Testing
             }
             serve(server)
             let there = Destination.address(server.address)
-            #expect(await failure { () throws(RPCError) in
-                try await client.call(TestProtocol.unknown, Blob(), to: there)
-            } == .unknownProcedure)
-            #expect(await failure { () throws(RPCError) in
-                try await client.call(TestProtocol.foreign, Blob(), to: there)
-            } == .unknownProcedure)
-            #expect(await failure { () throws(RPCError) in
-                try await client.call(TestProtocol.later, Blob(), to: there)
-            } == .protocolVersion)
-            #expect(await failure { () throws(RPCError) in
-                try await client.call(TestProtocol.fail, Blob(number: 77), to: there)
-            } == .application(code: 77, message: "no: ünïcode"))
-            #expect(await failure { () throws(RPCError) in
-                try await client.call(TestProtocol.drop, Blob(), to: there)
-            } == .noReply)
-            #expect(await failure { () throws(RPCError) in
-                try await client.call(
-                    TestProtocol.echo, Blob(bytes: pattern(5 << 20)), to: there)
-            } == .messageTooLong)
-            #expect(await failure { () throws(RPCError) in
-                try await client.call(TestProtocol.echo, Blob(), to: .rank(3, tag: 2))
-            } == .staleGroup)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.unknown, Blob(), to: there)
+                } == .unknownProcedure)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.foreign, Blob(), to: there)
+                } == .unknownProcedure)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.later, Blob(), to: there)
+                } == .protocolVersion)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.fail, Blob(number: 77), to: there)
+                } == .application(code: 77, message: "no: ünïcode"))
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.drop, Blob(), to: there)
+                } == .noReply)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.call(
+                        TestProtocol.echo, Blob(bytes: pattern(5 << 20)), to: there)
+                } == .messageTooLong)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.echo, Blob(), to: .rank(3, tag: 2))
+                } == .staleGroup)
             #expect(client.counters.callsFailed == 6)
             #expect(client.counters.inFlight == 0)
             // The connection is as good as before.
@@ -64,27 +72,32 @@ import Testing
             let answer = try await client.call(
                 TestProtocol.echo, Blob(number: 4), to: .rank(3, tag: 0))
             #expect(answer.number == 4)
-            #expect(await failure { () throws(RPCError) in
-                try await client.call(TestProtocol.echo, Blob(), to: .rank(3, tag: 1))
-            } == .wrongTag)
-            #expect(await failure { () throws(RPCError) in
-                try await client.call(TestProtocol.echo, Blob(), to: .rank(1, tag: 0))
-            } == .wrongRank)
-            #expect(await failure { () throws(RPCError) in
-                try await client.call(TestProtocol.echo, Blob(), to: .rank(2, tag: 0))
-            } == .staleGroup)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.echo, Blob(), to: .rank(3, tag: 1))
+                } == .wrongTag)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.echo, Blob(), to: .rank(1, tag: 0))
+                } == .wrongRank)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.echo, Blob(), to: .rank(2, tag: 0))
+                } == .staleGroup)
             let there = Destination.address(server.address)
             #expect(try await client.lookUp(rank: 3, at: there) == members[0].addresses)
-            #expect(await failure { () throws(RPCError) in
-                try await client.lookUp(rank: 8, at: there)
-            } == .staleGroup)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.lookUp(rank: 8, at: there)
+                } == .staleGroup)
             #expect(try await client.negotiate(base: 0x20, versions: 0...9, with: there) == 1)
             #expect(try await client.negotiate(base: 0x20, versions: 2...9, with: there) == nil)
             // A newer group without the rank takes effect at once.
             #expect(client.group.replace(version: 6, members: []))
-            #expect(await failure { () throws(RPCError) in
-                try await client.call(TestProtocol.echo, Blob(), to: .rank(3, tag: 0))
-            } == .staleGroup)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.echo, Blob(), to: .rank(3, tag: 0))
+                } == .staleGroup)
         }
     }
 
@@ -96,10 +109,11 @@ import Testing
             let there = Destination.address(server.address)
             _ = try await client.call(TestProtocol.echo, Blob(), to: there)
             let start = rig.xstream.now
-            #expect(await failure { () throws(RPCError) in
-                try await client.call(
-                    TestProtocol.wait, Blob(), to: there, deadline: .after(.milliseconds(300)))
-            } == .timedOut)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.call(
+                        TestProtocol.wait, Blob(), to: there, deadline: .after(.milliseconds(300)))
+                } == .timedOut)
             let elapsed = rig.xstream.now.since(start)
             #expect(elapsed >= .milliseconds(300))
             #expect(elapsed < .seconds(5))
@@ -111,9 +125,10 @@ import Testing
             try await rig.wait("the late reply") { client.counters.dropped == dropped + 1 }
             #expect(client.counters.timedOut == 1)
             // Expired before it is sent.
-            #expect(await failure { () throws(RPCError) in
-                try await client.call(TestProtocol.echo, Blob(), to: there, deadline: .at(1))
-            } == .timedOut)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.echo, Blob(), to: there, deadline: .at(1))
+                } == .timedOut)
             _ = try await client.call(TestProtocol.echo, Blob(), to: there)
         }
     }
@@ -140,22 +155,20 @@ import Testing
         let simulation = Simulation(seed: 4)
         let fabric = SimulatedFabric(simulation: simulation)
         var outcome: RPCError??
-        var worlds = [simulation.world(node: 1), simulation.world(node: 2, wallOffset: 5_000_000_000)]
+        var worlds = [
+            simulation.world(node: 1), simulation.world(node: 2, wallOffset: 5_000_000_000),
+        ]
         worlds[0].fabric = fabric
         worlds[1].fabric = fabric
         let streams = [worlds[0].makeXStream(name: "a"), worlds[1].makeXStream(name: "b")]
         var server: Context?
         streams[0].simulate {
-            let options = ContextOptions(clock: HybridLogicalClock(clock: worlds[0].clock))
-            server = try! Context(
-                world: worlds[0], xstream: streams[0], address: "sim://server", options: options)
+            server = opened(worlds[0], streams[0], "sim://server")
             serve(server!)
         }
         simulation.run(for: .seconds(1))
         streams[1].simulate {
-            let options = ContextOptions(clock: HybridLogicalClock(clock: worlds[1].clock))
-            let client = try! Context(
-                world: worlds[1], xstream: streams[1], address: "sim", options: options)
+            let client = opened(worlds[1], streams[1], "sim")!
             outcome = await failure { () throws(RPCError) in
                 try await client.call(
                     TestProtocol.echo, Blob(), to: .address(server!.address))

@@ -1,7 +1,8 @@
-@testable import CaRT
 import DrayFabric
 import DrayRuntime
 import Testing
+
+@testable import CaRT
 
 @Suite struct FlowTests {
     @Test(arguments: [FabricKind.tcp, .sharedMemory, .simulated])
@@ -200,13 +201,15 @@ import Testing
                 let blob = Blob(number: 3, bytes: pattern(size))
                 #expect(try await context.call(TestProtocol.echo, blob, to: here) == blob)
             }
-            #expect(await failure { () throws(RPCError) in
-                try await context.call(TestProtocol.drop, Blob(), to: here)
-            } == .noReply)
-            #expect(await failure { () throws(RPCError) in
-                try await context.call(
-                    TestProtocol.wait, Blob(), to: here, deadline: .after(.milliseconds(50)))
-            } == .timedOut)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await context.call(TestProtocol.drop, Blob(), to: here)
+                } == .noReply)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await context.call(
+                        TestProtocol.wait, Blob(), to: here, deadline: .after(.milliseconds(50)))
+                } == .timedOut)
             try await rig.wait("the cancellation") { state.cancelled == 1 }
             state.held = []
             let buffer = try context.makeBuffer(count: 10_000)
@@ -236,9 +239,10 @@ import Testing
             try await rig.wait("the request") { state.held.count == 1 }
             await client.close()
             #expect(end == .some(.closed))
-            #expect(await failure { () throws(RPCError) in
-                try await client.call(TestProtocol.echo, Blob(), to: .address(server.address))
-            } == .closed)
+            #expect(
+                await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.echo, Blob(), to: .address(server.address))
+                } == .closed)
             state.held = []
         }
     }

@@ -1,7 +1,8 @@
-@testable import CaRT
 import DrayFabric
 import DrayRuntime
 import Testing
+
+@testable import CaRT
 
 /// An endpoint that sends whatever bytes it likes.
 final class RawPeer {
@@ -156,8 +157,12 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
             return bytes
         case 3:  // A sound header over a body of noise.
             let body = (0..<random.below(60)).map { _ in UInt8(random.below(256)) }
-            header.opcode = [TestProtocol.echo.opcode, 0xff01_0001, 0x2001_0005, UInt32(random.next() & 0xffff_ffff)][
-                Int(random.below(4))]
+            header.opcode =
+                [
+                    TestProtocol.echo.opcode, 0xff01_0001, 0x2001_0005,
+                    UInt32(random.next() & 0xffff_ffff),
+                ][
+                    Int(random.below(4))]
             return frame(header, body)
         case 4:  // Every kind with a body of noise, sound checksums.
             header.kind = MessageKind(rawValue: UInt8(random.below(8)) + 1)!
@@ -219,7 +224,8 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
         check(FailureMessage.self, FailureMessage(code: 1, detail: 2, text: "words"))
         check(BulkDescriptor.self, memory)
         check(
-            InternalProtocol.AddressAnswer.self, InternalProtocol.AddressAnswer(addresses: [address]))
+            InternalProtocol.AddressAnswer.self,
+            InternalProtocol.AddressAnswer(addresses: [address]))
         check(SelfTest.Echo.self, SelfTest.Echo(replySize: 4, get: memory, put: nil))
     }
 
@@ -275,7 +281,9 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
         }
         let long = RPCError.application(code: 1, message: String(repeating: "é", count: 2000))
         let bytes = long.wire.1!.encoded()
-        let read = bytes.withUnsafeBytes { RPCError(status: StatusCode.application.rawValue, body: $0) }
+        let read = bytes.withUnsafeBytes {
+            RPCError(status: StatusCode.application.rawValue, body: $0)
+        }
         guard case .application(1, let text) = read else {
             Issue.record("\(read)")
             return

@@ -1,7 +1,8 @@
-@testable import CaRT
 import DrayFabric
 import DrayRuntime
 import Testing
+
+@testable import CaRT
 
 @Suite struct RestartTests {
     /// A cluster of one client and one server in simulation.
@@ -13,6 +14,7 @@ import Testing
         var state: ServerState!
         let stream: XStream
         private var incarnation = -1
+        private var address = FabricAddress()
 
         init(seed: UInt64, faults: FabricFaults = .none) {
             simulation = Simulation(seed: seed)
@@ -22,9 +24,7 @@ import Testing
             stream = world.makeXStream(name: "client")
             let made = world
             stream.simulate { [self] in
-                client = try! Context(
-                    world: made, xstream: stream, address: "sim://client",
-                    options: ContextOptions(clock: HybridLogicalClock(clock: made.clock)))
+                client = opened(made, stream, "sim://client")
             }
             simulation.run(for: .seconds(1), until: { client != nil })
             startServer()
@@ -38,12 +38,11 @@ import Testing
             let xstream = world.makeXStream(name: "server")
             let made = world
             xstream.simulate { [self] in
-                server = try! Context(
-                    world: made, xstream: xstream, address: "sim://server",
-                    options: ContextOptions(clock: HybridLogicalClock(clock: made.clock)))
+                server = opened(made, xstream, "sim://server")
                 state = serve(server)
             }
             simulation.run(for: .seconds(1), until: { server != nil })
+            address = server.address
         }
 
         func killServer() {
@@ -55,8 +54,8 @@ import Testing
         ) -> () -> RPCError?? {
             final class Box { var end: RPCError?? }
             let box = Box()
+            let address = address
             stream.simulate { [self] in
-                let address = try! FabricAddress(parsing: "sim://server")
                 box.end = await failure { () throws(RPCError) in
                     try await client.call(
                         procedure, Blob(), to: .address(address), deadline: .after(timeout))

@@ -1,8 +1,9 @@
-@testable import CaRT
 import DrayFabric
 import DrayRuntime
 import Glibc
 import Testing
+
+@testable import CaRT
 
 /// The fabrics that every behaviour is tested over.
 enum FabricKind: String, CaseIterable, CustomTestStringConvertible {
@@ -135,6 +136,18 @@ func concurrently(_ xstream: XStream, _ count: Int, _ body: @escaping (Int) asyn
                 if left == 0 { waiter.resume() }
             }
         }
+    }
+}
+
+/// A context with the standard options; nil, and an issue, when it cannot be opened.
+func opened(_ world: World, _ xstream: XStream, _ address: String) -> Context? {
+    do throws(RPCError) {
+        return try Context(
+            world: world, xstream: xstream, address: address,
+            options: ContextOptions(clock: HybridLogicalClock(clock: world.clock)))
+    } catch {
+        Issue.record("\(address): \(error)")
+        return nil
     }
 }
 
