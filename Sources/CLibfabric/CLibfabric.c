@@ -9,7 +9,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 static bool is_shared_memory(const char *provider) { return strcmp(provider, "shm") == 0; }
@@ -18,10 +20,10 @@ const char *dray_fabric_error_words(int error) { return fi_strerror(error); }
 
 /// Takes the name of a shared-memory endpoint for this process: a socket in the abstract
 /// namespace, which the kernel releases when the process ends in whatever way.
-static int claim_name(const char *name) {
+static int claim(const char *purpose, const char *name) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int length = snprintf(
-        address.sun_path + 1, sizeof address.sun_path - 1, "dray-fabric/%s", name);
+        address.sun_path + 1, sizeof address.sun_path - 1, "dray-%s/%s", purpose, name);
     if (length < 0 || (size_t)length >= sizeof address.sun_path - 1) return -ENAMETOOLONG;
     int descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (descriptor < 0) return -errno;
@@ -34,23 +36,113 @@ static int claim_name(const char *name) {
     return descriptor;
 }
 
+/// Who has this one has the name: it is taken before the endpoint is opened.
+static int claim_name(const char *name) { return claim("fabric", name); }
+
+/// Who has this one can be written to: it is taken when the endpoint is open.
+static int claim_readiness(const char *name) { return claim("fabric-ready", name); }
+
+/// Whether the endpoint of that name is open and its process alive.
+static bool is_ready(const char *name) {
+    int descriptor = claim_readiness(name);
+    if (descriptor < 0) return true;
+    close(descriptor);
+    return false;
+}
+
+#define FILE_PREFIX "dray."
+#define NONCE_DIGITS 16
+
+/// Reads `dray.NAME.NONCE`; false when `file` is something else.
+static bool name_of_file(const char *file, char *name, size_t capacity) {
+    size_t length = strlen(file), prefix = strlen(FILE_PREFIX);
+    if (length < prefix + 1 + 1 + NONCE_DIGITS || strncmp(file, FILE_PREFIX, prefix) != 0)
+        return false;
+    const char *nonce = file + length - NONCE_DIGITS;
+    if (nonce[-1] != '.' || strspn(nonce, "0123456789abcdef") != NONCE_DIGITS) return false;
+    size_t size = length - prefix - 1 - NONCE_DIGITS;
+    if (size >= capacity) return false;
+    memcpy(name, file + prefix, size);
+    name[size] = 0;
+    return true;
+}
+
+/// Finds the file of `name`.
+static bool find_file(const char *name, char *file, size_t capacity) {
+    DIR *directory = opendir("/dev/shm");
+    if (!directory) return false;
+    bool result = false;
+    struct dirent *entry;
+    while ((entry = readdir(directory))) {
+        char found[160];
+        if (!name_of_file(entry->d_name, found, sizeof found)) continue;
+        if (strcmp(found, name) != 0 || strlen(entry->d_name) >= capacity) continue;
+        strcpy(file, entry->d_name);
+        result = true;
+    }
+    closedir(directory);
+    return result;
+}
+
 void dray_fabric_sweep_shared_memory(void) {
     DIR *directory = opendir("/dev/shm");
     if (!directory) return;
     struct dirent *entry;
     while ((entry = readdir(directory))) {
-        const char *name = entry->d_name;
-        if (strncmp(name, DRAY_SHARED_MEMORY_PREFIX, strlen(DRAY_SHARED_MEMORY_PREFIX)) != 0)
-            continue;
-        // A file appears only while its name is claimed: whoever gets the claim knows that the
+        char name[160];
+        if (!name_of_file(entry->d_name, name, sizeof name)) continue;
+        // A file is there only while its name is claimed: whoever gets the claim knows that the
         // owner is dead.
         int claim = claim_name(name);
         if (claim < 0) continue;
-        shm_unlink(name);
+        shm_unlink(entry->d_name);
         close(claim);
     }
     closedir(directory);
 }
+
+/// Removes what killed processes left under our name, which we have claimed.
+static void remove_stale_files(const char *name) {
+    char file[256];
+    for (int round = 0; round < 64 && find_file(name, file, sizeof file); round++)
+        if (shm_unlink(file) != 0) return;
+}
+
+uint64_t dray_fabric_coarse_time(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
+    return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
+}
+
+int dray_fabric_resolve(
+    struct dray_fabric_endpoint *endpoint, struct dray_fabric_named_peer *peer) {
+    peer->checked = dray_fabric_coarse_time();
+    if (!is_ready(peer->name)) {
+        // Not to be touched again: its holder may have died with a lock in its memory.
+        peer->resolved = false;
+        return FI_ECONNREFUSED;
+    }
+    char file[256];
+    if (peer->resolved) {
+        struct stat status;
+        snprintf(file, sizeof file, "/dev/shm/%s", peer->file_name);
+        if (stat(file, &status) == 0) return 0;
+        peer->resolved = false;
+    }
+    if (!find_file(peer->name, file, sizeof file)) return FI_ECONNREFUSED;
+    // The former holder stays known to the provider, which would give its place, with its state,
+    // to the next.
+    fi_addr_t address = FI_ADDR_NOTAVAIL;
+    if (fi_av_insert(endpoint->peers, file, 1, &address, 0, NULL) != 1) return FI_ENOMEM;
+    strcpy(peer->file_name, file);
+    peer->address = address;
+    peer->resolved = true;
+    return 0;
+}
+
+/// Others hold a claim for a moment when they look whether anybody has it.
+#define CLAIM_ATTEMPTS 50
+#define CLAIM_PAUSE 1000 /* microseconds */
 
 static struct fi_info *make_hints(const char *provider) {
     struct fi_info *hints = fi_allocinfo();
@@ -82,12 +174,25 @@ static int find_provider(
     return -result;
 }
 
-static int open_completions(struct dray_endpoint *endpoint) {
+/// Whether the provider is the native one for TCP. Its fi_trywait does nothing, so its wait
+/// descriptor, once readable, would stay so; a wait set of our own takes wake-ups back.
+static bool has_idle_trywait(const struct dray_fabric_endpoint *endpoint) {
+    const char *provider = endpoint->info->fabric_attr->prov_name;
+    return strcmp(provider, "net") == 0 || strcmp(provider, "tcp") == 0;
+}
+
+static int open_completions(struct dray_fabric_endpoint *endpoint) {
     struct fi_cq_attr attributes = {
         .size = 4096,
         .format = FI_CQ_FORMAT_MSG,
         .wait_obj = FI_WAIT_FD,
     };
+    struct fi_wait_attr wait_attributes = {.wait_obj = FI_WAIT_FD};
+    if (has_idle_trywait(endpoint) &&
+        fi_wait_open(endpoint->fabric, &wait_attributes, &endpoint->wait) == 0) {
+        attributes.wait_obj = FI_WAIT_SET;
+        attributes.wait_set = endpoint->wait;
+    }
     int result = fi_cq_open(endpoint->domain, &attributes, &endpoint->completions, NULL);
     if (result == 0) {
         result = fi_control(&endpoint->completions->fid, FI_GETWAIT, &endpoint->wait_descriptor);
@@ -95,12 +200,15 @@ static int open_completions(struct dray_endpoint *endpoint) {
         fi_close(&endpoint->completions->fid);
         endpoint->completions = NULL;
     }
+    if (endpoint->wait) fi_close(&endpoint->wait->fid);
+    endpoint->wait = NULL;
     endpoint->wait_descriptor = -1;
     attributes.wait_obj = FI_WAIT_NONE;
+    attributes.wait_set = NULL;
     return -fi_cq_open(endpoint->domain, &attributes, &endpoint->completions, NULL);
 }
 
-static int open_objects(struct dray_endpoint *endpoint) {
+static int open_objects(struct dray_fabric_endpoint *endpoint) {
     int result = fi_fabric(endpoint->info->fabric_attr, &endpoint->fabric, NULL);
     if (result) return -result;
     result = fi_domain(endpoint->fabric, endpoint->info, &endpoint->domain, NULL);
@@ -113,10 +221,9 @@ static int open_objects(struct dray_endpoint *endpoint) {
     result = fi_endpoint(endpoint->domain, endpoint->info, &endpoint->endpoint, NULL);
     if (result) return -result;
     if (endpoint->claim_descriptor >= 0) {
-        // What a killed process left under our name.
-        shm_unlink(endpoint->name);
+        remove_stale_files(endpoint->name);
         result = fi_setname(
-            &endpoint->endpoint->fid, endpoint->name, strlen(endpoint->name) + 1);
+            &endpoint->endpoint->fid, endpoint->full_name, strlen(endpoint->full_name) + 1);
         if (result) return -result;
     }
     result = fi_ep_bind(endpoint->endpoint, &endpoint->peers->fid, 0);
@@ -124,33 +231,44 @@ static int open_objects(struct dray_endpoint *endpoint) {
     result = fi_ep_bind(
         endpoint->endpoint, &endpoint->completions->fid, FI_TRANSMIT | FI_RECV);
     if (result) return -result;
-    return -fi_enable(endpoint->endpoint);
+    result = fi_enable(endpoint->endpoint);
+    if (result || !endpoint->named_peers) return -result;
+    for (int attempt = 0; attempt < CLAIM_ATTEMPTS; attempt++) {
+        endpoint->ready_descriptor = claim_readiness(endpoint->name);
+        if (endpoint->ready_descriptor != -EADDRINUSE) break;
+        usleep(CLAIM_PAUSE);
+    }
+    return endpoint->ready_descriptor < 0 ? -endpoint->ready_descriptor : 0;
 }
 
 static void close_fid(struct fid *fid) {
     if (fid) fi_close(fid);
 }
 
-static void free_endpoint(struct dray_endpoint *endpoint) {
+static void free_endpoint(struct dray_fabric_endpoint *endpoint) {
     if (endpoint->domain) close_fid(&endpoint->domain->fid);
     if (endpoint->fabric) close_fid(&endpoint->fabric->fid);
     if (endpoint->info) fi_freeinfo(endpoint->info);
+    free(endpoint->named_peers);
     free(endpoint->contexts);
     free(endpoint->free_contexts);
     free(endpoint);
 }
 
-static void close_objects(struct dray_endpoint *endpoint) {
+static void close_objects(struct dray_fabric_endpoint *endpoint) {
     if (endpoint->endpoint) close_fid(&endpoint->endpoint->fid);
     if (endpoint->completions) close_fid(&endpoint->completions->fid);
+    if (endpoint->wait) close_fid(&endpoint->wait->fid);
     if (endpoint->peers) close_fid(&endpoint->peers->fid);
+    endpoint->wait = NULL;
     endpoint->endpoint = NULL;
     endpoint->completions = NULL;
     endpoint->peers = NULL;
 }
 
 static int prepare(
-    struct dray_endpoint *endpoint, const char *provider, const char *node, const char *service) {
+    struct dray_fabric_endpoint *endpoint, const char *provider, const char *node,
+    const char *service, uint64_t nonce) {
     endpoint->contexts = calloc(DRAY_CONTEXTS_MAX, sizeof *endpoint->contexts);
     endpoint->free_contexts = calloc(DRAY_CONTEXTS_MAX, sizeof *endpoint->free_contexts);
     if (!endpoint->contexts || !endpoint->free_contexts) return FI_ENOMEM;
@@ -160,24 +278,38 @@ static int prepare(
     }
     endpoint->free_count = DRAY_CONTEXTS_MAX;
     if (is_shared_memory(provider)) {
-        if (!node || strlen(node) >= sizeof endpoint->name) return FI_EINVAL;
+        if (!node || strlen(node) > DRAY_NAME_MAX) return FI_EINVAL;
         strcpy(endpoint->name, node);
-        endpoint->claim_descriptor = claim_name(endpoint->name);
+        snprintf(
+            endpoint->full_name, sizeof endpoint->full_name, FILE_PREFIX "%s.%016llx", node,
+            (unsigned long long)nonce);
+        endpoint->named_peers = calloc(
+            DRAY_SHARED_MEMORY_PEERS_MAX, sizeof *endpoint->named_peers);
+        if (!endpoint->named_peers) return FI_ENOMEM;
+        for (int attempt = 0; attempt < CLAIM_ATTEMPTS; attempt++) {
+            endpoint->claim_descriptor = claim_name(endpoint->name);
+            if (endpoint->claim_descriptor != -EADDRINUSE) break;
+            usleep(CLAIM_PAUSE);
+        }
         if (endpoint->claim_descriptor < 0) return -endpoint->claim_descriptor;
+        node = endpoint->full_name;
     }
     return find_provider(provider, node, service, &endpoint->info);
 }
 
 int dray_fabric_open(
-    const char *provider, const char *node, const char *service, struct dray_endpoint **result) {
-    struct dray_endpoint *endpoint = calloc(1, sizeof *endpoint);
+    const char *provider, const char *node, const char *service, uint64_t nonce,
+    struct dray_fabric_endpoint **result) {
+    struct dray_fabric_endpoint *endpoint = calloc(1, sizeof *endpoint);
     if (!endpoint) return FI_ENOMEM;
     endpoint->wait_descriptor = -1;
     endpoint->claim_descriptor = -1;
-    int error = prepare(endpoint, provider, node, service);
+    endpoint->ready_descriptor = -1;
+    int error = prepare(endpoint, provider, node, service, nonce);
     if (!error) error = open_objects(endpoint);
     if (error) {
         close_objects(endpoint);
+        if (endpoint->ready_descriptor >= 0) close(endpoint->ready_descriptor);
         if (endpoint->claim_descriptor >= 0) close(endpoint->claim_descriptor);
         free_endpoint(endpoint);
         return error;
@@ -186,29 +318,54 @@ int dray_fabric_open(
     return 0;
 }
 
-void dray_fabric_close(struct dray_endpoint *endpoint) {
-    if (endpoint->claim_descriptor >= 0) {
-        // The shared-memory provider never forgets the regions of its own process: endpoints of
-        // this process that know our name would write to unmapped memory, or take a later
-        // endpoint of that name for this one. So the region stays, without its file, and the
-        // name stays ours until the process ends.
-        shm_unlink(endpoint->name);
-        endpoint->closed = true;
+void dray_fabric_close(struct dray_fabric_endpoint *endpoint) {
+    endpoint->closed = true;
+    if (endpoint->named_peers) {
+        // The shared-memory provider never forgets the regions of its own process: other endpoints
+        // of the process would write to unmapped memory. So the region stays, without its file.
+        close(endpoint->ready_descriptor);
+        shm_unlink(endpoint->full_name);
+        close(endpoint->claim_descriptor);
         return;
     }
     close_objects(endpoint);
-    endpoint->closed = true;
     if (endpoint->regions == 0) free_endpoint(endpoint);
 }
 
-long dray_fabric_address(struct dray_endpoint *endpoint, void *bytes, size_t capacity) {
+long dray_fabric_address(struct dray_fabric_endpoint *endpoint, void *bytes, size_t capacity) {
     size_t length = capacity;
+    if (endpoint->named_peers) {
+        length = strlen(endpoint->name);
+        memcpy(bytes, endpoint->name, length);
+        return (long)length;
+    }
     int result = fi_getname(&endpoint->endpoint->fid, bytes, &length);
     if (result) return result;
     return length <= capacity ? (long)length : -FI_ETOOSMALL;
 }
 
-int dray_fabric_insert(struct dray_endpoint *endpoint, const void *address, uint64_t *peer) {
+static int insert_name(
+    struct dray_fabric_endpoint *endpoint, const char *name, uint64_t *peer) {
+    struct dray_fabric_named_peer *unused = NULL;
+    for (uint32_t index = 0; index < DRAY_SHARED_MEMORY_PEERS_MAX; index++) {
+        struct dray_fabric_named_peer *place = &endpoint->named_peers[index];
+        if (strcmp(place->name, name) == 0) {
+            unused = place;
+            break;
+        }
+        if (!place->name[0] && !unused) unused = place;
+    }
+    if (!unused) return FI_ENOMEM;
+    // A name keeps its place for good, as it does with the provider.
+    strcpy(unused->name, name);
+    unused->uses += 1;
+    *peer = (uint64_t)(unused - endpoint->named_peers);
+    return 0;
+}
+
+int dray_fabric_insert(
+    struct dray_fabric_endpoint *endpoint, const void *address, uint64_t *peer) {
+    if (endpoint->named_peers) return insert_name(endpoint, address, peer);
     fi_addr_t result = FI_ADDR_NOTAVAIL;
     int count = fi_av_insert(endpoint->peers, address, 1, &result, 0, NULL);
     if (count < 0) return -count;
@@ -217,13 +374,17 @@ int dray_fabric_insert(struct dray_endpoint *endpoint, const void *address, uint
     return 0;
 }
 
-void dray_fabric_remove(struct dray_endpoint *endpoint, uint64_t peer) {
+void dray_fabric_remove(struct dray_fabric_endpoint *endpoint, uint64_t peer) {
+    if (endpoint->named_peers) {
+        endpoint->named_peers[peer].uses -= 1;
+        return;
+    }
     fi_addr_t address = peer;
     fi_av_remove(endpoint->peers, &address, 1, 0);
 }
 
 int dray_fabric_register(
-    struct dray_endpoint *endpoint, void *start, size_t length, bool remote_read,
+    struct dray_fabric_endpoint *endpoint, void *start, size_t length, bool remote_read,
     bool remote_write, uint64_t wished_key, struct fid_mr **region, uint64_t *key,
     uint64_t *remote_address, void **descriptor) {
     int mode = endpoint->info->domain_attr->mr_mode;
@@ -251,23 +412,24 @@ int dray_fabric_register(
     return 0;
 }
 
-void dray_fabric_deregister(struct dray_endpoint *endpoint, struct fid_mr *region) {
+void dray_fabric_deregister(struct dray_fabric_endpoint *endpoint, struct fid_mr *region) {
     if (region) fi_close(&region->fid);
     endpoint->regions -= 1;
-    if (endpoint->closed && endpoint->claim_descriptor < 0 && endpoint->regions == 0)
+    if (endpoint->closed && !endpoint->named_peers && endpoint->regions == 0)
         free_endpoint(endpoint);
 }
 
-int dray_fabric_poll_error(struct dray_endpoint *endpoint, struct dray_completion *completion) {
+int dray_fabric_poll_error(
+    struct dray_fabric_endpoint *endpoint, struct dray_fabric_completion *completion) {
     struct fi_cq_err_entry entry = {0};
     ssize_t count = fi_cq_readerr(endpoint->completions, &entry, 0);
     if (count != 1) return 0;
-    struct dray_context *context = entry.op_context;
+    struct dray_fabric_context *context = entry.op_context;
     if (!context || context->kind == DRAY_UNUSED) return 0;
     completion->token = context->token;
     completion->kind = context->kind;
     completion->length = 0;
     completion->error = entry.err > 0 ? entry.err : FI_EIO;
-    dray_give_context(endpoint, context);
+    dray_fabric_give_context(endpoint, context);
     return 1;
 }

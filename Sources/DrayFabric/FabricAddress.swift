@@ -36,7 +36,7 @@ public struct FabricAddress: Hashable, Sendable {
     }
 
     /// The most bytes in a name. The name of a file in /dev/shm comes from it.
-    static let nameBytesMax = 128
+    static let nameBytesMax = 80
 
     static func form(ofProvider provider: String) -> Form {
         switch provider {
@@ -124,7 +124,7 @@ extension FabricAddress {
                 !bytes.isEmpty, bytes.count <= FabricAddress.bytesMax
             else {
                 throw bad(
-                    "\(provider)://0x… and at most \(FabricAddress.bytesMax) bytes in hexadecimal")
+                    "\(provider)://0x…, at most \(FabricAddress.bytesMax) bytes in hexadecimal")
             }
             self.init(provider: provider, bytes: bytes)
         }

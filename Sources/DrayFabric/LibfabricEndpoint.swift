@@ -8,8 +8,8 @@ internal import DrayRuntime
 @safe final class LibfabricEndpoint: Endpoint {
     // SAFETY: the C endpoint belongs to this object alone, from its opening in `init` to `close`;
     // `isClosed` keeps it from being used afterwards. `scratch` is freed in `deinit`.
-    private let handle: UnsafeMutablePointer<dray_endpoint>
-    private let scratch: UnsafeMutablePointer<dray_completion>
+    private let handle: UnsafeMutablePointer<dray_fabric_endpoint>
+    private let scratch: UnsafeMutablePointer<dray_fabric_completion>
     private var isClosed = false
     private var keys: Entropy
     private let format: UInt32
@@ -19,14 +19,15 @@ internal import DrayRuntime
         entropy: Entropy
     ) throws(FabricError) {
         keys = entropy.fork("keys")
+        var names = entropy.fork("name")
+        let nonce = names.next()
         var node = listen.node
-        if libfabricProvider == "shm" {
-            var names = entropy.fork("name")
-            let name = node ?? "anonymous-" + String(names.next(), radix: 16)
-            node = DRAY_SHARED_MEMORY_PREFIX + name
+        if libfabricProvider == "shm", node == nil {
+            node = "anonymous-" + String(names.next(), radix: 16)
         }
-        var opened: UnsafeMutablePointer<dray_endpoint>?
-        let error = unsafe dray_fabric_open(libfabricProvider, node, listen.service, &opened)
+        var opened: UnsafeMutablePointer<dray_fabric_endpoint>?
+        let error = unsafe dray_fabric_open(
+            libfabricProvider, node, listen.service, nonce, &opened)
         guard error == 0, let handle = unsafe opened else {
             throw LibfabricEndpoint.openError(error, text: text)
         }
@@ -65,7 +66,7 @@ internal import DrayRuntime
         {
             throw .badAddress("\(address): of another family than \(self.address)")
         }
-        let bytes = isNamed ? LibfabricEndpoint.namePrefix + address.bytes + [0] : address.bytes
+        let bytes = isNamed ? address.bytes + [0] : address.bytes
         var peer: UInt64 = 0
         let error = unsafe bytes.withUnsafeBytes {
             unsafe dray_fabric_insert(handle, $0.baseAddress, &peer)
@@ -188,14 +189,12 @@ internal import DrayRuntime
 }
 
 extension LibfabricEndpoint {
-    private static let namePrefix = Array(DRAY_SHARED_MEMORY_PREFIX.utf8)
-
     /// Whether the provider's addresses are names.
     private var isNamed: Bool { format == UInt32(FI_ADDR_STR) }
 
     /// The endpoint's own address, in the form that `FabricAddress.bytes` describes.
     private static func address(
-        of handle: UnsafeMutablePointer<dray_endpoint>
+        of handle: UnsafeMutablePointer<dray_fabric_endpoint>
     ) throws(FabricError) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: FabricAddress.bytesMax)
         let capacity = bytes.count
@@ -204,10 +203,6 @@ extension LibfabricEndpoint {
         }
         guard length > 0 else { throw error(Int32(clamping: -length)) }
         bytes.removeSubrange(length...)
-        if unsafe dray_fabric_address_format(handle) == UInt32(FI_ADDR_STR) {
-            if bytes.last == 0 { bytes.removeLast() }
-            return Array(bytes.starts(with: namePrefix) ? bytes[namePrefix.count...] : bytes[...])
-        }
         // The kernel leaves padding as it was.
         return SocketAddress(bytes: bytes)?.bytes ?? bytes
     }

@@ -1,6 +1,9 @@
 // libfabric as DrayFabric needs it: opening an endpoint of any provider, and the calls of the
 // message path, which are inline here because libfabric's own are (they go through tables of
 // functions that Swift cannot see).
+//
+// Names of C types must be unique among all shim targets of the package: Swift keeps one
+// description of a type for each name, and would take the size of another target's for this one's.
 #pragma once
 #include <rdma/fabric.h>
 #include <rdma/fi_cm.h>
@@ -24,151 +27,208 @@ enum { DRAY_SENT = 0, DRAY_RECEIVED = 1, DRAY_READ = 2, DRAY_WRITTEN = 3, DRAY_U
 #define DRAY_COMPLETIONS_MAX 64
 
 /// Remembers one operation. libfabric owns `provider` while the operation is under way.
-struct dray_context {
+struct dray_fabric_context {
     struct fi_context2 provider;
     uint64_t token;
     uint32_t kind;
 };
 
 /// One finished operation. `error` is 0 or a positive libfabric error number.
-struct dray_completion {
+struct dray_fabric_completion {
     uint64_t token;
     uint64_t length;
     uint32_t kind;
     int32_t error;
 };
 
-struct dray_endpoint {
+/// The longest name of a shared-memory endpoint: what a socket address holds.
+#define DRAY_NAME_MAX 80
+
+/// A peer on shared memory. The provider knows processes, not names that live on in the next
+/// process, so the name is looked up again after its holder died.
+struct dray_fabric_named_peer {
+    /// How often the peer was inserted; 0 when the place is free.
+    uint32_t uses;
+    /// Whether `address` is the name's holder, as far as was known at `checked`.
+    bool resolved;
+    uint64_t checked;
+    fi_addr_t address;
+    char name[DRAY_NAME_MAX + 1];
+    char file_name[256];
+};
+
+/// The most peers that the shared-memory provider knows.
+#define DRAY_SHARED_MEMORY_PEERS_MAX 256u
+
+struct dray_fabric_endpoint {
     struct fi_info *info;
     struct fid_fabric *fabric;
     struct fid_domain *domain;
     struct fid_av *peers;
     struct fid_cq *completions;
+    /// The wait set of `completions`; NULL where fi_trywait does its work.
+    struct fid_wait *wait;
     struct fid_ep *endpoint;
     /// Readable when there is something to do; -1 when the provider has no such thing.
     int wait_descriptor;
     /// Holds the name of a shared-memory endpoint; -1 for other providers.
     int claim_descriptor;
+    /// Says that a shared-memory endpoint is open; -1 for other providers.
+    int ready_descriptor;
     bool closed;
     uint32_t regions;
     uint32_t free_count;
-    struct dray_context *contexts;
+    struct dray_fabric_context *contexts;
     uint32_t *free_contexts;
-    char name[256];
+    /// The peers of a shared-memory endpoint; NULL for other providers.
+    struct dray_fabric_named_peer *named_peers;
+    /// The name of a shared-memory endpoint, and what the provider calls it.
+    char name[DRAY_NAME_MAX + 1];
+    char full_name[DRAY_NAME_MAX + 32];
 };
 
-/// The provider's name of a shared-memory endpoint begins with this, and so does its file.
-#define DRAY_SHARED_MEMORY_PREFIX "dray."
-
 /// Opens an endpoint of `provider`, bound to `node` and `service` (either may be NULL). For
-/// shared memory `node` is the full name of the endpoint. Returns 0 and the endpoint, or a
+/// shared memory `node` is the name of the endpoint, and `nonce` tells it from earlier holders of
+/// that name. Returns 0 and the endpoint, or a
 /// positive error number.
 int dray_fabric_open(
-    const char *provider, const char *node, const char *service, struct dray_endpoint **result);
+    const char *provider, const char *node, const char *service, uint64_t nonce,
+    struct dray_fabric_endpoint **result);
 
 /// Closes the endpoint. It is freed with its last region.
-void dray_fabric_close(struct dray_endpoint *endpoint);
+void dray_fabric_close(struct dray_fabric_endpoint *endpoint);
 
 /// Removes the shared-memory files of processes that ended without closing their endpoints.
 void dray_fabric_sweep_shared_memory(void);
 
-/// The endpoint's own address; returns its length (at most `capacity`) or a negative error.
-long dray_fabric_address(struct dray_endpoint *endpoint, void *bytes, size_t capacity);
+/// The endpoint's own address, for shared memory its name; returns its length (at most `capacity`)
+/// or a negative error.
+long dray_fabric_address(struct dray_fabric_endpoint *endpoint, void *bytes, size_t capacity);
 
 /// Adds a peer; returns 0 or a positive error number.
-int dray_fabric_insert(struct dray_endpoint *endpoint, const void *address, uint64_t *peer);
-void dray_fabric_remove(struct dray_endpoint *endpoint, uint64_t peer);
+int dray_fabric_insert(struct dray_fabric_endpoint *endpoint, const void *address, uint64_t *peer);
+void dray_fabric_remove(struct dray_fabric_endpoint *endpoint, uint64_t peer);
+
+/// Finds out who has the name of a shared-memory peer now; 0 or a positive error number.
+int dray_fabric_resolve(
+    struct dray_fabric_endpoint *endpoint, struct dray_fabric_named_peer *peer);
+
+/// A time in some milliseconds, cheaply.
+uint64_t dray_fabric_coarse_time(void);
 
 /// Registers memory, if the provider wants that. Returns 0 or a positive error number.
 int dray_fabric_register(
-    struct dray_endpoint *endpoint, void *start, size_t length, bool remote_read,
+    struct dray_fabric_endpoint *endpoint, void *start, size_t length, bool remote_read,
     bool remote_write, uint64_t wished_key, struct fid_mr **region, uint64_t *key,
     uint64_t *remote_address, void **descriptor);
-void dray_fabric_deregister(struct dray_endpoint *endpoint, struct fid_mr *region);
+void dray_fabric_deregister(struct dray_fabric_endpoint *endpoint, struct fid_mr *region);
 
 /// Fetches one failed operation; returns 1, or 0 when there was none.
-int dray_fabric_poll_error(struct dray_endpoint *endpoint, struct dray_completion *completion);
+int dray_fabric_poll_error(
+    struct dray_fabric_endpoint *endpoint, struct dray_fabric_completion *completion);
 
 /// The words for an error number, which are constant and static.
 const char *dray_fabric_error_words(int error);
 
-static inline bool dray_fabric_wants_virtual_addresses(const struct dray_endpoint *endpoint) {
-    return endpoint->info->domain_attr->mr_mode & FI_MR_VIRT_ADDR;
-}
-
-static inline uint32_t dray_fabric_address_format(const struct dray_endpoint *endpoint) {
+static inline uint32_t dray_fabric_address_format(const struct dray_fabric_endpoint *endpoint) {
     return endpoint->info->addr_format;
 }
 
-static inline uint64_t dray_fabric_message_size_max(const struct dray_endpoint *endpoint) {
+static inline uint64_t dray_fabric_message_size_max(const struct dray_fabric_endpoint *endpoint) {
     return endpoint->info->ep_attr->max_msg_size;
 }
 
-static inline const char *dray_fabric_provider(const struct dray_endpoint *endpoint) {
+static inline const char *dray_fabric_provider(const struct dray_fabric_endpoint *endpoint) {
     return endpoint->info->fabric_attr->prov_name;
 }
 
-static inline struct dray_context *dray_take_context(
-    struct dray_endpoint *endpoint, uint64_t token, uint32_t kind) {
+static inline struct dray_fabric_context *dray_fabric_take_context(
+    struct dray_fabric_endpoint *endpoint, uint64_t token, uint32_t kind) {
     if (endpoint->free_count == 0) return NULL;
     endpoint->free_count -= 1;
-    struct dray_context *context =
+    struct dray_fabric_context *context =
         &endpoint->contexts[endpoint->free_contexts[endpoint->free_count]];
     context->token = token;
     context->kind = kind;
     return context;
 }
 
-static inline void dray_give_context(
-    struct dray_endpoint *endpoint, struct dray_context *context) {
+static inline void dray_fabric_give_context(
+    struct dray_fabric_endpoint *endpoint, struct dray_fabric_context *context) {
     context->kind = DRAY_UNUSED;
     endpoint->free_contexts[endpoint->free_count] = (uint32_t)(context - endpoint->contexts);
     endpoint->free_count += 1;
 }
 
 /// The result of a post: 0, or a positive error number after giving the context back.
-static inline int dray_posted(
-    struct dray_endpoint *endpoint, struct dray_context *context, ssize_t result) {
+static inline int dray_fabric_posted(
+    struct dray_fabric_endpoint *endpoint, struct dray_fabric_context *context, ssize_t result) {
     if (__builtin_expect(result == 0, 1)) return 0;
-    dray_give_context(endpoint, context);
+    dray_fabric_give_context(endpoint, context);
     return (int)-result;
 }
 
 static inline int dray_fabric_receive(
-    struct dray_endpoint *endpoint, void *buffer, size_t length, void *descriptor,
+    struct dray_fabric_endpoint *endpoint, void *buffer, size_t length, void *descriptor,
     uint64_t token) {
-    struct dray_context *context = dray_take_context(endpoint, token, DRAY_RECEIVED);
+    struct dray_fabric_context *context = dray_fabric_take_context(endpoint, token, DRAY_RECEIVED);
     if (!context) return FI_EAGAIN;
-    return dray_posted(
+    return dray_fabric_posted(
         endpoint, context,
         fi_recv(endpoint->endpoint, buffer, length, descriptor, FI_ADDR_UNSPEC, context));
 }
 
+/// Turns a peer into what the provider calls it. Returns 0, or FI_ECONNREFUSED when nobody has
+/// the peer's name.
+static inline int dray_fabric_address_of(
+    struct dray_fabric_endpoint *endpoint, uint64_t peer, fi_addr_t *address) {
+    if (__builtin_expect(!endpoint->named_peers, 1)) {
+        *address = peer;
+        return 0;
+    }
+    struct dray_fabric_named_peer *named = &endpoint->named_peers[peer];
+    if (!named->resolved || named->checked != dray_fabric_coarse_time()) {
+        int error = dray_fabric_resolve(endpoint, named);
+        if (error) return error;
+    }
+    *address = named->address;
+    return 0;
+}
+
 static inline int dray_fabric_send(
-    struct dray_endpoint *endpoint, const void *buffer, size_t length, void *descriptor,
+    struct dray_fabric_endpoint *endpoint, const void *buffer, size_t length, void *descriptor,
     uint64_t peer, uint64_t token) {
-    struct dray_context *context = dray_take_context(endpoint, token, DRAY_SENT);
+    fi_addr_t target;
+    int error = dray_fabric_address_of(endpoint, peer, &target);
+    if (error) return error;
+    struct dray_fabric_context *context = dray_fabric_take_context(endpoint, token, DRAY_SENT);
     if (!context) return FI_EAGAIN;
-    return dray_posted(
+    return dray_fabric_posted(
         endpoint, context,
-        fi_send(endpoint->endpoint, buffer, length, descriptor, peer, context));
+        fi_send(endpoint->endpoint, buffer, length, descriptor, target, context));
 }
 
 static inline int dray_fabric_read(
-    struct dray_endpoint *endpoint, void *buffer, size_t length, void *descriptor, uint64_t peer,
-    uint64_t address, uint64_t key, uint64_t token) {
-    struct dray_context *context = dray_take_context(endpoint, token, DRAY_READ);
+    struct dray_fabric_endpoint *endpoint, void *buffer, size_t length, void *descriptor,
+    uint64_t peer, uint64_t address, uint64_t key, uint64_t token) {
+    fi_addr_t target;
+    int error = dray_fabric_address_of(endpoint, peer, &target);
+    if (error) return error;
+    struct dray_fabric_context *context = dray_fabric_take_context(endpoint, token, DRAY_READ);
     if (!context) return FI_EAGAIN;
-    return dray_posted(
+    return dray_fabric_posted(
         endpoint, context,
         fi_read(
-            endpoint->endpoint, buffer, length, descriptor, peer, address, key, context));
+            endpoint->endpoint, buffer, length, descriptor, target, address, key, context));
 }
 
 static inline int dray_fabric_write(
-    struct dray_endpoint *endpoint, const void *buffer, size_t length, void *descriptor,
+    struct dray_fabric_endpoint *endpoint, const void *buffer, size_t length, void *descriptor,
     uint64_t peer, uint64_t address, uint64_t key, uint64_t token) {
-    struct dray_context *context = dray_take_context(endpoint, token, DRAY_WRITTEN);
+    fi_addr_t target;
+    int error = dray_fabric_address_of(endpoint, peer, &target);
+    if (error) return error;
+    struct dray_fabric_context *context = dray_fabric_take_context(endpoint, token, DRAY_WRITTEN);
     if (!context) return FI_EAGAIN;
     struct iovec local = {.iov_base = (void *)(uintptr_t)buffer, .iov_len = length};
     struct fi_rma_iov remote = {.addr = address, .len = length, .key = key};
@@ -176,20 +236,21 @@ static inline int dray_fabric_write(
         .msg_iov = &local,
         .desc = &descriptor,
         .iov_count = 1,
-        .addr = peer,
+        .addr = target,
         .rma_iov = &remote,
         .rma_iov_count = 1,
         .context = context,
     };
     // The bytes must have arrived, not only left.
-    return dray_posted(
+    return dray_fabric_posted(
         endpoint, context,
         fi_writemsg(endpoint->endpoint, &message, FI_COMPLETION | FI_DELIVERY_COMPLETE));
 }
 
 /// Makes progress and fetches at most DRAY_COMPLETIONS_MAX completions; negative on errors.
 static inline int dray_fabric_poll(
-    struct dray_endpoint *endpoint, struct dray_completion *completions, int capacity) {
+    struct dray_fabric_endpoint *endpoint, struct dray_fabric_completion *completions,
+    int capacity) {
     struct fi_cq_msg_entry entries[DRAY_COMPLETIONS_MAX];
     ssize_t count = fi_cq_read(
         endpoint->completions, entries,
@@ -199,21 +260,24 @@ static inline int dray_fabric_poll(
     if (count < 0) return (int)count;
     int filled = 0;
     for (ssize_t index = 0; index < count; index++) {
-        struct dray_context *context = entries[index].op_context;
+        struct dray_fabric_context *context = entries[index].op_context;
         // Some providers report a broken operation twice.
         if (!context || context->kind == DRAY_UNUSED) continue;
         completions[filled].token = context->token;
         completions[filled].kind = context->kind;
         completions[filled].length = context->kind == DRAY_RECEIVED ? entries[index].len : 0;
         completions[filled].error = 0;
-        dray_give_context(endpoint, context);
+        dray_fabric_give_context(endpoint, context);
         filled++;
     }
     return filled;
 }
 
 /// Whether the owner may block on `wait_descriptor` now: 0, or FI_EAGAIN when it must poll first.
-static inline int dray_fabric_try_wait(struct dray_endpoint *endpoint) {
+static inline int dray_fabric_try_wait(struct dray_fabric_endpoint *endpoint) {
+    // Timing out at once means that there is nothing, and that stale wake-ups are taken back.
+    if (endpoint->wait)
+        return fi_wait(endpoint->wait, 0) == -FI_ETIMEDOUT ? 0 : FI_EAGAIN;
     struct fid *fids[1] = {&endpoint->completions->fid};
     return (int)-fi_trywait(endpoint->fabric, fids, 1);
 }
