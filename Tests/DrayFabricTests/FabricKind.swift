@@ -53,6 +53,15 @@ func withFabric(
     }
 }
 
+/// The result of what cannot fail in a test.
+func must<Value: ~Copyable>(_ body: () throws -> Value) -> Value {
+    do {
+        return try body()
+    } catch {
+        preconditionFailure("\(error)")
+    }
+}
+
 struct TestTimeOut: Error {
     var waitingFor: String
 }
@@ -197,6 +206,18 @@ final class Node {
         try region.use { value throws(FabricError) in
             try endpoint.send(
                 UnsafeRawBufferPointer(slice(offset, count)), in: value, to: peer, token: token)
+        }
+    }
+
+    /// Whether a send was posted; false when it must be tried again, or nobody is there.
+    func sends(_ offset: Int, _ count: Int, token: UInt64) throws -> Bool {
+        do throws(FabricError) {
+            try trySend(offset, count, token: token)
+            return true
+        } catch {
+            if case .unreachable = error { return false }
+            guard error == .tryAgain else { throw error }
+            return false
         }
     }
 
