@@ -61,7 +61,8 @@ open class Endpoint {
         remote: RemoteMemory, token: UInt64
     ) throws(FabricError) { abstract() }
 
-    /// Moves completions into `completions` and returns how many; makes progress as a side effect.
+    /// Moves completions into `completions`, whose elements must be initialised, and returns how
+    /// many; makes progress as a side effect.
     open func poll(into completions: UnsafeMutableBufferPointer<Completion>) -> Int { abstract() }
 
     /// What the owning xstream must do before it blocks; called after `poll` found nothing.

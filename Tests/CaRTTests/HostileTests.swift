@@ -13,7 +13,11 @@ final class RawPeer {
     private let xstream: XStream
     private var busy = false
     var received: [[UInt8]] = []
-    private let scratch = UnsafeMutableBufferPointer<Completion>.allocate(capacity: 16)
+    private let scratch = {
+        let buffer = UnsafeMutableBufferPointer<Completion>.allocate(capacity: 16)
+        buffer.initialize(repeating: Completion(token: 0, kind: .sent))
+        return buffer
+    }()
 
     static let slotSize = 32 * 1024
 

@@ -125,7 +125,11 @@ final class Node {
     let endpoint: Endpoint
     let memory: IOBuffer
     private let region: RegionBox
-    private let scratch = UnsafeMutableBufferPointer<Completion>.allocate(capacity: 64)
+    private let scratch = {
+        let buffer = UnsafeMutableBufferPointer<Completion>.allocate(capacity: 64)
+        buffer.initialize(repeating: Completion(token: 0, kind: .sent))
+        return buffer
+    }()
     var completions: [Completion] = []
     var peer = Peer(index: .max)
     private var closed = false

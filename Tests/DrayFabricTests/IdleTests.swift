@@ -101,7 +101,11 @@ final class Echo: PollSource {
     let xstream: XStream
     private let memory = IOBuffer(count: 65_536)
     private let region: RegionBox
-    private let scratch = UnsafeMutableBufferPointer<Completion>.allocate(capacity: 64)
+    private let scratch = {
+        let buffer = UnsafeMutableBufferPointer<Completion>.allocate(capacity: 64)
+        buffer.initialize(repeating: Completion(token: 0, kind: .sent))
+        return buffer
+    }()
     private var peers: [[UInt8]: Peer] = [:]
     private var waiting: CheckedContinuation<Void, Never>?
     private var outgoing: [(peer: Peer, offset: Int, count: Int)] = []

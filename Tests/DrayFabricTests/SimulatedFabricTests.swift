@@ -207,7 +207,11 @@ final class Member: PollSource {
     let memory = IOBuffer(count: 65_536)
     private var region: RegionBox!
     private unowned let cluster: Cluster
-    private let scratch = UnsafeMutableBufferPointer<Completion>.allocate(capacity: 16)
+    private let scratch = {
+        let buffer = UnsafeMutableBufferPointer<Completion>.allocate(capacity: 16)
+        buffer.initialize(repeating: Completion(token: 0, kind: .sent))
+        return buffer
+    }()
     var peers: [Peer] = []
     var queue: [(to: Int, number: UInt64)] = []
     private var freeSlots = Array(0..<64)
