@@ -258,40 +258,32 @@ final class TargetService {
             object: request.target.object, dkey: request.dkey, akey: request.akey,
             epoch: clock.now())
         var reply = ObjectFetchReply()
+        let buffer = try call.context.makeBuffer(count: max(1, Int(request.length)))
+        let result: FetchResult
         do throws(VOSError) {
             if request.kind == .arrayEnd {
                 reply.size = try vos.arrayEnd(target)
                 reply.found = reply.size > 0
                 return reply
             }
-            let buffer: RegisteredBuffer
-            do throws(RPCError) {
-                buffer = try call.context.makeBuffer(count: max(1, Int(request.length)))
-            } catch {
-                throw .badArgument("no memory for the transfer")
-            }
             let into = unsafe UnsafeMutableRawBufferPointer(
                 rebasing: buffer.bytes[0..<Int(request.length)])
-            let result: FetchResult
             if request.kind == .single {
                 result = unsafe try await vos.fetchSingle(target, into: into)
             } else {
                 result = unsafe try await vos.fetchArray(
                     target, offset: request.offset, length: Int(request.length), into: into)
             }
-            reply.found = true
-            reply.size = request.kind == .single ? result.size : UInt64(result.byteCount)
-            reply.checksums = result.checksums
-            do throws(RPCError) {
-                try await give(buffer, count: result.byteCount, to: request, call)
-            } catch {
-                throw .badArgument("the data could not be returned: \(error)")
-            }
-            return reply
         } catch {
             if case .notFound = error { return reply }
             throw RPCError(error)
         }
+        reply.found = true
+        reply.size = request.kind == .single ? result.size : UInt64(result.byteCount)
+        reply.checksums = result.checksums
+        // A transfer that fails reaches the client as what it is, and is tried again there.
+        try await give(buffer, count: result.byteCount, to: request, call)
+        return reply
     }
 
     /// Sends what was read: into the client's memory, or beside the reply.
