@@ -12,14 +12,23 @@ import Testing
 
     @Test(arguments: [FabricKind.tcp, .layeredTCP], Way.allCases)
     func overTCP(kind: FabricKind, way: Way) async throws {
-        try await restartedPeerIsReached(kind: kind, way: way)
+        try await Self.restartedPeerIsReached(kind: kind, way: way)
     }
 
+    /// In a process of its own, as it may hang inside libfabric: where a process died with one of
+    /// the provider's locks, nobody gets it again.
     @Test(arguments: Way.allCases) func overSharedMemory(way: Way) async throws {
-        try await restartedPeerIsReached(kind: .sharedMemory, way: way)
+        let caller = try PeerProcess(
+            main: "SharedMemoryCallerMain",
+            variable: "\(SharedMemoryCallerMain.wayVariable)=\(way.rawValue)")
+        let status = await caller.status(within: .seconds(90))
+        withKnownIssue("a lock of a killed process stays locked", isIntermittent: true) {
+            try #require(status != nil)
+        }
+        if let status { #expect(status == 0) }
     }
 
-    private func restartedPeerIsReached(kind: FabricKind, way: Way) async throws {
+    static func restartedPeerIsReached(kind: FabricKind, way: Way) async throws {
         try await withFabric(kind, limit: .seconds(60)) { rig in
             let address = try freeAddress(kind, rig)
             let caller = try Caller(rig: rig, address: address)
@@ -51,7 +60,7 @@ import Testing
         }
     }
 
-    private func freeAddress(_ kind: FabricKind, _ rig: Rig) throws -> FabricAddress {
+    private static func freeAddress(_ kind: FabricKind, _ rig: Rig) throws -> FabricAddress {
         if kind == .sharedMemory {
             return try FabricAddress(
                 parsing: "ofi+shm://test-\(getpid())-\(rig.xstream.now.nanoseconds)")
@@ -59,6 +68,15 @@ import Testing
         let node = try rig.makeNode()
         defer { node.close() }
         return node.endpoint.address
+    }
+}
+
+@Suite struct SharedMemoryCallerMain {
+    static let wayVariable = "DRAY_FABRIC_TEST_CALLER"
+
+    @Test(.enabled(if: getenv(wayVariable) != nil)) func call() async throws {
+        let way = KilledPeerTests.Way(rawValue: String(cString: getenv(Self.wayVariable)!))!
+        try await KilledPeerTests.restartedPeerIsReached(kind: .sharedMemory, way: way)
     }
 }
 

@@ -3,19 +3,25 @@ import DrayRuntime
 import Glibc
 import Testing
 
-/// A process that answers messages, so that it can be killed. It is this test program again, which
-/// runs nothing but `PeerProcessMain`.
+/// This test program once more, as a process of its own that can be killed. It runs the suite
+/// `main` only.
 final class PeerProcess {
     let identifier: pid_t
     private var isRunning = true
 
     static let addressVariable = "DRAY_FABRIC_TEST_PEER"
 
-    init(address: String) throws {
+    /// A process that answers messages at `address`.
+    convenience init(address: String) throws {
+        try self.init(
+            main: "PeerProcessMain", variable: "\(PeerProcess.addressVariable)=\(address)")
+    }
+
+    init(main: String, variable: String) throws {
         let arguments = [
-            "/proc/self/exe", "--testing-library", "swift-testing", "--filter", "PeerProcessMain",
+            "/proc/self/exe", "--testing-library", "swift-testing", "--filter", main,
         ]
-        var environment: [String] = ["\(PeerProcess.addressVariable)=\(address)"]
+        var environment: [String] = [variable]
         for name in ["PATH", "LD_LIBRARY_PATH", "HOME", "FI_LOG_LEVEL"] {
             if let value = getenv(name) { environment.append("\(name)=\(String(cString: value))") }
         }
@@ -45,6 +51,21 @@ final class PeerProcess {
         Glibc.kill(identifier, SIGKILL)
         var status: Int32 = 0
         waitpid(identifier, &status, 0)
+    }
+
+    /// The exit status, once the process has ended; nil when it runs for longer than `limit`.
+    func status(within limit: Duration) async -> Int32? {
+        let clock = World.real().clock
+        let end = clock.now + limit
+        while isRunning, clock.now < end {
+            var status: Int32 = 0
+            if waitpid(identifier, &status, WNOHANG) == identifier {
+                isRunning = false
+                return status
+            }
+            usleep(10_000)
+        }
+        return nil
     }
 
     deinit { kill() }
