@@ -100,7 +100,8 @@ import Testing
         await #expect(processExitsWith: .failure) {
             let simulation = Simulation(seed: 1)
             let xstream = simulation.world(node: 1).makeXStream(name: "x")
-            xstream.simulate { try? await Task.sleep(nanoseconds: 1_000_000) }
+            // Long enough to have suspended before it ends, on a busy machine too.
+            xstream.simulate { try? await Task.sleep(nanoseconds: 500_000_000) }
             simulation.run(for: .seconds(1))
             waitForTrap()
         }
