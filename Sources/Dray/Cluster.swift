@@ -1,3 +1,4 @@
+internal import DrayFabric
 public import DrayProtocol
 public import DrayRuntime
 
@@ -40,6 +41,17 @@ public final class Cluster: Sendable {
     private init(core: XStreamBound<ClientCore>, ownsXStream: Bool) {
         self.core = core
         self.ownsXStream = ownsXStream
+    }
+
+    /// Connects from an ordinary process: over libfabric, with the kernel's clock and randomness.
+    ///
+    /// - Throws: what `connect(to:world:timeout:)` throws.
+    public static func connect(
+        to description: ClusterDescription, timeout: Duration = .seconds(10)
+    ) async throws(DrayError) -> Cluster {
+        var world = World.real()
+        world.fabric = LibfabricFabric(entropy: world.entropy.fork("fabric"))
+        return try await connect(to: description, world: world, timeout: timeout)
     }
 
     /// Connects: asks the first engine that answers who is in the cluster.
