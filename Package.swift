@@ -140,7 +140,7 @@ let package = Package(
         .testTarget(
             name: "DrayCLITests",
             dependencies: [
-                "DrayRuntime", "DrayProtocol", "DrayEngine", "DrayFileSystem", "DrayCLI",
+                "DrayRuntime", "DrayProtocol", "DrayEngine", "Dray", "DrayFileSystem", "DrayCLI",
             ],
             swiftSettings: testSettings),
         .testTarget(

@@ -178,9 +178,13 @@ public struct Directory: Sendable {
     }
 
     /// Removes all entries of this directory with everything below them.
+    ///
+    /// Goes on from page to page, because the store passes over what was removed a moment ago one
+    /// key at a time; then once more from the start, until nobody has added anything.
     func removeEntries() async throws(FileSystemError) {
+        var after: FileName?
         while true {
-            let page = try await entries()
+            let page = try await entries(after: after)
             for entry in page.entries where entry.inode.type == .directory {
                 try await fileSystem.directory(entry.inode).removeEntries()
             }
@@ -188,7 +192,8 @@ public struct Directory: Sendable {
                 (entry: Entry) async throws(FileSystemError) in
                 try await removeEntry(entry.name, entry.inode)
             }
-            if page.entries.isEmpty, !page.more { return }
+            if after == nil, page.last == nil { return }
+            after = page.more ? page.last : nil
         }
     }
 

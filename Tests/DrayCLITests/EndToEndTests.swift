@@ -40,13 +40,18 @@ struct Program {
     }
 
     /// Runs a command to its end, for at most a minute.
-    func run(_ arguments: [[UInt8]]) throws -> Result {
+    ///
+    /// - Parameter wrapper: a program with arguments, which is to run the command. Empty: none.
+    func run(_ arguments: [[UInt8]], through wrapper: [String] = []) throws -> Result {
         let output = directory.appending(Array("output".utf8))
         let error = directory.appending(Array("error".utf8))
         for path in [output, error] { try? LocalFiles.remove(path) }
+        let program = try Program.path()
         let pid = try ChildProcess.spawn(
-            Program.path(), arguments, input: .null, output: .append(output),
-            error: .append(error), detached: false)
+            wrapper.isEmpty ? program : LocalPath("/usr/bin/env"),
+            wrapper.isEmpty
+                ? arguments : wrapper.map { Array($0.utf8) } + [program.bytes] + arguments,
+            input: .null, output: .append(output), error: .append(error), detached: false)
         for _ in 0..<6000 {
             if let status = ChildProcess.reap(pid) {
                 #expect(status & 0x7f == 0, "ended by signal \(status & 0x7f)")
@@ -132,6 +137,7 @@ struct Program {
         #expect(try program.dray("pool", "list", "--json").text.contains("\"label\" : \"tank\""))
         try keys(program)
         try files(program)
+        try oddities(program)
         try crash(program)
         #expect(try program.dray("pool", "destroy", "tank").status == 0)
         #expect(try program.dray("pool", "query", "tank").status == 4)
@@ -227,6 +233,59 @@ struct Program {
         #expect(different.status == 8)
         #expect(different.text.contains("empty: modification times differ"))
         Program.remove(tree)
+    }
+
+    /// What cannot be stored is skipped with a line each, and the rest is stored.
+    private func oddities(_ program: Program) throws {
+        let tree = program.directory.appending(Array("odd".utf8))
+        try LocalFiles.makeDirectory(tree, mode: 0o755)
+        let path = { (name: String) in tree.appending(Array(name.utf8)) }
+        try LocalFiles.replace(path("plain"), [1])
+        try LocalFiles.replace(path("unreadable"), [2])
+        try LocalFiles.setMode(path("unreadable"), 0)
+        try LocalFiles.makeDirectory(path("closed"), mode: 0)
+        defer { try? LocalFiles.setMode(path("closed"), 0o700) }
+        #expect(path("fifo").withCString { mkfifo($0, 0o644) } == 0)
+        let socket = try makeSocket(path("socket"))
+        defer { close(socket) }
+        // Root reads everything, unless it gives up that power: where it can.
+        let wrapper =
+            geteuid() == 0
+            ? ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"] : []
+        let isPossible = try program.run([[UInt8]("--version".utf8)], through: wrapper).status == 0
+        let result = try program.run(
+            ["fs", "put"].map { Array($0.utf8) } + [tree.bytes]
+                + ["tank/files:/odd", "--cluster"].map { Array($0.utf8) }
+                + [program.cluster.bytes],
+            through: isPossible ? wrapper : [])
+        #expect(result.status == 3)
+        var skipped = ["fifo: skipped: is a FIFO", "socket: skipped: is a socket"]
+        if isPossible || geteuid() != 0 {
+            skipped += [
+                "closed: skipped: Permission denied", "unreadable: skipped: Permission denied",
+            ]
+        }
+        let lines = result.error.split(separator: "\n").sorted()
+        #expect(lines.count == skipped.count, "\(result.error)")
+        for line in skipped { #expect(lines.contains { $0.hasSuffix(line) }, "\(line)") }
+        let listed = try program.dray("fs", "ls", "tank/files:/odd").text
+        #expect(listed == (skipped.count == 4 ? "closed\nplain\n" : "closed\nplain\nunreadable\n"))
+        #expect(try program.dray("fs", "rm", "-r", "tank/files:/odd").status == 0)
+    }
+
+    private func makeSocket(_ path: LocalPath) throws -> Int32 {
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        try #require(path.bytes.count < MemoryLayout.size(ofValue: address.sun_path))
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.bytes) }
+        let descriptor = Glibc.socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+        let bound = withUnsafePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+            }
+        }
+        try #require(bound == 0)
+        return descriptor
     }
 
     private func remove(_ tree: LocalPath, _ name: String) throws {

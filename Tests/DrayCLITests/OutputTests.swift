@@ -13,6 +13,27 @@ import Testing
         #expect(CommandFailure("a", "b").status == .failure)
     }
 
+    @Test func failuresSayNothingTwiceAndNoNovels() {
+        let failure = CommandFailure(.exists, "pool tank", "pool tank: exists already")
+        #expect(failure.line == "dray: pool tank: exists already")
+        let long = CommandFailure("key " + String(repeating: "k", count: 4096), "is not there")
+        #expect(long.line.count < CommandFailure.whatMax)
+        #expect(long.line.hasPrefix("dray: key kkk") && long.line.hasSuffix("kk…: is not there"))
+    }
+
+    @Test func zeroesAreFound() {
+        var bytes = [UInt8](repeating: 0, count: 100)
+        #expect(OpenFile.isZero(IOBuffer(copying: bytes), count: 100))
+        for index in [0, 1, 50, 99] {
+            bytes[index] = 1
+            let buffer = IOBuffer(copying: bytes)
+            #expect(!OpenFile.isZero(buffer, count: 100))
+            #expect(OpenFile.isZero(buffer, count: index))
+            bytes[index] = 0
+        }
+        #expect(!OpenFile.isZero(IOBuffer(copying: [7, 7, 7]), count: 3))
+    }
+
     @Test func jsonHasStableKeys() throws {
         var report = TransferReport()
         report.files = 3

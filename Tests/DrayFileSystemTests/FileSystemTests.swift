@@ -112,6 +112,41 @@ import Testing
         }
     }
 
+    /// Offsets beyond what 32 bits hold stand for themselves.
+    @Test func largeFilesHaveEveryOffset() {
+        SimulatedCluster.run(seed: 9) { container, world in
+            let fileSystem = try await FileSystem.format(container, clock: world.clock)
+            let file = await fileSystem.makeFile()
+            let offsets: [UInt64] = [
+                5, 1 << 31 - 3, 1 << 32 - 3, 1 << 32 + 100, 3 << 32 + 1 << 20 - 3, 1 << 52 + 5,
+            ]
+            for (index, offset) in offsets.enumerated() {
+                let buffer = IOBuffer(copying: [UInt8](repeating: UInt8(index + 1), count: 7))
+                try await file.write(offset: offset, buffer: buffer, range: 0..<7)
+            }
+            let name = try FileSystemTests.name("large")
+            var entropy = Entropy(seed: 9)
+            let size: UInt64 = 1 << 53
+            try await fileSystem.root.link(
+                file, size: size, as: name, attributes: FileSystemTests.attributes(&entropy))
+            let inode = try #require(await fileSystem.root.inode(name))
+            #expect(inode.size == size)
+            let stored = fileSystem.file(inode)
+            for (index, offset) in offsets.enumerated() {
+                let buffer = IOBuffer(count: 17)
+                try await stored.read(offset: offset - 5, into: buffer, range: 0..<17)
+                let expected =
+                    [0, 0, 0, 0, 0] + [UInt8](repeating: UInt8(index + 1), count: 7)
+                    + [0, 0, 0, 0, 0]
+                #expect(buffer.array(0..<17) == expected, "offset \(offset)")
+            }
+            // Where they would be if the upper half were lost.
+            let buffer = IOBuffer(count: 20)
+            try await stored.read(offset: 1 << 20 - 3, into: buffer, range: 0..<20)
+            #expect(buffer.array(0..<20).allSatisfy { $0 == 0 })
+        }
+    }
+
     @Test func replacedAndRemovedFilesLeaveNothing() {
         SimulatedCluster.run(seed: 4) { container, world in
             var entropy = Entropy(seed: 4)

@@ -80,6 +80,7 @@ final class Bench {
             let reading =
                 worker.versions[slot] > 0
                 && worker.entropy.below(100) < UInt64(plan.readPercent)
+            if plan.pause > .zero { await xstream.sleep(for: plan.pause) }
             let start = xstream.now
             await attempt { () async throws(DrayError) in
                 if reading { try await worker.read(slot) } else { try await worker.write(slot) }

@@ -27,6 +27,9 @@ struct BenchCommand: AsyncParsableCommand {
     var time = HumanDuration(.seconds(5))
     @Option(name: .long, help: "So many operations in each measurement, whatever time they take.")
     var count: UInt64?
+    @Option(
+        name: .long, help: "Wait before each operation: shows what the first after a rest costs.")
+    var pause = HumanDuration(.zero)
     @Option(name: .long, help: "Values that are written and read; at most 1 GiB together.")
     var values = 4096
     @Flag(inversion: .prefixedNo, help: "Compare what is read with what was written.")
@@ -61,7 +64,7 @@ struct BenchCommand: AsyncParsableCommand {
                         size: Int(size.bytes), depth: depth, readPercent: read,
                         duration: time.duration, count: count,
                         values: max(depth, min(values, Int(BenchCommand.sizeMax / size.bytes))),
-                        verify: verify, seed: seed)
+                        verify: verify, seed: seed, pause: pause.duration)
                     let result = try await cluster.run { () async throws(CommandFailure) in
                         try await Bench(plan, container, cluster.xstream).run()
                     }
@@ -85,6 +88,8 @@ struct BenchPlan: Sendable {
     var values: Int
     var verify: Bool
     var seed: UInt64
+    /// Before each operation.
+    var pause: Duration
 }
 
 /// What one measurement found. Times in seconds.

@@ -85,7 +85,8 @@ struct ClusterCommand: ParsableCommand {
             let state = try await ClusterState.read(cluster.directory, file, world: world)
             try output.print(
                 state,
-                text: "cluster in \(cluster.directory.text): \(file.engines.count) engines "
+                text: "cluster in \(cluster.directory.text): "
+                    + "\(file.engines.count) \(file.engines.count == 1 ? "engine" : "engines") "
                     + "serving, \(started.count) started now")
         }
 
@@ -128,7 +129,7 @@ struct ClusterCommand: ParsableCommand {
             let cluster = try DevelopmentCluster(directory: try place.resolve(), world: world)
             let file = try ClusterFile.read(cluster.directory)
             let count = try cluster.stop(file, timeout: timeout.duration)
-            try Terminal.print("\(count) engines stopped")
+            try Terminal.print("\(count) \(count == 1 ? "engine" : "engines") stopped")
         }
     }
 

@@ -37,7 +37,8 @@ struct ContainerCommand: ParsableCommand {
 
         func run() async throws {
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                let made = try await store(container.text) { () async throws(DrayError) in
+                let made = try await store("container \(container.text)") {
+                    () async throws(DrayError) in
                     try await cluster.pool(container.pool).createContainer(
                         label: container.container, objectClass: objectClass.objectClass)
                 }
@@ -78,7 +79,7 @@ struct ContainerCommand: ParsableCommand {
 
         func run() async throws {
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                try await store(container.text) { () async throws(DrayError) in
+                try await store("container \(container.text)") { () async throws(DrayError) in
                     try await cluster.pool(container.pool).destroyContainer(container.container)
                 }
             }

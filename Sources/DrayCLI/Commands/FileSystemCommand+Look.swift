@@ -91,7 +91,7 @@ extension FileSystemCommand {
                 long: long, recursive: recursive, json: output.json,
                 lines: NameLines(null: null))
             let what = self.path.text
-            let described = try await cluster.withFileSystem(self.path.container) {
+            try await cluster.withFileSystem(self.path.container) {
                 (fileSystem, _) async throws(CommandFailure) in
                 let location: Location
                 do throws(FileSystemError) {
@@ -99,9 +99,8 @@ extension FileSystemCommand {
                 } catch {
                     throw CommandFailure(error, what)
                 }
-                return try await listing.run(fileSystem, location, what: what)
+                try await listing.run(fileSystem, location, what: what)
             }
-            if output.json { try Terminal.print(try JSON.text(described)) }
         }
     }
 
@@ -230,44 +229,58 @@ struct Listing: Sendable {
     var json: Bool
     var lines: NameLines
 
-    /// Prints what stands at `location`, or returns it for JSON.
+    /// Prints what stands at `location`.
     func run(
         _ fileSystem: FileSystem, _ location: Location, what: String
-    ) async throws(CommandFailure) -> [EntryDescription] {
+    ) async throws(CommandFailure) {
+        var array = JSONArray()
         guard location.inode.type == .directory else {
             let name = location.name?.bytes ?? Array("/".utf8)
-            if !json { try Terminal.write(line(name, location.inode)) }
-            return json ? [EntryDescription(name: name, location.inode)] : []
+            guard json else { return try Terminal.write(line(name, location.inode)) }
+            try array.write([EntryDescription(name: name, location.inode)])
+            return try array.end()
         }
-        var described: [EntryDescription] = []
         var pending: [(prefix: [UInt8], inode: Inode)] = [([], location.inode)]
         while let next = pending.popLast() {
+            let directory = fileSystem.directory(next.inode)
             var after: FileName?
-            while true {
-                let page: (entries: [Directory.Entry], last: FileName?, more: Bool)
-                do throws(FileSystemError) {
-                    page = try await fileSystem.directory(next.inode).entries(after: after)
-                } catch {
-                    throw CommandFailure(error, what)
-                }
-                var text: [UInt8] = []
-                for entry in page.entries {
-                    let name = next.prefix + entry.name.bytes
-                    if json {
-                        described.append(EntryDescription(name: name, entry.inode))
-                    } else {
-                        text += line(name, entry.inode)
+            repeat {
+                if namesOnly {
+                    let page = try await attempt(what) { () async throws(FileSystemError) in
+                        try await directory.names(after: after)
                     }
-                    if recursive, entry.inode.type == .directory {
-                        pending.append((name + [UInt8(ascii: "/")], entry.inode))
-                    }
+                    try Terminal.write(page.names.flatMap { lines.line($0.bytes) })
+                    after = page.more ? page.names.last : nil
+                    continue
                 }
-                try Terminal.write(text)
-                guard page.more, let last = page.last else { break }
-                after = last
-            }
+                let page = try await attempt(what) { () async throws(FileSystemError) in
+                    try await directory.entries(after: after)
+                }
+                let named = page.entries.map { (next.prefix + $0.name.bytes, $0.inode) }
+                if json {
+                    try array.write(named.map { EntryDescription(name: $0, $1) })
+                } else {
+                    try Terminal.write(named.flatMap { line($0, $1) })
+                }
+                for (name, inode) in named where recursive && inode.type == .directory {
+                    pending.append((name + [UInt8(ascii: "/")], inode))
+                }
+                after = page.more ? page.last : nil
+            } while after != nil
         }
-        return described
+        if json { try array.end() }
+    }
+
+    /// Whether names say it all, which cost a request a page and not one for each entry.
+    private var namesOnly: Bool { !long && !recursive && !json }
+    private func attempt<Value>(
+        _ what: String, _ body: () async throws(FileSystemError) -> Value
+    ) async throws(CommandFailure) -> Value {
+        do throws(FileSystemError) {
+            return try await body()
+        } catch {
+            throw CommandFailure(error, what)
+        }
     }
 
     private func line(_ name: [UInt8], _ inode: Inode) -> [UInt8] {

@@ -25,6 +25,12 @@ struct KeyValueCommand: ParsableCommand {
         }
     }
 
+    static func missing(_ key: ByteArgument, _ container: ContainerPath) -> CommandFailure {
+        CommandFailure(
+            .notFound, "key \(key.text)", "is not in \(container.text)",
+            advice: "'dray kv list \(container.text)' shows what is")
+    }
+
     struct Put: AsyncParsableCommand {
         static let configuration = CommandConfiguration(abstract: "Store a value under a key.")
 
@@ -74,11 +80,7 @@ struct KeyValueCommand: ParsableCommand {
                 let value = try await store("key \(key.text)") { () async throws(DrayError) in
                     try await map.get(key.bytes)
                 }
-                guard let value else {
-                    throw CommandFailure(
-                        .notFound, "key \(key.text)", "is not in \(container.text)",
-                        advice: "'dray kv list \(container.text)' shows what is")
-                }
+                guard let value else { throw KeyValueCommand.missing(key, container) }
                 if output.json {
                     try Terminal.print(try JSON.text(Pair(key: key.bytes, value: value)))
                 } else {
@@ -109,7 +111,7 @@ struct KeyValueCommand: ParsableCommand {
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
                 let map = KeyValue(container: try await cluster.container(container))
                 let lines = NameLines(null: null)
-                var pairs: [Pair] = []
+                var array = JSONArray()
                 var last = after?.bytes
                 var left = limit
                 while left > 0 {
@@ -117,7 +119,7 @@ struct KeyValueCommand: ParsableCommand {
                         try await map.list(after: last, limit: min(1000, left))
                     }
                     if output.json {
-                        pairs += page.keys.map { Pair(key: $0, value: nil) }
+                        try array.write(page.keys.map { Pair(key: $0, value: nil) })
                     } else {
                         try Terminal.write(page.keys.flatMap { lines.line($0) })
                     }
@@ -125,7 +127,7 @@ struct KeyValueCommand: ParsableCommand {
                     guard page.more, let next = page.keys.last else { break }
                     last = next
                 }
-                if output.json { try Terminal.print(try JSON.text(pairs)) }
+                if output.json { try array.end() }
             }
         }
     }
@@ -140,8 +142,11 @@ struct KeyValueCommand: ParsableCommand {
         func run() async throws {
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
                 let map = KeyValue(container: try await cluster.container(container))
-                try await store("key \(key.text)") { () async throws(DrayError) in
+                do throws(DrayError) {
                     try await map.remove(key.bytes)
+                } catch {
+                    if error.code == .notFound { throw KeyValueCommand.missing(key, container) }
+                    throw CommandFailure(error, "key \(key.text)")
                 }
             }
         }

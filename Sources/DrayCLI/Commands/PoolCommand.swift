@@ -36,8 +36,13 @@ struct PoolCommand: ParsableCommand {
 
         func run() async throws {
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                let pool = try await store("pool \(label)") { () async throws(DrayError) in
-                    try await cluster.createPool(label: label, size: size.bytes)
+                let pool: Pool
+                do throws(DrayError) {
+                    pool = try await cluster.createPool(label: label, size: size.bytes)
+                } catch {
+                    var failure = CommandFailure(error, "pool \(label)")
+                    if error.code == .noSpace { failure.advice = "choose a smaller --size" }
+                    throw failure
                 }
                 let info = Info(pool)
                 try output.print(

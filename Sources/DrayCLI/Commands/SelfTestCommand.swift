@@ -35,6 +35,10 @@ struct SelfTestCommand: AsyncParsableCommand {
     @Option(name: .long, help: "Calls in flight; several are measured in turn.")
     var inFlight: [Int] = [1, 16]
     @Option(name: .long, help: "Calls of each measurement.") var repetitions = 20_000
+    @Option(
+        name: .long,
+        help: "Wait before each call, one at a time: shows what the first after a rest costs.")
+    var pause = HumanDuration(.zero)
     @Flag(name: .long, help: "By bulk transfer: 'request' is pulled, 'reply' is pushed.")
     var bulk = false
     @Option(name: .long, help: "What to log: LEVEL, then FACILITY=LEVEL for exceptions.")
@@ -42,8 +46,8 @@ struct SelfTestCommand: AsyncParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
-        guard inFlight.allSatisfy({ (1...65_536).contains($0) }) else {
-            throw ValidationError("--in-flight is 1 to 65536.")
+        guard inFlight.allSatisfy({ (1...SelfTest.inFlightMax).contains($0) }) else {
+            throw ValidationError("--in-flight is 1 to \(SelfTest.inFlightMax).")
         }
         guard repetitions > 0 else { throw ValidationError("--repetitions must be at least 1.") }
         guard size.allSatisfy({ $0.bytes <= 32 << 20 }) else {
@@ -66,14 +70,15 @@ struct SelfTestCommand: AsyncParsableCommand {
             address = started.address
             child = started
         }
-        let plan = plan
+        let (plan, pause) = (plan, pause.duration)
         let clientAddress =
             server.flatMap { $0.split(separator: ":", maxSplits: 1).first.map(String.init) }
             ?? provider
         let xstream = world.makeXStream(name: "dray-client")
         let rows = try await xstream.run { () async throws(CommandFailure) -> [SelfTestRow] in
             try await SelfTestClient.measure(
-                plan, server: address, own: clientAddress, world: world, xstream: xstream)
+                plan, pause: pause, server: address, own: clientAddress, world: world,
+                xstream: xstream)
         }
         child?.end()
         try output.print(rows, text: SelfTestRow.table(rows))
@@ -161,8 +166,8 @@ struct SelfTestRow: Codable, Hashable, Sendable {
 /// The calling side.
 enum SelfTestClient {
     static func measure(
-        _ plan: [(SelfTestRow.Shape, SelfTest.Options)], server: String, own: String,
-        world: World, xstream: XStream
+        _ plan: [(SelfTestRow.Shape, SelfTest.Options)], pause: Duration, server: String,
+        own: String, world: World, xstream: XStream
     ) async throws(CommandFailure) -> [SelfTestRow] {
         let destination: FabricAddress
         do throws(FabricError) {
@@ -176,15 +181,53 @@ enum SelfTestClient {
                 options: ContextOptions(clock: HybridLogicalClock(clock: world.clock)))
             var rows: [SelfTestRow] = []
             for (shape, options) in plan {
-                let result = try await SelfTest.run(
-                    on: context, to: .address(destination), options: options)
-                rows.append(SelfTestRow(shape, result))
+                guard pause > .zero else {
+                    let result = try await SelfTest.run(
+                        on: context, to: .address(destination), options: options)
+                    rows.append(SelfTestRow(shape, result))
+                    continue
+                }
+                rows.append(
+                    SelfTestRow(
+                        shape,
+                        try await afterPauses(pause, context, .address(destination), options)))
             }
             await context.close()
             return rows
         } catch {
             throw CommandFailure(.unavailable, server, "\(error)")
         }
+    }
+
+    /// Calls one at a time, each after a pause in which neither side has anything to do. The
+    /// rate counts the calls' own time only.
+    private static func afterPauses(
+        _ pause: Duration, _ context: Context, _ destination: Destination,
+        _ options: SelfTest.Options
+    ) async throws(RPCError) -> SelfTest.Result {
+        var single = options
+        (single.repetitions, single.inFlight, single.warmUp) = (1, 1, 1)
+        // Connects.
+        var result = try await SelfTest.run(on: context, to: destination, options: single)
+        single.warmUp = 0
+        var latencies: [Duration] = []
+        for _ in 0..<options.repetitions {
+            await context.xstream.sleep(for: pause)
+            result = try await SelfTest.run(on: context, to: destination, options: single)
+            latencies.append(result.maximum)
+        }
+        latencies.sort()
+        func share(_ share: Double) -> Duration {
+            latencies[min(latencies.count - 1, Int(Double(latencies.count) * share))]
+        }
+        result.elapsed = latencies.reduce(.zero, +)
+        result.repetitions = latencies.count
+        result.rate = Double(latencies.count) / max(HumanDuration(result.elapsed).seconds, 1e-9)
+        result.requestBandwidth = result.rate * Double(options.request.size)
+        result.replyBandwidth = result.rate * Double(options.reply.size)
+        (result.minimum, result.median, result.maximum) = (share(0), share(0.5), share(1))
+        (result.percentile99, result.percentile999) = (share(0.99), share(0.999))
+        return result
     }
 }
 

@@ -33,11 +33,17 @@ enum ChildProcess {
         for (descriptor, stream) in [(Int32(0), input), (1, output), (2, error)] {
             unsafe ChildProcess.add(stream, as: descriptor, to: &actions)
         }
+        closeOnExecution()
         var attributes = posix_spawnattr_t()
         unsafe posix_spawnattr_init(&attributes)
         defer { unsafe posix_spawnattr_destroy(&attributes) }
+        // The threads of a task pool block signals, which a program must not begin with.
+        var mask = sigset_t()
+        unsafe sigemptyset(&mask)
+        unsafe posix_spawnattr_setsigmask(&attributes, &mask)
         // POSIX_SPAWN_SETSID (glibc 2.26), which the headers show only to GNU sources.
-        if detached { unsafe posix_spawnattr_setflags(&attributes, 0x80) }
+        let session: Int16 = detached ? 0x80 : 0
+        unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK) | session)
         // SAFETY: the strings live until `free` below, after the child was made.
         var strings = unsafe ([program.bytes] + arguments).map { bytes in
             unsafe strdup(LocalPath(bytes).terminated)
@@ -51,6 +57,17 @@ enum ChildProcess {
         }
         guard result == 0 else { throw Errno(code: result) }
         return pid
+    }
+
+    /// Keeps children from inheriting our descriptors. Sockets of the network's library are not
+    /// closed by themselves when a program starts: a child that kept them would keep connections
+    /// of ours open after our end.
+    private static func closeOnExecution() {
+        for name in (try? LocalFiles.names(in: LocalPath("/proc/self/fd"))) ?? [] {
+            guard let descriptor = Int32(String(decoding: name, as: UTF8.self)), descriptor > 2
+            else { continue }
+            _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
+        }
     }
 
     /// The environment for a child, without what would override its configuration.

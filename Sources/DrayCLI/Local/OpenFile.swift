@@ -53,6 +53,16 @@ final class OpenFile: Sendable {
         }
     }
 
+    /// Whether the first `count` bytes are all zero. Costs less than reading them from a file.
+    static func isZero(_ buffer: IOBuffer, count: Int) -> Bool {
+        precondition(count <= buffer.count)
+        let bytes = unsafe buffer.bytes
+        guard let base = bytes.baseAddress, count > 0 else { return true }
+        // SAFETY: both ranges are within the buffer. Each byte equals the one before it, and the
+        // first is zero.
+        return unsafe bytes[0] == 0 && memcmp(base, base + 1, count - 1) == 0
+    }
+
     /// Adds bytes at the end: for files opened with O_APPEND.
     func append(_ bytes: [UInt8]) throws(Errno) {
         var done = 0

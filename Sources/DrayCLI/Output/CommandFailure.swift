@@ -46,11 +46,18 @@ struct CommandFailure: Error, Sendable {
         self.advice = advice
     }
 
-    /// The line, without its end.
+    /// The line, without its end. What is named is shortened: a key may have 4096 bytes.
     var line: String {
-        let text = "dray: \(what): \(why)" + (advice.isEmpty ? "" : "; \(advice)")
+        let long = what.count > CommandFailure.whatMax
+        let name = long ? what.prefix(CommandFailure.whatMax / 2) + "…" : what[...]
+        // What the store's own message begins with is not said twice.
+        let reason = why.hasPrefix(what + ": ") ? why.dropFirst(what.count + 2) : why[...]
+        let text = "dray: \(name): \(reason)" + (advice.isEmpty ? "" : "; \(advice)")
         return String(text.map { $0.isNewline ? " " : $0 })
     }
+
+    /// The longest name that is printed whole, in characters: any path that people type.
+    static let whatMax = 512
 }
 
 extension CommandFailure {

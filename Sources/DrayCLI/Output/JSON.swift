@@ -37,3 +37,22 @@ struct JSONName {
     /// The bytes in base 64; nil when the name is text.
     var base64: String? { text == nil ? Data(bytes).base64EncodedString() : nil }
 }
+
+/// An array that is printed part by part, so that its length costs no memory.
+struct JSONArray {
+    private var hasElements = false
+
+    /// Prints the next elements.
+    mutating func write(_ values: [some Encodable]) throws(CommandFailure) {
+        guard !values.isEmpty else { return }
+        // The elements are what stands in the text of a whole array between its brackets.
+        let elements = try JSON.text(values).dropFirst().dropLast(2)
+        try Terminal.write(Array(((hasElements ? "," : "[") + elements).utf8))
+        hasElements = true
+    }
+
+    /// Prints the end. Call it once, after the last elements.
+    func end() throws(CommandFailure) {
+        try Terminal.print(hasElements ? "\n]" : "[]")
+    }
+}

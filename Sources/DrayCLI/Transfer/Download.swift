@@ -211,6 +211,8 @@ final class Download: Transfer {
         } catch {
             return fail(CommandFailure(error, item.destination.text))
         }
+        // The file is new, and gets its size in the end: zeroes become holes.
+        if OpenFile.isZero(buffer, count: count) { return }
         do throws(Errno) {
             try destination.write(from: buffer, range: 0..<count, offset: offset)
         } catch {

@@ -81,9 +81,11 @@ class Transfer {
         progress.clear()
         report.seconds = HumanDuration(xstream.now.since(start)).seconds
         if var failure {
-            failure.advice =
-                (failure.advice.isEmpty ? "" : failure.advice + "; ")
-                + "done before: \(report.entries) entries"
+            if report.entries > 0 {
+                failure.advice =
+                    (failure.advice.isEmpty ? "" : failure.advice + "; ")
+                    + "done before: \(report.entries) entries"
+            }
             throw failure
         }
         return report

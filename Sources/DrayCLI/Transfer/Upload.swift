@@ -297,6 +297,8 @@ final class Upload: Transfer {
             state.problem = error.text
             return
         }
+        // What is never written reads as zeroes: holes and long runs of zeroes take no space.
+        if OpenFile.isZero(buffer, count: count) { return }
         do throws(FileSystemError) {
             try await file.write(offset: offset, buffer: buffer, range: 0..<count)
         } catch {
