@@ -40,3 +40,27 @@ public enum RPCError: Error, Hashable, Sendable {
     /// The message is larger than `ContextOptions.messageSizeMax`.
     case messageTooLong
 }
+
+extension RPCError: CustomStringConvertible {
+    /// What went wrong, in words for people.
+    public var description: String {
+        switch self {
+        case .timedOut: "no answer before the deadline"
+        case .unreachable: "the peer cannot be reached"
+        case .cancelled: "cancelled"
+        case .overloaded: "the peer takes no more requests now"
+        case .noReply: "the peer gave up the request"
+        case .unknownProcedure: "the peer does not know the procedure"
+        case .protocolVersion: "the peer speaks another version of the protocol"
+        case .badMessage: "a message cannot be understood"
+        case .wrongRank, .wrongTag: "another process answers at this address"
+        case .staleGroup: "the rank is not in the group"
+        case .clockSkew: "the clocks are too far apart"
+        case .peerRestarted: "the peer restarted"
+        case .application(_, let message): message
+        case .fabric(let error): "\(error)"
+        case .closed: "the context is closed"
+        case .messageTooLong: "the message is too long"
+        }
+    }
+}

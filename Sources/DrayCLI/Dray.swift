@@ -40,6 +40,11 @@ struct DrayCommand: AsyncParsableCommand {
     static func main() async {
         // A reader that goes away ends the writing command, not with a signal but an error.
         signal(SIGPIPE, SIG_IGN)
+        // A library of libfabric's takes these to write a trace into the working directory and end
+        // with status 1. An interrupt must end the program as shells expect, a crash as a crash.
+        for number in [SIGINT, SIGTERM, SIGSEGV, SIGBUS, SIGILL, SIGABRT, SIGFPE] {
+            signal(number, SIG_DFL)
+        }
         do {
             var command = try parseAsRoot(ByteArgument.processArguments())
             if var command = command as? any AsyncParsableCommand {

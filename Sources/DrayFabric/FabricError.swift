@@ -19,3 +19,18 @@ public enum FabricError: Error, Hashable, Sendable {
     /// Anything else that the provider reports: its error number and its words.
     case provider(code: Int32, message: String)
 }
+
+extension FabricError: CustomStringConvertible {
+    /// What went wrong, in words for people.
+    public var description: String {
+        switch self {
+        case .tryAgain: "the provider's queue is full"
+        case .unreachable: "the peer cannot be reached"
+        case .messageTooLong: "the message is too long"
+        case .badAddress(let why), .addressInUse(let why), .noProvider(let why): why
+        case .badKey: "the remote key or range is not valid"
+        case .cancelled: "cancelled"
+        case .provider(let code, let message): "\(message) (error \(code))"
+        }
+    }
+}

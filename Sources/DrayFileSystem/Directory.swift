@@ -86,7 +86,8 @@ public struct Directory: Sendable {
     /// moment does the name stand for anything but the old file or the whole new one.
     ///
     /// - Parameters:
-    ///   - size: bytes of the file; what was not written reads as zeroes.
+    ///   - size: bytes of the file; what was not written reads as zeroes. Nothing may have been
+    ///     written beyond: its space would not be given back.
     ///   - replacing: whether a file or a link of that name gives way. A directory never does.
     public func link(
         _ file: File, size: UInt64, as name: FileName, attributes: FileAttributes,

@@ -137,8 +137,16 @@ public struct FileSystem: Sendable {
 
     /// Gives back what a record that is no longer in any directory refers to.
     func release(_ inode: Inode) async throws(FileSystemError) {
-        guard inode.type != .symbolicLink else { return }
         let object = container.object(inode.objectID)
-        try await store { () async throws(DrayError) in try await object.punch() }
+        if inode.type == .symbolicLink || (inode.type == .file && inode.size == 0) { return }
+        let isOneChunk = inode.type == .file && inode.size <= UInt64(inode.chunkSize)
+        try await store { () async throws(DrayError) in
+            // One request to the chunk's shard, where a punch of the object is one to each.
+            if isOneChunk {
+                try await object.remove(dkey: [UInt8](bigEndian: UInt64(0)))
+            } else {
+                try await object.punch()
+            }
+        }
     }
 }

@@ -120,6 +120,26 @@ struct Program {
         #expect(printed.text.contains("credits: \"128\"  # default"))
     }
 
+    /// Ctrl-C ends a command as the shell expects: by the signal.
+    @Test func interruptsEndTheProgram() throws {
+        let program = try Program()
+        defer { Program.remove(program.directory) }
+        let output = program.directory.appending(Array("output".utf8))
+        let pid = try ChildProcess.spawn(
+            Program.path(), ["self-test", "--pause", "100s"].map { Array($0.utf8) },
+            input: .null, output: .append(output), error: .append(output), detached: false)
+        // Time to load its libraries and connect; an interrupt before that is no harm either.
+        usleep(700_000)
+        kill(pid, SIGINT)
+        var status: Int32?
+        for _ in 0..<1000 where status == nil {
+            usleep(10_000)
+            status = ChildProcess.reap(pid)
+        }
+        if status == nil { kill(pid, SIGKILL) }
+        #expect(status.map { $0 & 0x7f } == SIGINT)
+    }
+
     @Test func aDayInTheLifeOfACluster() throws {
         let program = try Program()
         defer { try? program.end() }
@@ -130,6 +150,11 @@ struct Program {
         // Starting what runs changes nothing; another shape is refused.
         #expect(try program.dray("cluster", "start").text.contains("0 started now"))
         #expect(try program.dray("cluster", "start", "--engines", "3").status == 6)
+        // A second process of an engine ends at once, and leaves the first in reach.
+        let home = EngineDirectory(cluster: program.cluster, rank: 0)
+        let second = ["engine", "start", "--config"].map { Array($0.utf8) }
+        #expect(try program.run(second + [home.configuration.bytes]).status == 6)
+        #expect(EngineProcess.read(home.process)?.isAlive == true)
         #expect(try program.dray("pool", "create", "tank", "--size", "200MiB").status == 0)
         #expect(try program.dray("pool", "create", "tank", "--size", "200MiB").status == 6)
         #expect(try program.dray("container", "create", "tank/files").status == 0)
@@ -337,6 +362,17 @@ struct Program {
         #expect(restarted.text.contains("2 started now"))
         let back = program.directory.appending(Array("back".utf8))
         #expect(try compare(program, back).status == 0)
+    }
+
+    /// A cluster that cannot be made leaves nothing in the way of the next attempt.
+    @Test func failedStartsLeaveNothing() throws {
+        let program = try Program()
+        defer { try? program.end() }
+        #expect(try program.dray("cluster", "start", "--provider", "tcp").status == 64)
+        #expect(try program.dray("cluster", "start", "--device-size", "1MiB").status == 1)
+        let started = try program.dray(
+            "cluster", "start", "--targets", "1", "--device-size", "128MiB")
+        #expect(started.status == 0, "\(started.error)")
     }
 
     /// What stands where a cluster is to be is never formatted.

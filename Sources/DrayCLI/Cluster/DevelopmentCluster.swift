@@ -1,5 +1,6 @@
 internal import Dray
 internal import DrayEngine
+internal import DrayFabric
 internal import DrayProtocol
 internal import DrayRuntime
 internal import Glibc
@@ -39,6 +40,21 @@ struct DevelopmentCluster {
             }
         }
         let file = try plannedFile(plan)
+        var made: [LocalPath] = []
+        do throws(CommandFailure) {
+            try await makeDevices(file, made: &made)
+            try file.write(directory)
+        } catch {
+            // What has just been made holds nothing yet, and must not be in the way next time.
+            for device in made { try? LocalFiles.remove(device) }
+            throw error
+        }
+        return file
+    }
+
+    private func makeDevices(
+        _ file: ClusterFile, made: inout [LocalPath]
+    ) async throws(CommandFailure) {
         for engine in file.engines {
             let home = EngineDirectory(cluster: directory, rank: engine.rank)
             do throws(Errno) {
@@ -49,9 +65,8 @@ struct DevelopmentCluster {
             let configuration = try settings(of: engine, in: file).configuration()
             try await EngineRunner.format(
                 configuration, size: Size(bytes: engine.deviceSize), world: world)
+            made.append(home.device)
         }
-        try file.write(directory)
-        return file
     }
 
     private func plannedFile(_ plan: Plan) throws(CommandFailure) -> ClusterFile {
@@ -68,6 +83,13 @@ struct DevelopmentCluster {
                 let port = try FreePorts.find(count, taken: taken, using: &entropy)
                 taken.append(port..<port + count)
                 address = "\(plan.provider)://127.0.0.1:\(port)"
+            }
+            do throws(FabricError) {
+                _ = try FabricAddress(parsing: address)
+            } catch {
+                throw CommandFailure(
+                    .usage, "--provider \(plan.provider)", "\(error)",
+                    advice: "use ofi+tcp or ofi+shm")
             }
             engines.append(
                 ClusterFile.Engine(

@@ -21,9 +21,15 @@ struct ClusterCommand: ParsableCommand {
         var log: String = "error"
 
         func resolve() throws(CommandFailure) -> LocalPath {
-            if let directory { return LocalPath(directory.bytes) }
-            if let variable = Environment["DRAY_CLUSTER"] { return LocalPath(variable) }
-            return try DefaultDirectory.cluster()
+            guard let given = directory?.bytes ?? Environment["DRAY_CLUSTER"] else {
+                return try DefaultDirectory.cluster()
+            }
+            if let text = String(validating: given, as: UTF8.self), text.contains("://") {
+                throw CommandFailure(
+                    .usage, text, "is an address",
+                    advice: "name the directory of a development cluster with --directory")
+            }
+            return LocalPath(given)
         }
     }
 

@@ -159,7 +159,13 @@ struct EngineRunner {
         while unsafe sigwait(&signals, &number) != 0 {}
     }
 
+    /// Refuses to replace the file of an engine that runs: it would be out of reach.
     static func writeProcessFile(_ path: LocalPath) throws(CommandFailure) {
+        if let process = EngineProcess.read(path), process.isAlive {
+            throw CommandFailure(
+                .exists, path.text, "the engine runs already, as process \(process.pid)",
+                advice: "stop it first, with SIGTERM or 'dray cluster stop'")
+        }
         let text = try JSON.text(try EngineProcess.current())
         do throws(Errno) {
             try LocalFiles.replace(path, Array((text + "\n").utf8))
@@ -168,21 +174,25 @@ struct EngineRunner {
         }
     }
 
-    /// Formats a device, making its file of `size` bytes first if asked to.
+    /// Formats a device, making its file of `size` bytes first if asked to. That file goes again
+    /// when it cannot be formatted.
     static func format(
         _ configuration: EngineConfiguration, size: Size?, world: World
     ) async throws(CommandFailure) {
         let what = "engine \(configuration.rank)"
+        var made = false
         do throws(EngineError) {
             if let size {
                 do throws(BIOError) {
                     try world.devices.create(path: configuration.devicePath, size: size.bytes)
+                    made = true
                 } catch {
                     throw .device(error)
                 }
             }
             try await Engine.format(configuration, world: world)
         } catch {
+            if made { try? LocalFiles.remove(LocalPath(configuration.devicePath)) }
             throw CommandFailure(what, "\(error)")
         }
     }

@@ -9,8 +9,8 @@ struct SelfTestCommand: AsyncParsableCommand {
         commandName: "self-test",
         abstract: "Measure RPC latency, rate and bulk bandwidth between two processes.",
         discussion: """
-            Starts a second process as the server, unless --server names one: an engine, or \
-            another 'dray self-test --listen'. Each size is measured with each number of calls in \
+            Starts a second process as the server, unless --server names one: another \
+            'dray self-test --listen'. Each size is measured with each number of calls in \
             flight.
             """)
 

@@ -53,6 +53,16 @@ final class OpenFile: Sendable {
         }
     }
 
+    /// Where the first data from `offset` on are: that, unless there is a hole, and a file system
+    /// that tells. Nil: only a hole follows, or nothing.
+    func nextData(from offset: UInt64) -> UInt64? {
+        // SEEK_DATA (Linux 3.1), which the headers show only to GNU sources. It moves the
+        // descriptor's place, which nothing here uses.
+        let found = lseek(descriptor, off_t(offset), 3)
+        if found >= 0 { return UInt64(found) }
+        return errno == ENXIO ? nil : offset
+    }
+
     /// Whether the first `count` bytes are all zero. Costs less than reading them from a file.
     static func isZero(_ buffer: IOBuffer, count: Int) -> Bool {
         precondition(count <= buffer.count)

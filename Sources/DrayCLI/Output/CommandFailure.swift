@@ -63,9 +63,10 @@ struct CommandFailure: Error, Sendable {
 extension CommandFailure {
     /// The failure that an error of the store means for `what`.
     init(_ error: DrayError, _ what: String) {
+        let saysIt = error.message.contains("dray cluster status")
         self.init(
             CommandFailure.status(of: error.code), what, error.message,
-            advice: CommandFailure.advice(for: error.code))
+            advice: saysIt ? "" : CommandFailure.advice(for: error.code))
     }
 
     /// The failure that an error of a file system means for `what`.

@@ -258,6 +258,11 @@ final class Upload: Transfer {
         let tasks = TaskCounter()
         var offset: UInt64 = 0
         while offset < size, state.error == nil, state.problem == nil, !failed {
+            if size > chunk {
+                // Holes are passed over; what is never written reads as zeroes.
+                guard let data = source.nextData(from: offset), data < size else { break }
+                offset = max(offset, data / chunk * chunk)
+            }
             let buffer = await buffers.take()
             let count = Int(min(chunk, size - offset))
             let start = offset
@@ -274,8 +279,13 @@ final class Upload: Transfer {
         }
         await tasks.wait()
         if let error = state.error { throw error }
-        return state.problem
+        if let problem = state.problem { return problem }
+        // A hole that was passed over may have become the end.
+        guard let now = try? source.status().size, now >= size else { return Upload.shorter }
+        return nil
     }
+
+    private static let shorter = "became shorter while it was read"
 
     /// What the chunks of one file have come to.
     private final class ChunkState {
@@ -290,7 +300,7 @@ final class Upload: Transfer {
         do throws(Errno) {
             let read = try source.read(into: buffer, range: 0..<count, offset: offset)
             if read < count {
-                state.problem = "became shorter while it was read"
+                state.problem = Upload.shorter
                 return
             }
         } catch {
