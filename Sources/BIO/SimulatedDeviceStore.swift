@@ -91,6 +91,27 @@ public final class SimulatedDeviceStore: DeviceStore {
         existing(path).contents.withLock { $0.medium.damage(at: offset, mask: mask) }
     }
 
+    /// Lets one in `period` of the blocks that were ever written in `area` rot: half of them have
+    /// a bit changed, half hold what another of them should (a misdirected write). Returns how
+    /// many.
+    public func rot(path: String, in area: Range<UInt64>, oneIn period: UInt64) -> Int {
+        existing(path).contents.withLock { contents in
+            let blocks = contents.medium.blocks(in: area)
+            var count = 0
+            for block in blocks where contents.faultEntropy.chance(1, in: period) {
+                count += 1
+                let place = block + contents.faultEntropy.below(UInt64(BlockDevice.blockSize))
+                if contents.faultEntropy.chance(1, in: 2) {
+                    contents.medium.damage(at: place, mask: 1 << UInt8(place % 8))
+                } else {
+                    let other = blocks[Int(contents.faultEntropy.below(UInt64(blocks.count)))]
+                    contents.medium.copy(from: block, to: other)
+                }
+            }
+            return count
+        }
+    }
+
     /// Makes the sector at `offset` fail to read until it is written again.
     public func makeUnreadable(path: String, at offset: UInt64) {
         existing(path).contents.withLock { $0.medium.makeUnreadable(at: offset) }

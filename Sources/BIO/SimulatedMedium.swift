@@ -197,6 +197,20 @@ struct SimulatedMedium: Sendable {
         }
     }
 
+    /// Puts what stands in the block at byte `source` into the one at byte `target`, durably.
+    mutating func copy(from source: UInt64, to target: UInt64) {
+        let unit = UInt64(BlockDevice.blockSize)
+        stable[target / unit] = visible(source / unit)
+        pending[target / unit] = nil
+    }
+
+    /// The offsets, in bytes and in order, of the blocks in `area` that hold anything.
+    func blocks(in area: Range<UInt64>) -> [UInt64] {
+        let unit = UInt64(BlockDevice.blockSize)
+        return Set(stable.keys).union(pending.keys).map { $0 * unit }
+            .filter { area.contains($0) }.sorted()
+    }
+
     /// Reads of the sector at `offset` fail until it is written.
     mutating func makeUnreadable(at offset: UInt64) {
         unreadable.insert(offset / UInt64(SimulatedMedium.sectorSize))

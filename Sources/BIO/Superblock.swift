@@ -146,3 +146,11 @@ struct Superblock: Hashable {
         return checkpoint.byteCount <= bytes ? nil : "checkpoint size"
     }
 }
+
+extension BlockStore {
+    /// Where the data blocks lie in a partition with a log of `logSize` bytes.
+    package static func dataArea(of partition: Range<UInt64>, logSize: UInt64) -> Range<UInt64> {
+        let start = partition.lowerBound + Superblock.copies * UInt64(BlockDevice.blockSize)
+        return start + logSize..<partition.upperBound
+    }
+}

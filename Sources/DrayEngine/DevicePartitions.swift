@@ -1,3 +1,5 @@
+internal import BIO
+
 /// How an engine divides its device: a partition for metadata, then one per target, all of whole
 /// mebibytes. What does not divide evenly is left unused at the end.
 struct DevicePartitions {
@@ -36,5 +38,19 @@ struct DevicePartitions {
     static func logSize(of partition: Range<UInt64>) -> UInt64 {
         let share = UInt64(partition.count) / 16 / alignment * alignment
         return min(logMax, max(logMin, share))
+    }
+}
+
+extension EngineConfiguration {
+    func logSize(of partition: Range<UInt64>) -> UInt64 {
+        logSize ?? DevicePartitions.logSize(of: partition)
+    }
+
+    /// Where the data blocks of every target lie on a device of `deviceSize` bytes; empty when the
+    /// device is too small.
+    package func dataAreas(deviceSize: UInt64) -> [Range<UInt64>] {
+        DevicePartitions(deviceSize: deviceSize, targetCount: targetCount)?.targets.map {
+            BlockStore.dataArea(of: $0, logSize: logSize(of: $0))
+        } ?? []
     }
 }

@@ -44,13 +44,13 @@ public final class Engine: Sendable {
                     try await BlockStore.format(
                         device, partition: partition,
                         identity: configuration.identity(target: UInt32(index)),
-                        logSize: DevicePartitions.logSize(of: partition))
+                        logSize: configuration.logSize(of: partition))
                 }
                 let partition = partitions.systemPartition
                 try await BlockStore.format(
                     device, partition: partition,
                     identity: configuration.identity(target: DevicePartitions.systemTarget),
-                    logSize: DevicePartitions.logSize(of: partition))
+                    logSize: configuration.logSize(of: partition))
                 await device.close()
             } catch {
                 throw .device(error)
@@ -147,6 +147,7 @@ func openStore(
     }
     var options = VOSOptions()
     options.inlineThreshold = configuration.inlineThreshold
+    if let retention = configuration.retention { options.retention = retention }
     do throws(VOSError) {
         return try await VOS.open(store: store, world: world, on: xstream, options: options)
     } catch {

@@ -23,6 +23,13 @@ public struct EngineConfiguration: Sendable {
     /// Requests in flight that each client is allowed per target.
     public var credits: UInt32 = 128
 
+    /// The size of each partition's log in bytes; nil for what `DevicePartitions` finds right.
+    /// Simulations take a small one, so that checkpoints are frequent.
+    package var logSize: UInt64?
+
+    /// How long superseded versions are kept, in nanoseconds; nil for the store's own default.
+    package var retention: UInt64?
+
     public init(
         cluster: UniqueID, rank: UInt32, engines: [EngineRecord], devicePath: String
     ) {

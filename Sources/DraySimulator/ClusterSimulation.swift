@@ -14,8 +14,10 @@ public final class ClusterSimulation {
         public var engineCount = 2
         public var targetCount = 2
         public var clientCount = 3
+        /// Operations that each client has under way at once, 1 to 4.
+        public var laneCount = Workload.laneMax
         /// How long the workload runs, in virtual time.
-        public var duration: Duration = .seconds(6)
+        public var duration: Duration = .seconds(3)
         /// Prints every fault with its time.
         public var isVerbose = false
         /// Where the engines' and clients' log lines go; nowhere when nil.
@@ -27,13 +29,19 @@ public final class ClusterSimulation {
     }
 
     static let deviceSize: UInt64 = 512 << 20
+    static let logSize: UInt64 = 512 << 10
+    static let retention: Duration = .milliseconds(300)
     static let clientNodeFirst = 100
+    /// One in so many of the blocks that were written rots at the end of a run.
+    static let rotPeriod: UInt64 = 8
 
     let simulation: Simulation
     let options: Options
     let fabric: SimulatedFabric
     let devices: SimulatedDeviceStore
     let cluster: UniqueID
+    /// What devices do while nothing is wrong with them.
+    private(set) var goodDevices = DeviceFaults()
     var entropy: Entropy
     private(set) var report: SimulationReport
 
@@ -50,6 +58,9 @@ public final class ClusterSimulation {
         devices = SimulatedDeviceStore(simulation: simulation)
         cluster = UniqueID.random(using: &entropy)
         report = SimulationReport(seed: seed)
+        // Half of the clusters have power supplies that tear every write.
+        goodDevices.crashOutcome = entropy.chance(1, in: 2) ? .tear : .random
+        devices.setFaults(goodDevices)
         if options.printsEvents {
             simulation.onRecord = { [unowned simulation] kind, value in
                 print("\(simulation.now.nanoseconds) \(kind) \(value)")
@@ -95,9 +106,14 @@ public final class ClusterSimulation {
                 addresses: EngineConfiguration.addresses(
                     base: "sim://engine-\(rank)", targetCount: options.targetCount))
         }
-        return EngineConfiguration(
+        var configuration = EngineConfiguration(
             cluster: cluster, rank: UInt32(rank), engines: engines,
             devicePath: "device-\(rank)")
+        // Small and short, so that checkpoints, aggregation and the reuse of blocks are part of
+        // every run.
+        configuration.logSize = ClusterSimulation.logSize
+        configuration.retention = ClusterSimulation.retention.nanosecondsClamped
+        return configuration
     }
 
     /// Runs `body` as a task of a fresh process until it is done. False when time ran out.
@@ -165,13 +181,20 @@ public final class ClusterSimulation {
     /// what was not flushed.
     func kill(rank: Int) {
         guard isRunning[rank] else { return }
+        let incarnation = incarnations[rank]
+        if !isDead(rank: rank) { simulation.kill(node: rank, incarnation: incarnation) }
         isRunning[rank] = false
         serving[rank] = false
         engines[rank] = nil
-        let incarnation = incarnations[rank]
-        simulation.kill(node: rank, incarnation: incarnation)
         devices.crash(node: Simulation.identity(node: rank, incarnation: incarnation))
         report.crashes += 1
+    }
+
+    /// Whether the engine was killed at a boundary of its device, and nobody has noticed yet.
+    func isDead(rank: Int) -> Bool {
+        isRunning[rank]
+            && simulation.isDead(
+                Simulation.identity(node: rank, incarnation: incarnations[rank]))
     }
 
     private func waitForEngines() {
@@ -184,10 +207,12 @@ public final class ClusterSimulation {
 
     // MARK: - The run
 
-    private var description: ClusterDescription {
+    private var description: ClusterDescription { description(timeout: .seconds(2)) }
+
+    private func description(timeout: Duration) -> ClusterDescription {
         ClusterDescription(
             addresses: (0..<options.engineCount).map { "sim://engine-\($0)" },
-            operationTimeout: .seconds(2))
+            operationTimeout: timeout)
     }
 
     private var clientsDone = 0
@@ -212,6 +237,9 @@ public final class ClusterSimulation {
         for rank in 0..<options.engineCount { kill(rank: rank) }
         quiesce()
         verify("after a restart of all engines")
+        guard report.violations.isEmpty else { return finish() }
+        rot()
+        verify("after blocks have rotted", rotten: true)
         finish()
     }
 
@@ -220,6 +248,7 @@ public final class ClusterSimulation {
             report.operations += workload.operations
             report.acknowledgedWrites += workload.acknowledgedWrites
             report.unknownOutcomes += workload.unknownOutcomes
+            report.damagedReads += workload.damagedReads
             report.violations += workload.violations
         }
     }
@@ -244,7 +273,9 @@ public final class ClusterSimulation {
         let node = ClusterSimulation.clientNodeFirst + index
         let world = world(node: node, incarnation: 0)
         let xstream = world.makeXStream(name: "client-\(index)")
-        let description = description
+        // Some clients give up early, and their requests are on their way still.
+        let timeouts: [Duration] = [.seconds(2), .milliseconds(400), .milliseconds(100)]
+        let description = description(timeout: timeouts[index % timeouts.count])
         xstream.simulate {
             do throws(DrayError) {
                 let cluster = try await Cluster.connect(
@@ -257,8 +288,9 @@ public final class ClusterSimulation {
                         arrayID: container.wellKnownObjectID(UInt32(100 + index)),
                         xstream: cluster.xstream, entropy: world.entropy.fork("workload"))
                     self.workloads.append(workload)
-                    await workload.run(until: end)
-                    self.clientsDone += 1
+                    workload.run(lanes: self.options.laneCount, until: end) {
+                        self.clientsDone += 1
+                    }
                 }
             } catch {
                 self.violation("client \(index): \(error)")
@@ -271,16 +303,32 @@ public final class ClusterSimulation {
     private func quiesce() {
         fabric.heal()
         fabric.faults = .none
-        devices.setFaults(DeviceFaults())
+        devices.crash(atBoundary: nil)
+        devices.setFaults(goodDevices)
         for rank in 0..<options.engineCount {
+            if isDead(rank: rank) { kill(rank: rank) }
             simulation.resume(node: rank, incarnation: incarnations[rank])
             start(rank: rank)
         }
         waitForEngines()
     }
 
-    /// A new client reads back everything that every client wrote.
-    private func verify(_ when: String) {
+    /// Damages values where they lie on the devices.
+    private func rot() {
+        for rank in 0..<options.engineCount {
+            let configuration = configuration(rank: rank)
+            for area in configuration.dataAreas(deviceSize: ClusterSimulation.deviceSize) {
+                report.rottenBlocks += devices.rot(
+                    path: configuration.devicePath, in: area,
+                    oneIn: ClusterSimulation.rotPeriod)
+            }
+        }
+        simulation.record("rot", UInt64(report.rottenBlocks))
+    }
+
+    /// A new client reads back everything that every client wrote. When blocks are `rotten`, an
+    /// error that says so is as good an answer as the right one.
+    private func verify(_ when: String, rotten: Bool = false) {
         guard report.violations.isEmpty else { return }
         let description = description
         let workloads = workloads
@@ -288,7 +336,9 @@ public final class ClusterSimulation {
             do throws(DrayError) {
                 let cluster = try await Cluster.connect(to: description, world: world)
                 let container = try await cluster.pool("tank").container("data")
-                for workload in workloads { await workload.verify(through: container) }
+                for workload in workloads {
+                    await workload.verify(through: container, rotten: rotten)
+                }
                 await cluster.close()
             } catch {
                 self.violation("cannot verify \(when): \(error)")

@@ -24,7 +24,7 @@ final class FaultSchedule {
     func stop() { isStopped = true }
 
     private func scheduleNext() {
-        let pause = 20 + entropy.below(600)
+        let pause = 20 + entropy.below(400)
         let time = cluster.simulation.now + .milliseconds(Int64(pause))
         cluster.simulation.schedule(at: time) { [self] in
             guard !isStopped, cluster.simulation.now < end else { return }
@@ -45,27 +45,29 @@ final class FaultSchedule {
         let rank = Int(entropy.below(UInt64(engines)))
         count += 1
         cluster.simulation.record("fault", UInt64(count))
-        switch entropy.below(9) {
-        case 0, 1, 2: crash([rank])
-        case 3: crash(Array(0..<engines))
-        case 4: partition(rank)
-        case 5:
+        switch entropy.below(11) {
+        case 0, 1: crash([rank])
+        case 2: crash(Array(0..<engines))
+        case 3, 4, 5: crashAtBoundary()
+        case 6: partition(rank)
+        case 7:
             say("network is bad")
             cluster.fabric.faults = .harsh
             after(50 + entropy.below(1_000)) { self.cluster.fabric.faults = .none }
-        case 6:
+        case 8:
             say("engine \(rank) loses its connections")
             for client in 0..<cluster.options.clientCount {
                 cluster.fabric.breakConnections(
                     rank, ClusterSimulation.clientNodeFirst + client)
             }
-        case 7: pause(rank)
+        case 9: pause(rank)
         default:
             say("disks are slow")
-            var faults = DeviceFaults()
-            faults.latencyMax = .milliseconds(20)
-            cluster.devices.setFaults(faults)
-            after(50 + entropy.below(1_000)) { self.cluster.devices.setFaults(DeviceFaults()) }
+            let good = cluster.goodDevices
+            var slow = good
+            slow.latencyMax = .milliseconds(20)
+            cluster.devices.setFaults(slow)
+            after(50 + entropy.below(1_000)) { self.cluster.devices.setFaults(good) }
         }
     }
 
@@ -74,6 +76,22 @@ final class FaultSchedule {
         for rank in ranks {
             cluster.kill(rank: rank)
             after(10 + entropy.below(1_500)) { self.cluster.start(rank: rank) }
+        }
+    }
+
+    /// Kills whichever engine is next to begin or end a write or a flush, or one of the next
+    /// that do.
+    private func crashAtBoundary() {
+        let boundary = Int(entropy.below(24))
+        cluster.devices.crash(atBoundary: boundary)
+        let pause = 10 + entropy.below(1_000)
+        after(40) { [self] in
+            cluster.devices.crash(atBoundary: nil)
+            for rank in 0..<cluster.options.engineCount where cluster.isDead(rank: rank) {
+                say("engine \(rank) was killed at boundary \(boundary) of its device")
+                cluster.kill(rank: rank)
+                after(pause) { self.cluster.start(rank: rank) }
+            }
         }
     }
 
@@ -98,7 +116,8 @@ final class FaultSchedule {
         let incarnation = cluster.incarnations[rank]
         say("engine \(rank) is paused")
         cluster.simulation.pause(node: rank, incarnation: incarnation)
-        after(10 + entropy.below(1_500)) {
+        // At times longer than clients wait: requests and replies are late.
+        after(10 + entropy.below(3_000)) {
             self.cluster.simulation.resume(node: rank, incarnation: incarnation)
         }
     }

@@ -6,6 +6,9 @@ public struct SimulationReport: Sendable {
     public var unknownOutcomes = 0
     public var faults = 0
     public var crashes = 0
+    /// Blocks that were damaged at the end, and reads that were refused because of it.
+    public var rottenBlocks = 0
+    public var damagedReads = 0
     public var virtualSeconds = 0.0
     public var turns: UInt64 = 0
     public var events: UInt64 = 0
@@ -17,6 +20,7 @@ public struct SimulationReport: Sendable {
     public static let operationsMin = 200
     public static let acknowledgedWritesMin = 80
     public static let faultsMin = 8
+    public static let damagedReadsMin = 1
 
     public init(seed: UInt64) { self.seed = seed }
 
@@ -30,6 +34,9 @@ public struct SimulationReport: Sendable {
             shortfalls.append("\(acknowledgedWrites) acknowledged writes")
         }
         if faults < SimulationReport.faultsMin { shortfalls.append("\(faults) faults") }
+        if damagedReads < SimulationReport.damagedReadsMin {
+            shortfalls.append("\(damagedReads) reads of rotten blocks")
+        }
         return shortfalls
     }
 
@@ -40,6 +47,7 @@ public struct SimulationReport: Sendable {
     public var summary: String {
         "seed \(seed): \(operations) operations, \(acknowledgedWrites) acknowledged writes, "
             + "\(unknownOutcomes) unknown outcomes, \(faults) faults, \(crashes) crashes, "
+            + "\(damagedReads) damaged reads, "
             + "\((virtualSeconds * 10).rounded() / 10) s virtual, \(turns) turns, "
             + "hash \(String(eventHash, radix: 16))"
     }

@@ -18,10 +18,16 @@ final class Workload {
     private(set) var operations = 0
     private(set) var acknowledgedWrites = 0
     private(set) var unknownOutcomes = 0
+    /// Reads that were refused because what is stored is damaged.
+    private(set) var damagedReads = 0
     private(set) var violations: [String] = []
+    /// Blocks have rotted: a read may say so.
+    private var mayBeDamaged = false
 
+    /// The most operations under way at once, each on keys and arrays of its own.
+    static let laneMax = 4
     static let keyCount = 24
-    static let arrayCount = 3
+    static let arrayCount = 4
     static let cellCount = 160
     /// Not a divisor of anything, so that extents begin and end inside blocks and chunks.
     static let cellSize = 1_000
@@ -42,15 +48,31 @@ final class Workload {
             count: Workload.arrayCount)
     }
 
-    /// Runs random operations until `end`.
-    func run(until end: Instant) async {
+    /// Runs random operations, `lanes` at a time, until `end`, then calls `done`.
+    func run(lanes: Int, until end: Instant, then done: @escaping () -> Void) {
+        var running = lanes
+        for lane in 0..<lanes {
+            xstream.spawn { [self] in
+                await run(lane: lane, of: lanes, until: end)
+                running -= 1
+                if running == 0 { done() }
+            }
+        }
+    }
+
+    /// A random index below `count` that belongs to `lane`.
+    private func pick(_ count: Int, _ lane: Int, _ lanes: Int) -> Int {
+        lane + lanes * Int(entropy.below(UInt64(count / lanes)))
+    }
+
+    private func run(lane: Int, of lanes: Int, until end: Instant) async {
         while xstream.now < end, violations.isEmpty {
-            switch entropy.below(10) {
-            case 0...3: await putKey(Int(entropy.below(UInt64(Workload.keyCount))))
-            case 4: await removeKey(Int(entropy.below(UInt64(Workload.keyCount))))
-            case 5: await readKey(Int(entropy.below(UInt64(Workload.keyCount))))
-            case 6...8: await writeArray(Int(entropy.below(UInt64(Workload.arrayCount))))
-            default: await readArray(Int(entropy.below(UInt64(Workload.arrayCount))))
+            switch entropy.below(11) {
+            case 0...3: await putKey(pick(Workload.keyCount, lane, lanes))
+            case 4, 5: await removeKey(pick(Workload.keyCount, lane, lanes))
+            case 6: await readKey(pick(Workload.keyCount, lane, lanes))
+            case 7...9: await writeArray(pick(Workload.arrayCount, lane, lanes))
+            default: await readArray(pick(Workload.arrayCount, lane, lanes))
             }
             if entropy.chance(1, in: 8) {
                 await xstream.sleep(for: .microseconds(Int64(entropy.below(20_000))))
@@ -59,19 +81,21 @@ final class Workload {
     }
 
     /// Reads everything back, by keys, by list and by arrays; `container` may be that of another
-    /// client.
-    func verify(through container: Container) async {
+    /// client. When blocks are `rotten`, reads may be refused for that.
+    func verify(through container: Container, rotten: Bool) async {
         let other = Workload(
             name: name, container: container, arrayID: array.id, xstream: xstream,
             entropy: entropy)
         other.keys = keys
         other.arrays = arrays
+        other.mayBeDamaged = rotten
         for index in 0..<Workload.keyCount { await other.readKey(index, mustSucceed: true) }
         for index in 0..<Workload.arrayCount { await other.readArray(index, mustSucceed: true) }
         await other.verifyList()
         keys = other.keys
         arrays = other.arrays
         operations += other.operations
+        damagedReads += other.damagedReads
         violations += other.violations
     }
 
@@ -85,7 +109,7 @@ final class Workload {
     /// Random bytes that no other write of this client has.
     private func makeValue() -> [UInt8] {
         writeCount += 1
-        let sizes: [UInt64] = [8, 64, 3_000, 4_096, 9_000, UInt64(Workload.valueMax)]
+        let sizes: [UInt64] = [8, 64, 1_500, 3_000, 4_096, 9_000, UInt64(Workload.valueMax)]
         let count = 8 + Int(entropy.below(sizes[Int(entropy.below(UInt64(sizes.count)))]))
         var value = [UInt8](repeating: UInt8(truncatingIfNeeded: writeCount), count: count)
         for index in 0..<8 { value[index] = UInt8(truncatingIfNeeded: entropy.next()) }
@@ -98,8 +122,10 @@ final class Workload {
             return
         }
         let value = makeValue()
-        let conditions: [DrayObject.Condition] = [.none, .none, .none, .insert, .update]
-        let condition = conditions[Int(entropy.below(UInt64(conditions.count)))]
+        let conditions: [DrayObject.Condition] = [.none, .none, .insert, .update]
+        var condition = conditions[Int(entropy.below(UInt64(conditions.count)))]
+        // A resend that is not recognised shows where the condition held at first.
+        if keys[index].states[0] == nil, entropy.chance(1, in: 2) { condition = .insert }
         operations += 1
         let applied: ([UInt8]?) -> [UInt8]? = { state in
             switch condition {
@@ -141,13 +167,23 @@ final class Workload {
             await readKey(index)
             return
         }
+        let condition: DrayObject.Condition = entropy.chance(1, in: 2) ? .none : .update
         operations += 1
         do throws(DrayError) {
-            try await map.object.remove(dkey: key(index))
+            try await map.object.remove(dkey: key(index), condition: condition)
+            if condition == .update, !keys[index].observe({ $0 != nil }) {
+                violation("key \(index): removed, but it was not there")
+            }
             keys[index].acknowledge { _ in nil }
             acknowledgedWrites += 1
         } catch {
-            if isUnknown(error) { keys[index].doubt { _ in nil } }
+            if condition == .update, error.code == .notFound {
+                if !keys[index].observe({ $0 == nil }) {
+                    violation("key \(index): 'not found', but it must be there")
+                }
+            } else if isUnknown(error) {
+                keys[index].doubt { _ in nil }
+            }
         }
     }
 
@@ -161,6 +197,7 @@ final class Workload {
                         + keys[index].states.map(describe).joined(separator: " or "))
             }
         } catch {
+            if isDamage(error) { return }
             if mustSucceed || !isUnknown(error) {
                 violation("key \(index): cannot be read: \(error)")
             }
@@ -246,6 +283,7 @@ final class Workload {
             try await array.read(
                 dkey: arrayKey(index), akey: [1], offset: 0, into: buffer, range: 0..<count)
         } catch {
+            if isDamage(error) { return }
             if mustSucceed || !isUnknown(error) {
                 violation("array \(index): cannot be read: \(error)")
             }
@@ -274,6 +312,13 @@ final class Workload {
             violation("unexpected error \(error.code): \(error)")
             return false
         }
+    }
+
+    /// Whether the error says that what is stored is damaged, and that can be so.
+    private func isDamage(_ error: DrayError) -> Bool {
+        guard mayBeDamaged, error.code == .corrupt else { return false }
+        damagedReads += 1
+        return true
     }
 
     private func violation(_ what: String) {

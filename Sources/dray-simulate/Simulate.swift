@@ -28,7 +28,7 @@ struct Simulate: ParsableCommand {
     var clients = 3
 
     @Option(help: "Virtual seconds of workload.")
-    var seconds = 6
+    var seconds = 3
 
     @Flag(help: "Print every fault.")
     var verbose = false
