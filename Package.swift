@@ -140,7 +140,8 @@ let package = Package(
         .testTarget(
             name: "DrayCLITests",
             dependencies: [
-                "DrayRuntime", "DrayProtocol", "DrayEngine", "Dray", "DrayFileSystem", "DrayCLI",
+                "DrayRuntime", "DrayFabric", "CaRT", "DrayPlacement", "DrayProtocol", "DrayEngine",
+                "Dray", "DrayFileSystem", "DrayCLI",
             ],
             swiftSettings: testSettings),
         .testTarget(

@@ -134,10 +134,14 @@ struct Superblock: Hashable {
         guard partition.lowerBound % unit == 0, partition.upperBound % unit == 0 else {
             return "partition alignment"
         }
-        guard logBlocks >= 1, logBlocks < blocks,
+        guard logBlocks >= BlockStore.logSizeMin / unit, logBlocks < blocks,
             Superblock.copies + logBlocks + UInt64(dataBlocks) <= blocks, dataBlocks > 0
         else { return "sizes" }
+        // They only grow, by one or a few at a time: nothing that was written comes near.
+        let counters = [sequence, tail.position, tail.number, tail.sequence]
+        guard counters.allSatisfy({ $0 < 1 << 62 }), tail.sequence >= 1 else { return "counters" }
         guard let checkpoint else { return nil }
+        guard checkpoint.logSequence < 1 << 62 else { return "counters" }
         var bytes: UInt64 = 0
         for extent in checkpoint.extents {
             guard extent.count > 0, extent.end <= UInt64(dataBlocks) else { return "extents" }

@@ -18,6 +18,8 @@ final class TargetService {
     /// What the target knows of pools and containers, as the system xstream gave it last.
     private var pools: [UniqueID: PoolRecord] = [:]
     private var containers: [UniqueID: ContainerRecord] = [:]
+    /// Bytes of updates under way, which a pool's usage does not count yet.
+    private var promised: [UniqueID: UInt64] = [:]
 
     init(
         index: Int, _ configuration: EngineConfiguration, world: World,
@@ -123,6 +125,8 @@ final class TargetService {
             return reply
         }
         let length = try checkedLength(of: request, in: pool)
+        promised[pool.id, default: 0] += UInt64(length)
+        defer { promised[pool.id, default: 0] -= UInt64(length) }
         var data: RegisteredBuffer?
         if length > 0 {
             let buffer = try call.context.makeBuffer(count: length)
@@ -170,7 +174,7 @@ final class TargetService {
                 .invalidArgument, "an update carries at most \(ObjectLimits.dataMax) bytes")
         }
         if length > 0 {
-            let used = vos.usage(pool: pool.id).bytes
+            let used = vos.usage(pool: pool.id).bytes + promised[pool.id, default: 0]
             guard used + UInt64(length) <= pool.sizePerTarget else {
                 throw .service(
                     .noSpace,

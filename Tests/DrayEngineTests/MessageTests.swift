@@ -13,7 +13,7 @@ import Testing
         for length in 0..<min(bytes.count, 300) {
             #expect(throws: DecodingFailure.self) { try M(decoding: Array(bytes[..<length])) }
         }
-        for _ in 0..<3_000 {
+        for _ in 0..<1_000 {
             var mutated = bytes
             for _ in 0...entropy.below(4) where !mutated.isEmpty {
                 let index = Int(entropy.below(UInt64(mutated.count)))
@@ -24,6 +24,10 @@ import Testing
             }
             // Whatever comes out must encode again: it has only values that exist.
             if let decoded = try? M(decoding: mutated) { _ = decoded.encoded() }
+            let noise = (0..<entropy.below(64)).map { _ in
+                UInt8(truncatingIfNeeded: entropy.next())
+            }
+            if let decoded = try? M(decoding: noise) { _ = decoded.encoded() }
         }
     }
 
@@ -55,6 +59,16 @@ import Testing
         page.keys = [[], [1], [2, 3]]
         page.more = true
         try fuzz(page, seed: 4)
+        var updated = ObjectUpdateReply()
+        updated.epoch = 7
+        try fuzz(updated, seed: 8)
+        var fetched = ObjectFetchReply()
+        fetched.found = true
+        fetched.size = 70_000
+        fetched.checksums = [4, 5, 6]
+        try fuzz(fetched, seed: 9)
+        try fuzz(operation, seed: 10)
+        try fuzz(update.target, seed: 11)
     }
 
     @Test func metadataMessages() throws {
@@ -77,5 +91,24 @@ import Testing
         var status = EngineStatusReply()
         status.targets = [TargetStatus()]
         try fuzz(status, seed: 7)
+        try fuzz(TargetStatus(), seed: 12)
+        try fuzz(map.engines[0], seed: 13)
+        try fuzz(PoolReference(UniqueID(high: 1, low: 2)), seed: 14)
+        var change = MetadataChange()
+        change.kind = .createContainer
+        change.label = "photos"
+        try fuzz(change, seed: 15)
+        try fuzz(request.ballot, seed: 16)
+        try fuzz(MetadataPrepareRequest(request.ballot), seed: 17)
+        var promise = MetadataPrepareReply()
+        promise.promised = true
+        promise.accepted = request.ballot
+        promise.metadata = request.metadata
+        try fuzz(promise, seed: 18)
+        try fuzz(MetadataAcceptReply(), seed: 19)
+        try fuzz(request.metadata, seed: 20)
+        try fuzz(pool, seed: 21)
+        try fuzz(container, seed: 22)
+        try fuzz(request.metadata.destroyed[0], seed: 23)
     }
 }

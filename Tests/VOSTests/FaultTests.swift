@@ -270,4 +270,50 @@ import Testing
             }
         }
     }
+
+    /// Checkpoints with anything in them, behind checksums that are right.
+    @Test func checkpointsOfAnyBytesAreRefused() throws {
+        var directory = CheckpointDirectory()
+        directory.sequence = 5
+        directory.entryCount = 9
+        directory.chunks = [
+            CheckpointDirectory.Chunk(
+                type: .transactions, byteCount: 24, checksum: 1,
+                extents: [BlockExtent(start: 3, count: 1)]),
+            CheckpointDirectory.Chunk(
+                type: .entries, byteCount: 9000, checksum: 2,
+                extents: [BlockExtent(start: 4, count: 1), BlockExtent(start: 7, count: 2)]),
+        ]
+        let good = directory.encode()
+        #expect(try CheckpointDirectory.decode(good).chunks.count == 2)
+        for length in 0..<good.count {
+            #expect(throws: MalformedBytes.self) {
+                try CheckpointDirectory.decode(Array(good[0..<length]))
+            }
+        }
+        let object = IndexKey.object(Names.pool, Names.container, Names.object)
+        let path = NamePath(object: object, dkey: [0, 1], akey: [2])
+        let record = IndexRecord(
+            kind: .extent, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: 3, offset: 9,
+            byteCount: 9000, blocks: [BlockExtent(start: 4, count: 3)], checksums: [8])
+        var key = path.key(for: record)
+        key.append(word: 0)
+        var entry: [UInt8] = []
+        CheckpointChunk.put(key, after: object, record, to: &entry)
+        var reader = ByteReader(entry)
+        #expect(try CheckpointChunk.entry(after: object, from: &reader).key == key)
+        var random = Entropy(seed: 3)
+        for _ in 0..<4_000 {
+            for sample in [good, entry] {
+                var bytes = sample
+                for _ in 0...random.below(4) {
+                    let value: [UInt8] = [0, 1, 0x7f, 0xff, UInt8(random.below(256))]
+                    bytes[Int(random.below(UInt64(bytes.count)))] = value[Int(random.below(5))]
+                }
+                _ = try? CheckpointDirectory.decode(bytes)
+                var reader = ByteReader(bytes)
+                _ = try? CheckpointChunk.entry(after: object, from: &reader)
+            }
+        }
+    }
 }
