@@ -69,6 +69,15 @@ struct ClusterOptions: ParsableArguments {
             throw error
         }
     }
+
+    /// Connects and runs one operation of the store; its error becomes a failure about `what`.
+    func run<Value>(
+        _ what: String, _ body: (Cluster) async throws(DrayError) -> Value
+    ) async throws(CommandFailure) -> Value {
+        try await withCluster { (cluster, _) async throws(CommandFailure) in
+            try await store(what) { () async throws(DrayError) in try await body(cluster) }
+        }
+    }
 }
 
 /// Whether a command prints data for programs.

@@ -36,16 +36,14 @@ struct ContainerCommand: ParsableCommand {
         @OptionGroup var output: OutputOptions
 
         func run() async throws {
-            try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                let made = try await store("container \(container.text)") {
-                    () async throws(DrayError) in
-                    try await cluster.pool(container.pool).createContainer(
-                        label: container.container, objectClass: objectClass.objectClass)
-                }
-                let info = Info(made)
-                try output.print(
-                    info, text: "container \(container.text): class \(info.objectClass)")
+            let made = try await cluster.run("container \(container.text)") {
+                (cluster) async throws(DrayError) in
+                try await cluster.pool(container.pool).createContainer(
+                    label: container.container, objectClass: objectClass.objectClass)
             }
+            let info = Info(made)
+            try output.print(
+                info, text: "container \(container.text): class \(info.objectClass)")
         }
     }
 
@@ -57,16 +55,15 @@ struct ContainerCommand: ParsableCommand {
         @OptionGroup var output: OutputOptions
 
         func run() async throws {
-            try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                let containers = try await store("pool \(pool)") { () async throws(DrayError) in
-                    try await cluster.pool(pool).containers()
-                }.map(Info.init)
-                var table = Table([("CONTAINER", .left), ("CLASS", .left), ("ID", .left)])
-                for container in containers {
-                    table.add([container.label, container.objectClass, container.id])
-                }
-                try output.print(containers, text: table.text)
+            let containers = try await cluster.run("pool \(pool)") {
+                (cluster) async throws(DrayError) in
+                try await cluster.pool(pool).containers()
+            }.map(Info.init)
+            var table = Table([("CONTAINER", .left), ("CLASS", .left), ("ID", .left)])
+            for container in containers {
+                table.add([container.label, container.objectClass, container.id])
             }
+            try output.print(containers, text: table.text)
         }
     }
 
@@ -78,10 +75,9 @@ struct ContainerCommand: ParsableCommand {
         @OptionGroup var cluster: ClusterOptions
 
         func run() async throws {
-            try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                try await store("container \(container.text)") { () async throws(DrayError) in
-                    try await cluster.pool(container.pool).destroyContainer(container.container)
-                }
+            try await cluster.run("container \(container.text)") {
+                (cluster) async throws(DrayError) in
+                try await cluster.pool(container.pool).destroyContainer(container.container)
             }
         }
     }

@@ -60,20 +60,19 @@ struct PoolCommand: ParsableCommand {
         @OptionGroup var output: OutputOptions
 
         func run() async throws {
-            try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                let pools = try await store("pools") { () async throws(DrayError) in
-                    try await cluster.pools()
-                }.map(Info.init)
-                var table = Table([
-                    ("POOL", .left), ("SIZE", .right), ("TARGETS", .right), ("ID", .left),
+            let pools = try await cluster.run("pools") {
+                (cluster) async throws(DrayError) in
+                try await cluster.pools()
+            }.map(Info.init)
+            var table = Table([
+                ("POOL", .left), ("SIZE", .right), ("TARGETS", .right), ("ID", .left),
+            ])
+            for pool in pools {
+                table.add([
+                    pool.label, Size(bytes: pool.size).description, "\(pool.targets)", pool.id,
                 ])
-                for pool in pools {
-                    table.add([
-                        pool.label, Size(bytes: pool.size).description, "\(pool.targets)", pool.id,
-                    ])
-                }
-                try output.print(pools, text: table.text)
             }
+            try output.print(pools, text: table.text)
         }
     }
 
@@ -87,15 +86,13 @@ struct PoolCommand: ParsableCommand {
         @OptionGroup var output: OutputOptions
 
         func run() async throws {
-            try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                let (pool, usage) = try await store("pool \(label)") {
-                    () async throws(DrayError) in
-                    let pool = try await cluster.pool(label)
-                    return (pool, try await pool.query())
-                }
-                let report = Usage(pool, usage)
-                try output.print(report, text: report.text)
+            let (pool, usage) = try await cluster.run("pool \(label)") {
+                (cluster) async throws(DrayError) in
+                let pool = try await cluster.pool(label)
+                return (pool, try await pool.query())
             }
+            let report = Usage(pool, usage)
+            try output.print(report, text: report.text)
         }
     }
 
@@ -107,10 +104,9 @@ struct PoolCommand: ParsableCommand {
         @OptionGroup var cluster: ClusterOptions
 
         func run() async throws {
-            try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                try await store("pool \(label)") { () async throws(DrayError) in
-                    try await cluster.destroyPool(label)
-                }
+            try await cluster.run("pool \(label)") {
+                (cluster) async throws(DrayError) in
+                try await cluster.destroyPool(label)
             }
         }
     }
