@@ -14,13 +14,17 @@ public final class HybridLogicalClock: Sendable {
     /// A received stamp further ahead of our wall clock than this is refused.
     public static let uncertaintyMax: Duration = .seconds(1)
 
+    private let uncertainty = HybridLogicalClock.uncertaintyMax.nanosecondsClamped
+
     public init(clock: WorldClock) {
         self.clock = clock
     }
 
     /// A stamp larger than every stamp given or observed before.
-    public func now() -> UInt64 {
-        let physical = clock.wallNanoseconds
+    public func now() -> UInt64 { now(physical: clock.wallNanoseconds) }
+
+    /// The same for who has read the wall clock a moment ago: `physical` is what it said.
+    public func now(physical: UInt64) -> UInt64 {
         var seen = last.load(ordering: .relaxed)
         while true {
             let next = max(physical, seen + 1)
@@ -34,10 +38,13 @@ public final class HybridLogicalClock: Sendable {
     /// Moves ahead of `stamp`, which came from another process. Returns false, and changes
     /// nothing, when it is more than `uncertaintyMax` ahead of our wall clock.
     public func observe(_ stamp: UInt64) -> Bool {
-        // Mostly the stamp is behind our clock already, and no reading of time is needed.
+        observe(stamp, physical: clock.wallNanoseconds)
+    }
+
+    /// The same for who has read the wall clock a moment ago: `physical` is what it said.
+    public func observe(_ stamp: UInt64, physical: UInt64) -> Bool {
         guard stamp > last.load(ordering: .relaxed) else { return true }
-        let limit = clock.wallNanoseconds + HybridLogicalClock.uncertaintyMax.nanosecondsClamped
-        guard stamp <= limit else { return false }
+        guard stamp <= physical &+ uncertainty else { return false }
         advance(past: stamp)
         return true
     }

@@ -21,12 +21,15 @@ struct IdlePolicy {
 
     /// Every so many rounds of a spin the processor is offered to others: often enough for them,
     /// and seldom enough for us, as it is a system call.
-    static let roundsPerYield = 8
+    static let roundsPerYield = 32
 
     private var idleSince: Instant?
     private var lastRound = Instant(nanoseconds: 0)
     private var rounds = 0
-    private var spin: Duration = .microseconds(20)
+    // In nanoseconds, as each round of a spin needs them: durations have 128 bits.
+    private var spin: UInt64 = 20_000
+    private let spinMinimum = IdlePolicy.spinMinimum.nanosecondsClamped
+    private let crowdedAfter = IdlePolicy.crowdedAfter.nanosecondsClamped
     private var pause: Duration = IdlePolicy.pauseMinimum
 
     /// Whether an idle period has begun, so that `worked` needs to know the time.
@@ -56,11 +59,11 @@ struct IdlePolicy {
             rounds = 0
             return true
         }
-        if time.since(lastRound) >= IdlePolicy.crowdedAfter {
+        if time.nanoseconds >= lastRound.nanoseconds &+ crowdedAfter {
             // Either a block has just ended with nothing to do, or the processor is shared.
-            spin = IdlePolicy.spinMinimum
+            spin = spinMinimum
         }
-        return time.since(start) < spin
+        return time.nanoseconds &- start.nanoseconds < spin
     }
 
     /// The next pause; doubles while nothing happens.
@@ -71,9 +74,9 @@ struct IdlePolicy {
 
     private mutating func learn(idle: Duration) {
         if idle <= IdlePolicy.shortMaximum {
-            spin = min(IdlePolicy.spinMaximum, spin * 2 + .microseconds(1))
+            spin = min(IdlePolicy.spinMaximum.nanosecondsClamped, spin * 2 + 1_000)
         } else {
-            spin = max(IdlePolicy.spinMinimum, spin / 2)
+            spin = max(spinMinimum, spin / 2)
         }
     }
 }

@@ -39,11 +39,12 @@ extension Duration {
     /// Whole nanoseconds, from 0 to `UInt64.max`.
     @inlinable
     public var nanosecondsClamped: UInt64 {
-        let (seconds, attoseconds) = components
-        guard seconds >= 0, attoseconds >= 0 else { return 0 }
-        let (product, overflow) = UInt64(seconds).multipliedReportingOverflow(by: 1_000_000_000)
-        guard !overflow else { return .max }
-        let (sum, carry) = product.addingReportingOverflow(UInt64(attoseconds / 1_000_000_000))
-        return carry ? .max : sum
+        let attoseconds = attoseconds
+        guard attoseconds >= 0 else { return 0 }
+        // One division of 64 bits: `components` makes two of 128.
+        let divisor: UInt64 = 1_000_000_000
+        let high = UInt64(truncatingIfNeeded: attoseconds >> 64)
+        guard high < divisor else { return .max }
+        return divisor.dividingFullWidth((high, UInt64(truncatingIfNeeded: attoseconds))).quotient
     }
 }
