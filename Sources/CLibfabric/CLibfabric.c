@@ -140,8 +140,9 @@ int dray_fabric_resolve(
     return 0;
 }
 
-/// Others hold a claim for a moment when they look whether anybody has it.
-#define CLAIM_ATTEMPTS 50
+/// Others hold a claim for a moment when they look whether anybody has it: longer where they are
+/// interrupted in that moment.
+#define CLAIM_ATTEMPTS 250
 #define CLAIM_PAUSE 1000 /* microseconds */
 
 static struct fi_info *make_hints(const char *provider) {
