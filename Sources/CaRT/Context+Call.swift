@@ -16,6 +16,14 @@ struct CallTicket {
     var token: UInt64 { UInt64(slot) << 32 | UInt64(generation) }
 }
 
+/// A call that will watch for its task's cancellation from `time` on.
+struct WatchedCall {
+    var slot: Int32
+    var generation: UInt32
+    /// Monotonic nanoseconds.
+    var time: UInt64
+}
+
 extension Context {
     /// Sends `request` and waits for the reply.
     ///
@@ -38,25 +46,39 @@ extension Context {
         onReplyPayload: ((UnsafeRawBufferPointer) -> Void)? = nil
     ) async throws(RPCError) -> R {
         let ticket = try beginCall(destination, deadline, exposes: !exposing.isEmpty)
-        let (mailbox, xstream) = (cancelMailbox, xstream)
+        let slot = Int(ticket.slot)
         var spill: BulkHandle?
-        await withTaskCancellationHandler {
-            // The suspensions stand here, and in no function of their own, for speed.
-            var now = ticket.begin
-            while tracker.slots[Int(ticket.slot)].phase == .waiting {
-                await SuspendedTask.suspend { waiters[Int(ticket.slot)] = $0 }
-                now = xstream.now.nanoseconds
+        // The suspensions stand here, and in no function of their own, for speed.
+        var hasWaited = false
+        if !Task.isCancelled {
+            watch(ticket)
+            while !unattended[slot], tracker.slots[slot].phase != .ended {
+                if tracker.slots[slot].phase == .granted {
+                    spill = unsafe sendRequest(
+                        ticket, opcode: procedure.opcode, request, payload: payload, trace: trace,
+                        now: hasWaited ? xstream.now.nanoseconds : ticket.begin)
+                } else {
+                    await SuspendedTask.suspend { waiters[slot] = $0 }
+                    hasWaited = true
+                }
             }
-            guard tracker.slots[Int(ticket.slot)].phase == .granted else { return }
-            spill = unsafe sendRequest(
-                ticket, opcode: procedure.opcode, request, payload: payload, trace: trace,
-                now: now)
-            while tracker.slots[Int(ticket.slot)].phase != .ended {
-                await SuspendedTask.suspend { waiters[Int(ticket.slot)] = $0 }
+        }
+        if tracker.slots[slot].phase != .ended {
+            let (mailbox, xstream) = (cancelMailbox, xstream)
+            await withTaskCancellationHandler {
+                while tracker.slots[slot].phase != .ended {
+                    if tracker.slots[slot].phase == .granted {
+                        spill = unsafe sendRequest(
+                            ticket, opcode: procedure.opcode, request, payload: payload,
+                            trace: trace, now: xstream.now.nanoseconds)
+                    } else {
+                        await SuspendedTask.suspend { waiters[slot] = $0 }
+                    }
+                }
+            } onCancel: {
+                mailbox.post(ticket.token)
+                xstream.submit {}
             }
-        } onCancel: {
-            mailbox.post(ticket.token)
-            xstream.submit {}
         }
         var (message, status, isSpilled) = try endedCall(ticket, exposing: exposing, spill: spill)
         spill = nil
@@ -74,6 +96,36 @@ extension Context {
         } catch {
             counts.callsFailed += 1
             throw .badMessage
+        }
+    }
+
+    // MARK: - Cancellation
+
+    /// How long, in nanoseconds, a call goes on before it watches for its task's cancellation.
+    ///
+    /// A cancellation handler costs two asynchronous functions more and two locks of the task, and
+    /// most calls are over before this.
+    static let watchAfter: UInt64 = 1_000_000
+
+    /// Makes sure that the call gets a cancellation handler if it is not over soon.
+    private func watch(_ ticket: CallTicket) {
+        unattended[Int(ticket.slot)] = false
+        watched.append(
+            WatchedCall(
+                slot: ticket.slot, generation: ticket.generation,
+                time: ticket.begin &+ Context.watchAfter))
+        if watched.count == 1 { arm(at: ticket.begin &+ Context.watchAfter) }
+    }
+
+    /// Lets the calls that have taken long watch for cancellation.
+    func attend() {
+        while let call = watched.first, call.time <= pollTime {
+            watched.removeFirst()
+            let slot = Int(call.slot)
+            guard tracker.slots[slot].generation == call.generation, tracker.isOpen(call.slot)
+            else { continue }
+            unattended[slot] = true
+            resume(call.slot)
         }
     }
 
@@ -118,6 +170,7 @@ extension Context {
         while outcomes.count <= Int(slot) {
             outcomes.append(.pending)
             waiters.append(nil)
+            unattended.append(false)
         }
     }
 
@@ -125,7 +178,7 @@ extension Context {
     func times(of deadline: Deadline, now: UInt64) -> (UInt64, UInt64) {
         let duration: UInt64
         switch deadline {
-        case .standard: duration = options.timeout.nanosecondsClamped
+        case .standard: duration = timeout
         case .after(let time): duration = time.nanosecondsClamped
         case .at(let wall):
             let wallNow = now &+ wallOffset
@@ -198,7 +251,8 @@ extension Context {
     ) {
         var header = header
         header.sourceRank = rank ?? WireHeader.anyRank
-        header.stamp = clock.now()
+        // As of the last poll, which is as good: a stamp only has to be larger than those before.
+        header.stamp = clock.now(physical: wallTime)
         let memory = unsafe sends.memory(send)
         unsafe header.encode(to: memory.baseAddress.unsafelyUnwrapped)
         let length = WireHeader.size + Int(header.bodyLength) + Int(header.payloadLength)
@@ -329,7 +383,7 @@ extension Context {
         }
         let slot = Int32(header.slot)
         // A peer whose clock is ahead: the reply is good, its stamp is not.
-        if !clock.observe(header.stamp) { counts.dropped += 1 }
+        if !clock.observe(header.stamp, physical: wallTime) { counts.dropped += 1 }
         if let error = tracker.slots[Int(slot)].error {
             release(message.source)
             endCall(slot, .failed(error))

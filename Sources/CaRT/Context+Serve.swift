@@ -111,7 +111,7 @@ extension Context {
         if header.destinationTag != WireHeader.anyRank, header.destinationTag != options.tag {
             return .wrongTag
         }
-        if !clock.observe(header.stamp) { return .clockSkew }
+        if !clock.observe(header.stamp, physical: wallTime) { return .clockSkew }
         let active = activeRequests.count - freeActive.count
         let held = header.payloadLength > 0 && receives.heldCount > options.heldReceivesMax
         if active >= options.activeRequestsMax || held {

@@ -37,6 +37,8 @@ internal import Logging
 
     let endpoint: Endpoint
     let world: World
+    /// The standard time of a call, in nanoseconds.
+    let timeout: UInt64
     let logger: Logger
     var entropy: Entropy
     var isClosing = false
@@ -84,6 +86,7 @@ internal import Logging
         self.world = world
         self.xstream = xstream
         self.options = options
+        timeout = options.timeout.nanosecondsClamped
         clock = options.clock
         rank = options.rank
         logger = world.log.logger(.cart)
@@ -134,6 +137,7 @@ internal import Logging
     deinit {
         // Only the remains of a simulated process that was killed are dropped elsewhere.
         if xstream.isCurrent { shutDown() }
+        timer?.cancel()
         unsafe completions.deinitialize()
         unsafe completions.deallocate()
         unsafe state.deinitialize(count: 1)
@@ -157,8 +161,10 @@ internal import Logging
         guard time < timerAt, !isClosed else { return }
         timer?.cancel()
         timerAt = time
-        timer = xstream.schedule(at: Instant(nanoseconds: time)) { [weak self] in
-            self?.maintain()
+        // Unowned, as `deinit` cancels the timer: a weak reference would move the reference count
+        // of the context out of line, and make each retain and release of it dearer for good.
+        timer = xstream.schedule(at: Instant(nanoseconds: time)) { [unowned self] in
+            maintain()
         }
     }
 
@@ -177,6 +183,7 @@ internal import Logging
         timer = nil
         refreshTime()
         var actions: [CallAction] = []
+        attend()
         tracker.expire(now: pollTime, into: &actions)
         expireBulks()
         if retryAt <= pollTime {
@@ -203,7 +210,9 @@ internal import Logging
                 maintenanceAt = .max
             }
         }
-        let next = min(maintenanceAt, tracker.nextDeadline, bulks.nextDeadline, retryAt)
+        let next = min(
+            maintenanceAt, tracker.nextDeadline, bulks.nextDeadline, retryAt,
+            watched.first?.time ?? .max)
         if next != .max { arm(at: next) }
     }
 

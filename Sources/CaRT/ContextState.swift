@@ -12,6 +12,10 @@ struct ContextState {
     var tracker: CallTracker
     var waiters: [SuspendedTask?] = []
     var outcomes: [CallOutcome] = []
+    /// Whether the call shall watch for its task's cancellation.
+    var unattended: [Bool] = []
+    /// Calls that do not yet, oldest first; many of them are over.
+    var watched = Deque<WatchedCall>()
 
     // Peers that we call, by number.
     var links: [PeerLink] = []
@@ -56,6 +60,14 @@ extension Context {
     var outcomes: [CallOutcome] {
         _read { yield unsafe state.pointee.outcomes }
         _modify { yield unsafe &state.pointee.outcomes }
+    }
+    var unattended: [Bool] {
+        _read { yield unsafe state.pointee.unattended }
+        _modify { yield unsafe &state.pointee.unattended }
+    }
+    var watched: Deque<WatchedCall> {
+        _read { yield unsafe state.pointee.watched }
+        _modify { yield unsafe &state.pointee.watched }
     }
     var links: [PeerLink] {
         _read { yield unsafe state.pointee.links }
