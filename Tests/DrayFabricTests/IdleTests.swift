@@ -109,6 +109,7 @@ final class Echo: PollSource {
     private var peers: [[UInt8]: Peer] = [:]
     private var waiting: CheckedContinuation<Void, Never>?
     private var outgoing: [(peer: Peer, offset: Int, count: Int)] = []
+    private var isRetryArmed = false
     private(set) var answers = 0
     private(set) var pollCount = 0
 
@@ -160,8 +161,20 @@ final class Echo: PollSource {
                 }
                 outgoing.removeFirst()
             } catch {
+                retryLater()
                 return
             }
+        }
+    }
+
+    /// The connection may come about while the endpoint looks whether it may block: nothing wakes
+    /// who was refused, so a timer does.
+    private func retryLater() {
+        guard !isRetryArmed else { return }
+        isRetryArmed = true
+        xstream.schedule(at: xstream.now + .milliseconds(1)) { [self] in
+            isRetryArmed = false
+            flush()
         }
     }
 
