@@ -266,7 +266,7 @@ final class TargetService {
         let result: FetchResult
         do throws(VOSError) {
             if request.kind == .arrayEnd {
-                reply.size = try vos.arrayEnd(target)
+                reply.size = try await vos.arrayEnd(target)
                 reply.found = reply.size > 0
                 return reply
             }

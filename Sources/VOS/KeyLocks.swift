@@ -1,6 +1,8 @@
 internal import DrayRuntime
 
-/// Orders the updates of one key: those with conditions run alone, the others together.
+/// Orders the updates of one key: those with conditions run alone, the others together. Readers
+/// hold nothing, but let the updates that came before them finish: an update has its epoch before
+/// it can be seen, and must not appear in the past of somebody who looked.
 ///
 /// The locks are striped by a checksum of the key, so two keys may share one; that costs waiting,
 /// never correctness. Whoever needs several takes them in ascending order, so nobody waits in a
@@ -15,12 +17,31 @@ final class KeyLocks {
     private static let objectStripes = 1024
     private static let dkeyStripes = 4096
 
+    /// What a waiter waits for.
+    private enum Wish {
+        /// To hold the stripe together with others.
+        case together
+        /// To hold the stripe alone.
+        case alone
+        /// Not to hold it, once nobody holds it alone.
+        case afterThoseAlone
+        /// Not to hold it, once nobody holds it.
+        case afterAll
+
+        func isGranted(beside holders: Int32) -> Bool {
+            switch self {
+            case .together, .afterThoseAlone: holders >= 0
+            case .alone, .afterAll: holders == 0
+            }
+        }
+    }
+
     @safe private final class Waiter {
-        let isExclusive: Bool
+        let wish: Wish
         let continuation: UnsafeContinuation<Void, Never>
 
-        init(isExclusive: Bool, continuation: UnsafeContinuation<Void, Never>) {
-            self.isExclusive = isExclusive
+        init(_ wish: Wish, continuation: UnsafeContinuation<Void, Never>) {
+            self.wish = wish
             unsafe self.continuation = continuation
         }
     }
@@ -34,8 +55,9 @@ final class KeyLocks {
     private var stripes = ContiguousArray(
         repeating: Stripe(), count: objectStripes + dkeyStripes)
 
-    static func objectStripe(_ prefix: IndexKey.Bytes) -> Int {
-        Int(prefix.checksum(first: prefix.count)) % objectStripes
+    /// The stripe of the object of `key`.
+    static func objectStripe(_ key: IndexKey.Bytes) -> Int {
+        Int(key.checksum(first: IndexKey.objectLength)) % objectStripes
     }
 
     /// The stripe of a prefix of `key` that ends with a distribution key.
@@ -59,22 +81,40 @@ final class KeyLocks {
 
     /// Takes all of `requests`, which are ordered.
     func acquire(_ requests: [Request]) async {
-        for request in requests where !take(request) {
-            unsafe await withUnsafeContinuation { continuation in
-                stripes[request.stripe].waiters.append(
-                    unsafe Waiter(isExclusive: request.isExclusive, continuation: continuation))
-            }
+        for request in requests {
+            await wait(for: request.isExclusive ? .alone : .together, at: request.stripe)
         }
     }
 
-    private func take(_ request: Request) -> Bool {
-        let holders = stripes[request.stripe].holders
-        guard stripes[request.stripe].waiters.isEmpty,
-            request.isExclusive ? holders == 0 : holders >= 0
-        else { return false }
-        stripes[request.stripe].holders = request.isExclusive ? -1 : holders + 1
+    /// Waits for the updates that hold the distribution key of `path`, or want it, now.
+    func waitForUpdates(of path: NamePath) async {
+        await wait(for: .afterThoseAlone, at: KeyLocks.objectStripe(path.bytes))
+        await wait(for: .afterAll, at: KeyLocks.dkeyStripe(path.bytes, length: path.dkeyEnd))
+    }
+
+    /// Waits for the updates that hold any part of the object of `key`, or want it, now.
+    func waitForUpdates(ofObject key: IndexKey.Bytes) async {
+        await wait(for: .afterAll, at: KeyLocks.objectStripe(key))
+    }
+
+    @inline(__always)
+    private func wait(for wish: Wish, at index: Int) async {
+        if stripes[index].waiters.isEmpty, wish.isGranted(beside: stripes[index].holders) {
+            grant(wish, at: index)
+            return
+        }
+        unsafe await withUnsafeContinuation { continuation in
+            stripes[index].waiters.append(unsafe Waiter(wish, continuation: continuation))
+        }
+    }
+
+    private func grant(_ wish: Wish, at index: Int) {
+        switch wish {
+        case .together: stripes[index].holders += 1
+        case .alone: stripes[index].holders = -1
+        case .afterThoseAlone, .afterAll: return
+        }
         heldCount += 1
-        return true
     }
 
     /// Gives all of `requests` back.
@@ -94,13 +134,11 @@ final class KeyLocks {
     private func admit(_ index: Int) {
         var count = 0
         for waiter in stripes[index].waiters {
-            let holders = stripes[index].holders
-            guard waiter.isExclusive ? holders == 0 : holders >= 0 else { break }
-            stripes[index].holders = waiter.isExclusive ? -1 : holders + 1
+            guard waiter.wish.isGranted(beside: stripes[index].holders) else { break }
+            grant(waiter.wish, at: index)
             count += 1
         }
         guard count > 0 else { return }
-        heldCount += count
         let admitted = stripes[index].waiters[0..<count]
         stripes[index].waiters.removeFirst(count)
         for waiter in admitted { unsafe waiter.continuation.resume() }

@@ -57,6 +57,7 @@ extension VOS {
         let path = try path(of: fetch)
         try begin()
         defer { end() }
+        try await settle(path, epoch: fetch.epoch)
         let window: UInt64 = 16 << 20
         var extents: [ArrayExtent] = []
         var position = offset
@@ -100,9 +101,10 @@ extension VOS {
         _ parent: IndexKey.Bytes, after anchor: [UInt8]?, limit: Int, bytesMax: Int, epoch: UInt64
     ) async throws(VOSError) -> (keys: [[UInt8]], next: [UInt8]?) {
         try checkKey(anchor)
-        try checkEpoch(epoch)
         try begin()
         defer { end() }
+        await locks.waitForUpdates(ofObject: parent)
+        try checkEpoch(epoch)
         let prefix = parent + [IndexKey.childTag]
         var start = prefix
         if let anchor {

@@ -17,6 +17,7 @@ extension VOS {
         let path = try path(of: fetch)
         try begin()
         defer { end() }
+        try await settle(path, epoch: fetch.epoch)
         guard let record = visibleSingle(path, epoch: fetch.epoch) else { throw .notFound }
         let count = Int(record.byteCount)
         var result = FetchResult(
@@ -30,14 +31,6 @@ extension VOS {
         result.byteCount = count
         result.checksums = (0..<record.chunkCount).map { record.checksum($0) }
         return result
-    }
-
-    /// The length of a single value at an epoch, in bytes. Throws `.notFound`, `.keyTooLong`.
-    public func singleSize(_ fetch: Fetch) throws(VOSError) -> Int {
-        guard let record = visibleSingle(try path(of: fetch), epoch: fetch.epoch) else {
-            throw .notFound
-        }
-        return Int(record.byteCount)
     }
 
     /// Reads bytes `offset ..< offset + length` of an array into `buffer`, verified against their
@@ -59,6 +52,7 @@ extension VOS {
         }
         try begin()
         defer { end() }
+        try await settle(path, epoch: fetch.epoch)
         var result = FetchResult(
             size: visibleEnd(path, epoch: fetch.epoch), byteCount: length, checksums: [], epoch: 0)
         guard length > 0 else { return result }
@@ -86,8 +80,20 @@ extension VOS {
     }
 
     /// The end of an array: one past its last byte; 0 when it is not there.
-    public func arrayEnd(_ fetch: Fetch) throws(VOSError) -> UInt64 {
-        visibleEnd(try path(of: fetch), epoch: fetch.epoch)
+    public func arrayEnd(_ fetch: Fetch) async throws(VOSError) -> UInt64 {
+        let path = try path(of: fetch)
+        try begin()
+        defer { end() }
+        try await settle(path, epoch: fetch.epoch)
+        return visibleEnd(path, epoch: fetch.epoch)
+    }
+
+    /// Lets the updates that are under way become visible: what was not seen at an epoch must not
+    /// appear there later.
+    func settle(_ path: NamePath, epoch: UInt64) async throws(VOSError) {
+        await locks.waitForUpdates(of: path)
+        // Aggregation may have gone on meanwhile.
+        try checkEpoch(epoch)
     }
 
     func path(of fetch: Fetch) throws(VOSError) -> NamePath {

@@ -48,6 +48,46 @@ import Testing
         #expect(finished)
     }
 
+    /// An update has its epoch before it is durable. Whoever looks at a later epoch meanwhile must
+    /// not miss it: it would appear in his past.
+    @Test(arguments: 0..<8 as Range<UInt64>)
+    func whatIsUnderWayIsWaitedFor(seed: UInt64) {
+        let target = SimulatedTarget(seed: seed)
+        let finished = target.run {
+            let vos = try await target.open()
+            for round in 0..<8 as Range<UInt64> {
+                let size = seed % 2 == 0 ? 100 : 9_000
+                let value = [UInt8].pattern(size, seed: round)
+                let epoch = 100 + 10 * round
+                let key = [UInt8(round)]
+                await self.together(4, target) { index in
+                    while index == 1 || index == 2, !vos.epochsInFlight.contains(epoch) {
+                        await target.xstream.yield()
+                    }
+                    switch index {
+                    case 0:
+                        // The others look for it on its way, so they must be there first.
+                        await target.xstream.sleep(for: .microseconds(10))
+                        try await vos.putSingle(key, [], value, epoch: epoch)
+                    case 1:
+                        #expect(try await vos.getSingle(key, [], epoch: epoch + 1) == value)
+                    case 2:
+                        let listed = try await vos.listDkeys(
+                            pool: Names.pool, container: Names.container, object: Names.object,
+                            limit: 100, epoch: epoch + 1)
+                        #expect(listed.keys.contains(key))
+                    default:
+                        // Those who come later wait for nobody but those before them.
+                        try await vos.putSingle(key, [1], value, epoch: epoch + 2)
+                    }
+                }
+            }
+            #expect(vos.locks.heldCount == 0)
+            vos.checkInvariants()
+        }
+        #expect(finished)
+    }
+
     @Test func aDuplicateUnderWayIsRefused() {
         let target = SimulatedTarget(seed: 1)
         target.run {
