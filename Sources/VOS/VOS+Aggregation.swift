@@ -81,10 +81,20 @@ extension VOS {
             return IndexKey.agree(newer.key, key, length: Int(record.akeyEnd) + 1)
                 && newer.record.epoch <= bound
         }
+        let length = Int(record.akeyEnd)
+        let akey = Array(key[0..<length])
+        // The newest up to the bound at the same offset is what hides most versions.
+        var start = Array(key[0..<length + 9])
+        start.append(word: ~bound)
+        if let newest = index.first(from: start), newest.record.isNewer(than: record),
+            IndexKey.agree(newest.key, start, length: length + 9), newest.record.end >= record.end
+        {
+            return true
+        }
         var records: [IndexRecord] = []
-        let akey = Array(key[0..<Int(record.akeyEnd)])
         forEachExtent(akey, in: record.offset..<record.end) { _, other in
             if other.epoch <= bound { records.append(other) }
+            return true
         }
         return !Painting.visible(records, in: record.offset..<record.end)
             .contains { $0.record === record }

@@ -108,12 +108,15 @@ extension VOS {
         case .extent:
             let akey = Array(key[0..<Int(record.akeyEnd)])
             forEachExtent(akey, in: record.offset..<record.end) { otherKey, other in
-                guard other !== record else { return }
+                if other === record { return true }
+                // Of several older ones at an offset, the first that reaches as far hides the rest
+                // as well as this does, and that was noted.
                 if record.isNewer(than: other) {
                     shadows.append(Shadow(epoch: record.epoch, key: otherKey))
-                } else {
-                    shadows.append(Shadow(epoch: other.epoch, key: key))
+                    return other.end < record.end
                 }
+                shadows.append(Shadow(epoch: other.epoch, key: key))
+                return true
             }
         }
         if punchCount > 0, !record.kind.isPunch,
@@ -123,12 +126,18 @@ extension VOS {
         }
     }
 
-    /// Visits the extents below an attribute key's prefix that overlap `range` (not empty).
+    /// How many entries that nobody wants are passed one by one before a search skips the rest.
+    private static let passedMax = 8
+
+    /// Visits the extents below an attribute key's prefix that overlap `range` (not empty): by
+    /// class and offset, and at each offset the newest first. When `body` returns false, the older
+    /// ones at the same offset, of the same class, are skipped.
     func forEachExtent(
         _ akey: IndexKey.Bytes, in range: Range<UInt64>,
-        _ body: (IndexKey.Bytes, IndexRecord) -> Void
+        _ body: (IndexKey.Bytes, IndexRecord) -> Bool
     ) {
         var tag: UInt8? = IndexKey.extentTags.first
+        var from: UInt64?
         while let current = tag {
             let lengthMax = IndexKey.lengthMax(ofTag: current)
             let first = range.lowerBound >= lengthMax ? range.lowerBound - lengthMax + 1 : 0
@@ -136,16 +145,30 @@ extension VOS {
             start.reserveCapacity(akey.count + 9)
             start.append(contentsOf: akey)
             start.append(current)
-            start.append(word: first)
+            start.append(word: from ?? first)
             // What ends a class often tells that the akey has no more: that saves a search.
             tag = nil
+            from = nil
+            var skipped: UInt64?
+            var passed = 0
             index.forEach(from: start) { key, record in
                 guard IndexKey.agree(key, akey, length: akey.count) else { return false }
                 guard key[akey.count] == current, record.offset < range.upperBound else {
                     tag = max(current + 1, key[akey.count])
                     return false
                 }
-                if record.end > range.lowerBound { body(key, record) }
+                if record.offset == skipped {
+                    passed += 1
+                    guard passed > VOS.passedMax else { return true }
+                    // Below the end of the range, so there is a next offset.
+                    from = record.offset + 1
+                    tag = current
+                    return false
+                }
+                if record.end > range.lowerBound, !body(key, record) {
+                    skipped = record.offset
+                    passed = 0
+                }
                 return true
             }
             if let next = tag, next > IndexKey.extentTags.last { tag = nil }

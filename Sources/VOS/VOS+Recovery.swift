@@ -182,7 +182,11 @@ extension VOS {
             reach = record.end
             return
         }
-        if record.kind == .single {
+        let isCovered =
+            previous.record.offset == record.offset && previous.record.end >= record.end
+            && previous.key[length] == key[length]
+        if record.kind == .single || isCovered {
+            // The version before is newer and covers this one, whatever else does.
             shadows.append(Shadow(epoch: previous.record.epoch, key: key))
         } else if previous.key[length] != key[length] || record.offset < reach {
             noteShadows(key, record)

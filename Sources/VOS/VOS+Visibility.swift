@@ -86,8 +86,10 @@ extension VOS {
         let punch = punch(over: path, epoch: epoch)
         var records: [IndexRecord] = []
         forEachExtent(path.bytes, in: range) { _, record in
-            guard record.epoch <= epoch, !(punch?.hides(record) ?? false) else { return }
+            guard record.epoch <= epoch, !(punch?.hides(record) ?? false) else { return true }
             records.append(record)
+            // What is older at this offset is hidden by one that reaches to the end.
+            return record.end < range.upperBound
         }
         return records.isEmpty ? [] : Painting.visible(records, in: range)
     }
