@@ -276,7 +276,8 @@ final class TargetService {
                 result = unsafe try await vos.fetchSingle(target, into: into)
             } else {
                 result = unsafe try await vos.fetchArray(
-                    target, offset: request.offset, length: Int(request.length), into: into)
+                    target, offset: request.offset, length: Int(request.length), into: into,
+                    findingEnd: false)
             }
         } catch {
             if case .notFound = error { return reply }

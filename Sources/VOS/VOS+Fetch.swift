@@ -38,10 +38,13 @@ extension VOS {
     /// has the size 0; that is no error. What lies behind `length` in the buffer, up to the end of
     /// the block, may be overwritten: room there saves a copy.
     ///
+    /// Without `findingEnd`, which costs a search, the result's `size` is 0.
+    ///
     /// `length` may be 0, to learn the size, and is at most `VOSLimits.fetchLengthMax`. Throws
     /// `.corrupt`, `.device`, `.keyTooLong`, `.badArgument`, `.closed`.
     public func fetchArray(
-        _ fetch: Fetch, offset: UInt64, length: Int, into buffer: UnsafeMutableRawBufferPointer
+        _ fetch: Fetch, offset: UInt64, length: Int, into buffer: UnsafeMutableRawBufferPointer,
+        findingEnd: Bool = true
     ) async throws(VOSError) -> FetchResult {
         let path = try path(of: fetch)
         guard length >= 0, length <= VOSLimits.fetchLengthMax, length <= buffer.count,
@@ -54,7 +57,8 @@ extension VOS {
         defer { end() }
         try await settle(path, epoch: fetch.epoch)
         var result = FetchResult(
-            size: visibleEnd(path, epoch: fetch.epoch), byteCount: length, checksums: [], epoch: 0)
+            size: findingEnd ? visibleEnd(path, epoch: fetch.epoch) : 0, byteCount: length,
+            checksums: [], epoch: 0)
         guard length > 0 else { return result }
         let range = offset..<offset + UInt64(length)
         let segments = visibleSegments(path, range: range, epoch: fetch.epoch)
