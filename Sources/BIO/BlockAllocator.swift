@@ -28,11 +28,15 @@ public final class BlockAllocator {
     private var guardWords: [UInt64]
     private var guardedExtents: [BlockExtent] = []
     private var quarantine: [BlockExtent] = []
-    /// Where the next search begins.
-    private var cursor: UInt32 = 0
+    /// Where the next search begins for up to `smallMax` blocks, and where for more: small values
+    /// stay together, and find prepared blocks (`BlockPreparer`).
+    private(set) var smallCursor: UInt32 = 0
+    private var largeCursor: UInt32
 
     private static let chunkWords = 64
     private static let chunkBlocks = UInt32(chunkWords * 64)
+    /// The most blocks of a small reservation.
+    static let smallMax: UInt32 = 8
     /// The most runs that one search for a contiguous run looks at.
     static let runsExaminedMax = 512
 
@@ -42,6 +46,7 @@ public final class BlockAllocator {
         self.totalBlocks = totalBlocks
         self.reserveBlocks = min(totalBlocks, reserveBlocks ?? totalBlocks / 32)
         freeBlocks = totalBlocks
+        largeCursor = totalBlocks / 2
         let wordCount = (Int(totalBlocks) + 63) / 64
         words = [UInt64](repeating: 0, count: wordCount)
         guardWords = words
@@ -69,16 +74,37 @@ public final class BlockAllocator {
                 requested: UInt64(blocks) * unit,
                 free: UInt64(freeBlocks - min(kept, freeBlocks)) * unit)
         }
-        if let run = contiguous(blocks) {
+        let isSmall = blocks <= Self.smallMax
+        let cursor = isSmall ? smallCursor : largeCursor
+        if let run = contiguous(blocks, from: cursor) {
             take(run)
-            cursor = run.end == UInt64(totalBlocks) ? 0 : UInt32(run.end)
+            let next = run.end == UInt64(totalBlocks) ? 0 : UInt32(run.end)
+            if isSmall { smallCursor = next } else { largeCursor = next }
             return [run]
         }
         var extents: [BlockExtent] = []
         var missing = blocks
-        gather(&missing, into: &extents, runMin: max(1, blocks / 8))
-        if missing > 0 { gather(&missing, into: &extents, runMin: 1) }
+        gather(&missing, into: &extents, runMin: max(1, blocks / 8), from: cursor)
+        if missing > 0 { gather(&missing, into: &extents, runMin: 1, from: cursor) }
         precondition(missing == 0, "the bitmap has fewer free blocks than were counted")
+        return extents
+    }
+
+    /// Takes all free blocks of `extent`, for a moment: `cancel` gives them back. Takes none when
+    /// that would leave less than is kept for privileged callers, and as much again.
+    func takeFree(in extent: BlockExtent) -> [BlockExtent] {
+        precondition(extent.end <= UInt64(totalBlocks), "no such blocks")
+        guard freeBlocks / 2 > reserveBlocks, freeBlocks / 2 > extent.count else { return [] }
+        var extents: [BlockExtent] = []
+        var position = extent.start
+        while let first = firstFree(from: position), UInt64(first) < extent.end {
+            let run = BlockExtent(
+                start: first,
+                count: runLength(from: first, max: UInt32(extent.end - UInt64(first))))
+            take(run)
+            extents.append(run)
+            position = first + run.count
+        }
         return extents
     }
 
@@ -212,8 +238,8 @@ public final class BlockAllocator {
         return min(length, max)
     }
 
-    /// A free run of `blocks`, next after the cursor, or nil when a bounded search finds none.
-    private func contiguous(_ blocks: UInt32) -> BlockExtent? {
+    /// A free run of `blocks`, next after `cursor`, or nil when a bounded search finds none.
+    private func contiguous(_ blocks: UInt32, from cursor: UInt32) -> BlockExtent? {
         var examined = 0
         for start in [cursor, 0] {
             var position = start
@@ -229,7 +255,8 @@ public final class BlockAllocator {
 
     /// Takes runs of at least `runMin` blocks until nothing is missing.
     private func gather(
-        _ missing: inout UInt32, into extents: inout [BlockExtent], runMin: UInt32
+        _ missing: inout UInt32, into extents: inout [BlockExtent], runMin: UInt32,
+        from cursor: UInt32
     ) {
         for start in [cursor, 0] {
             var position = start

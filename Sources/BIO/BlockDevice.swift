@@ -43,6 +43,10 @@ open class BlockDevice {
     /// Makes everything that was written before durable.
     open func flush() async throws(BIOError) { abstract() }
 
+    /// The first part of `range` that has space and was never written, so that its first write
+    /// costs more; nil when there is none, or when nobody knows. Does not wait for the device.
+    open func firstUnwritten(in range: Range<UInt64>) -> Range<UInt64>? { nil }
+
     /// Ends the use of the device after what is in flight has ended.
     open func close() async { abstract() }
 

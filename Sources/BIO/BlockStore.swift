@@ -39,6 +39,8 @@ public final class BlockStore {
     /// The last record whose `apply` ran.
     public internal(set) var appliedSequence: UInt64
     let groupBuffer: IOBuffer
+    private let gatherer: WriteGatherer
+    private let preparer: BlockPreparer
 
     enum Phase { case opened, ready, closed }
 
@@ -66,6 +68,11 @@ public final class BlockStore {
         groupBuffer = IOBuffer(
             count: Int(BlockStore.groupBlocks(logBlocks: superblock.logBlocks))
                 * BlockDevice.blockSize)
+        gatherer = WriteGatherer(
+            device: device, dataOffset: superblock.dataOffset, xstream: xstream)
+        preparer = BlockPreparer(
+            device: device, allocator: allocator, dataOffset: superblock.dataOffset,
+            xstream: xstream)
     }
 
     /// The most blocks of one group in a log of `logBlocks`.
@@ -115,6 +122,7 @@ public final class BlockStore {
 
     /// Writes `buffer`, a whole number of blocks from a page-aligned address, to `extents` in
     /// order; it must fill them exactly. Not durable until a record that names them was appended.
+    /// Small writes that come together become one where their blocks are neighbours.
     public func write(
         _ buffer: UnsafeRawBufferPointer, to extents: [BlockExtent]
     ) async throws(BIOError) {
@@ -127,9 +135,13 @@ public final class BlockStore {
             let length = Int(extent.byteCount)
             do throws(BIOError) {
                 // SAFETY: the caller keeps the buffer until this returns.
-                try unsafe await device.write(
-                    UnsafeRawBufferPointer(rebasing: buffer[done..<done + length]), at: offset,
-                    durable: false)
+                let part = unsafe UnsafeRawBufferPointer(rebasing: buffer[done..<done + length])
+                if length <= WriteGatherer.pieceBytesMax {
+                    preparer.advance()
+                    try unsafe await gatherer.write(part, to: extent.start)
+                } else {
+                    try unsafe await device.write(part, at: offset, durable: false)
+                }
             } catch {
                 fail(error)
                 throw error
@@ -181,6 +193,7 @@ public final class BlockStore {
     public func close() async {
         precondition(phase != .closed, "a store was closed twice")
         await waitForCommits()
+        await preparer.stop()
         let wasReady = phase == .ready
         phase = .closed
         if wasReady, failure == nil, lastIsUnsealed {

@@ -10,6 +10,12 @@ internal import Glibc
 @safe final class FileDevice: BlockDevice, PollSource {
     /// Transfers in the kernel at once; more wait for their turn.
     static let inFlightMax = 256
+    /// So many queued transfers are given to the kernel at once. Fewer wait for more to come while
+    /// others are under way, for a few rounds: that is a moment when the xstream has nothing else
+    /// to do, and when it has, telling the device costs more than the waiting (in a virtual
+    /// machine: an exit to the host each time).
+    static let batchGoal = 8
+    static let roundsQueuedMax = 3
     /// How often one transfer is tried again after EINTR, EAGAIN or no progress.
     static let retriesMax = 16
     /// The most bytes of one submission: a length of 32 bits, in whole blocks.
@@ -24,6 +30,8 @@ internal import Glibc
     private var freeSlots: [Int]
     private var slotQueue = Deque<Waiter<Int>>()
     private var completions: [dray_ring_completion]
+    /// Rounds since something was queued that the kernel has not been given.
+    private var roundsQueued = 0
     private var closed = false
     private var closing: Waiter<Void>?
 
@@ -102,6 +110,10 @@ internal import Glibc
     override func writeAndFlush(
         _ buffer: UnsafeRawBufferPointer, at offset: UInt64
     ) async throws(BIOError) {
+        if file?.durableWritesFlush == true {
+            // The same with one call, and no thread of the kernel that waits for the flush.
+            return try unsafe await write(buffer, at: offset, durable: true)
+        }
         try unsafe checkTransfer(buffer, at: offset)
         if buffer.count > 0, buffer.count <= FileDevice.submissionBytesMax {
             let slot = await takeSlot()
@@ -136,6 +148,10 @@ internal import Glibc
         }
     }
 
+    override func firstUnwritten(in range: Range<UInt64>) -> Range<UInt64>? {
+        file?.firstUnwritten(in: range)
+    }
+
     override func close() async {
         precondition(!closed, "a device was closed twice")
         closed = true
@@ -157,9 +173,14 @@ internal import Glibc
     func poll() -> Int {
         guard inFlight > 0 else { return 0 }
         var events = 0
-        if unsafe dray_ring_queued(ring) > 0 {
-            // Refused (EAGAIN, EBUSY): it stays queued and is tried again in the next round.
-            events += unsafe max(0, Int(dray_ring_submit(ring)))
+        let queued = unsafe Int(dray_ring_queued(ring))
+        if queued > 0 {
+            roundsQueued += 1
+            if unsafe queued >= FileDevice.batchGoal || roundsQueued > FileDevice.roundsQueuedMax
+                || queued == inFlight || dray_ring_has_work(ring)
+            {
+                events += submit()
+            }
         }
         let count = unsafe Int(
             dray_ring_reap(ring, &completions, UInt32(FileDevice.inFlightMax)))
@@ -184,8 +205,15 @@ internal import Glibc
         return events + count
     }
 
+    /// Refused (EAGAIN, EBUSY): it stays queued and is tried again in the next round.
+    private func submit() -> Int {
+        roundsQueued = 0
+        return unsafe max(0, Int(dray_ring_submit(ring)))
+    }
+
     func prepareToBlock() -> BlockReadiness {
         guard inFlight > 0 else { return .idle }
+        if unsafe dray_ring_queued(ring) > 0, submit() > 0 { return .busy }
         guard unsafe dray_ring_queued(ring) == 0 else { return .pause }
         let descriptor = unsafe dray_ring_arm(ring)
         return descriptor < 0 ? .busy : .descriptor(descriptor)

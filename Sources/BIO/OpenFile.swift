@@ -10,6 +10,8 @@ final class OpenFile: Sendable {
     let size: UInt64
     /// Whether transfers go past the page cache.
     let isDirect: Bool
+    /// Whether a durable write also flushes everything that was written before it.
+    let durableWritesFlush: Bool
     private let locks: FileLocks
     private let identity: FileIdentity
 
@@ -36,9 +38,19 @@ final class OpenFile: Sendable {
         self.path = path
         self.descriptor = descriptor
         self.isDirect = isDirect
+        durableWritesFlush = isDirect && dray_file_durable_write_flushes(descriptor)
         self.locks = locks
         self.identity = identity
         size = bytes - bytes % UInt64(BlockDevice.blockSize)
+    }
+
+    /// The first part of `range` without data on the device.
+    func firstUnwritten(in range: Range<UInt64>) -> Range<UInt64>? {
+        var gap: (start: UInt64, length: UInt64) = (0, 0)
+        let code = unsafe dray_file_unwritten(
+            descriptor, range.lowerBound, UInt64(range.count), &gap.start, &gap.length)
+        guard code == 0, gap.length > 0 else { return nil }
+        return gap.start..<gap.start + gap.length
     }
 
     deinit {

@@ -65,6 +65,10 @@ final class ThreadPoolDevice: BlockDevice {
         }
     }
 
+    override func firstUnwritten(in range: Range<UInt64>) -> Range<UInt64>? {
+        file?.firstUnwritten(in: range)
+    }
+
     override func close() async {
         precondition(!closed, "a device was closed twice")
         closed = true

@@ -3,14 +3,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -128,6 +133,10 @@ int dray_ring_submit(struct dray_ring *ring) {
     return io_uring_submit(&ring->ring);
 }
 
+bool dray_ring_has_work(const struct dray_ring *ring) {
+    return __atomic_load_n(ring->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN;
+}
+
 uint32_t dray_ring_queued(const struct dray_ring *ring) { return io_uring_sq_ready(&ring->ring); }
 
 uint32_t dray_ring_reap(struct dray_ring *ring, struct dray_ring_completion *out, uint32_t max) {
@@ -173,6 +182,81 @@ int dray_file_size(int descriptor, uint64_t *size, bool *block_device) {
     if (*block_device) return ioctl(descriptor, BLKGETSIZE64, size) < 0 ? errno : 0;
     if (!S_ISREG(status.st_mode)) return S_ISDIR(status.st_mode) ? EISDIR : ENOTBLK;
     *size = (uint64_t)status.st_size;
+    return 0;
+}
+
+// Reads the start of an attribute of the queue of the device that holds a file system.
+static bool read_queue(dev_t device, const char *name, char *value, size_t size) {
+    // Of a partition, the queue is that of the whole device.
+    const char *const forms[] = {
+        "/sys/dev/block/%u:%u/queue/%s", "/sys/dev/block/%u:%u/../queue/%s"};
+    for (unsigned i = 0; i < 2; i++) {
+        char path[96];
+        snprintf(path, sizeof path, forms[i], major(device), minor(device), name);
+        int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+        if (descriptor < 0) continue;
+        ssize_t count = read(descriptor, value, size - 1);
+        close(descriptor);
+        if (count <= 0) return false;
+        value[count] = 0;
+        return true;
+    }
+    return false;
+}
+
+bool dray_file_durable_write_flushes(int descriptor) {
+    struct stat status;
+    struct statfs system;
+    char value[32];
+    if (fstat(descriptor, &status) < 0 || !S_ISREG(status.st_mode)) return false;
+    if (fstatfs(descriptor, &system) < 0) return false;
+    if (system.f_type != EXT4_SUPER_MAGIC && system.f_type != XFS_SUPER_MAGIC) return false;
+    if (!read_queue(status.st_dev, "write_cache", value, sizeof value)) return false;
+    if (strncmp(value, "write back", 10) != 0) return false;
+    if (!read_queue(status.st_dev, "fua", value, sizeof value)) return false;
+    return value[0] == '0';
+}
+
+int dray_file_unwritten(
+    int descriptor, uint64_t offset, uint64_t length, uint64_t *gap, uint64_t *gap_length) {
+    enum { extents = 32 };
+    // As long as a header and its extents.
+    union {
+        struct fiemap map;
+        char bytes[sizeof(struct fiemap) + extents * sizeof(struct fiemap_extent)];
+    } query;
+    uint64_t end = offset + length;
+    *gap_length = 0;
+    while (offset < end) {
+        memset(&query, 0, sizeof query);
+        query.map.fm_start = offset;
+        query.map.fm_length = end - offset;
+        query.map.fm_extent_count = extents;
+        if (ioctl(descriptor, FS_IOC_FIEMAP, &query.map) < 0) return errno;
+        const struct fiemap_extent *found = query.map.fm_extents;
+        uint64_t before = offset;
+        for (uint32_t i = 0; i < query.map.fm_mapped_extents; i++) {
+            uint64_t start = found[i].fe_logical, last = start + found[i].fe_length;
+            if (last <= offset) continue;
+            if (start > offset) break;
+            if (found[i].fe_flags & FIEMAP_EXTENT_UNWRITTEN) {
+                *gap = offset;
+                *gap_length = (last < end ? last : end) - offset;
+                return 0;
+            }
+            offset = last;
+        }
+        if (offset >= end || query.map.fm_mapped_extents == extents) {
+            if (offset == before) return EIO;
+            continue;
+        }
+        // A hole, up to the next extent.
+        *gap = offset;
+        *gap_length = end - offset;
+        for (uint32_t i = query.map.fm_mapped_extents; i-- > 0;)
+            if (found[i].fe_logical > offset) *gap_length = found[i].fe_logical - offset;
+        return 0;
+    }
     return 0;
 }
 

@@ -41,6 +41,10 @@ bool dray_ring_write_and_flush(
 /// stays queued.
 int dray_ring_submit(struct dray_ring *ring);
 
+/// Whether completions wait that the kernel must be asked for: the next submission, or the next
+/// look, brings them.
+bool dray_ring_has_work(const struct dray_ring *ring);
+
 /// How many submissions are queued.
 uint32_t dray_ring_queued(const struct dray_ring *ring);
 
@@ -57,6 +61,15 @@ int dray_file_create(const char *path);
 int dray_file_reserve(int descriptor, uint64_t size);
 /// The size of a file or block device in bytes; 0 or an errno.
 int dray_file_size(int descriptor, uint64_t *size, bool *block_device);
+/// The first part of a range of a file that is reserved, or a hole, and has never been written:
+/// `gap_length` is 0 when there is none. 0 or an errno (where the file system does not tell).
+int dray_file_unwritten(
+    int descriptor, uint64_t offset, uint64_t length, uint64_t *gap, uint64_t *gap_length);
+/// Whether a write with RWF_DSYNC to a file opened with O_DIRECT does all that the write and
+/// fdatasync(2) do: it flushes the whole device, and commits what the file system has to. True
+/// only where that is known: of regular files in ext4 and XFS on a device with a volatile cache
+/// and without FUA. (With FUA, or without a cache, the kernel makes just those bytes durable.)
+bool dray_file_durable_write_flushes(int descriptor);
 /// Takes the exclusive lock of an open file without waiting; 0 or an errno (EWOULDBLOCK).
 int dray_file_lock(int descriptor);
 /// pwrite(2), with RWF_DSYNC where `durable`; bytes or a negative errno.
