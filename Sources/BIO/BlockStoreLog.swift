@@ -89,6 +89,7 @@ extension BlockStore {
     private func commit() async {
         while !pending.isEmpty {
             var entries: [PendingRecord] = []
+            await letGather()
             if failure == nil {
                 entries = takeGroup()
                 let checks = entries.flatMap(\.checks)
@@ -112,6 +113,21 @@ extension BlockStore {
         let waiters = commitWaiters
         commitWaiters.removeAll()
         for waiter in waiters { waiter.resume() }
+    }
+
+    /// The most rounds that a group waits for more records, and how many are enough.
+    private static let gatheringRoundsMax = 16
+    private static let gatheredEnough = 32
+
+    /// Waits while each round of the xstream brings more records: a busy xstream then commits fewer
+    /// groups, and each costs it several calls. A lone record waits for one round, which is short.
+    private func letGather() async {
+        var count = 0
+        for _ in 0..<BlockStore.gatheringRoundsMax
+        where pending.count > count && pending.count < BlockStore.gatheredEnough {
+            count = pending.count
+            await xstream.yield()
+        }
     }
 
     func waitForCommits() async {

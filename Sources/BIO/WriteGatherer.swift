@@ -13,6 +13,9 @@ final class WriteGatherer {
     static let pieceBytesMax = 32 << 10
     /// The most bytes of one gathered write.
     static let writeBytesMax = 512 << 10
+    /// The most rounds of the xstream that a write waits for more pieces, and how many are enough.
+    static let roundsMax = 8
+    static let gatheredEnough = 16
     /// The most gathered writes at once.
     static let writesMax = 2
 
@@ -56,7 +59,9 @@ final class WriteGatherer {
     private func run() async {
         let buffer = spare.popLast() ?? IOBuffer(count: WriteGatherer.writeBytesMax)
         var run: [Piece] = []
-        while let first = pieces.first {
+        while !pieces.isEmpty {
+            await letGather()
+            guard let first = pieces.first else { break }
             takeRun(into: &run)
             var end = 0
             for piece in run {
@@ -78,15 +83,27 @@ final class WriteGatherer {
         spare.append(buffer)
     }
 
-    /// Takes the first piece, and those after it that continue where the one before ends.
+    /// Waits while each round of the xstream brings more pieces.
+    private func letGather() async {
+        var count = 0
+        for _ in 0..<WriteGatherer.roundsMax
+        where pieces.count > count && pieces.count < WriteGatherer.gatheredEnough {
+            count = pieces.count
+            await xstream.yield()
+        }
+    }
+
+    /// Takes the piece that came first, and those that continue where the one before ends.
     private func takeRun(into run: inout [Piece]) {
         var bytes = 0
-        while let piece = pieces.first {
-            if let last = run.last, piece.block != last.block + last.blocks { return }
-            bytes += unsafe piece.bytes.count
-            guard bytes <= WriteGatherer.writeBytesMax else { return }
+        var next: Int? = 0
+        while let index = next {
+            let piece = pieces.remove(at: index)
             run.append(piece)
-            pieces.removeFirst()
+            unsafe bytes += piece.bytes.count
+            guard bytes + WriteGatherer.pieceBytesMax <= WriteGatherer.writeBytesMax else { return }
+            // Mostly the next one: they come in the order of their blocks.
+            next = pieces.firstIndex { $0.block == piece.block + piece.blocks }
         }
     }
 }

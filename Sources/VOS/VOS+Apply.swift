@@ -63,14 +63,14 @@ extension VOS {
         usages.add(key, record)
         indexBytes += key.count + record.checkpointBytes
         valueBlocks += record.blockCount
-        if record.kind.isPunch { punchCount += 1 }
+        if record.kind.isPunch { punches.add(key) }
     }
 
     /// `record` has left the index.
     private func discount(_ key: IndexKey.Bytes, _ record: IndexRecord) {
         usages.subtract(key, record)
         indexBytes -= key.count + record.checkpointBytes
-        if record.kind.isPunch { punchCount -= 1 }
+        if record.kind.isPunch { punches.remove(key) }
         record.isRemoved = true
         if record.pins == 0 { freeBlocks(of: record) }
     }
@@ -119,7 +119,7 @@ extension VOS {
                 return true
             }
         }
-        if punchCount > 0, !record.kind.isPunch,
+        if !record.kind.isPunch,
             let punch = newestPunch(over: key, record, epoch: .max), punch.hides(record)
         {
             shadows.append(Shadow(epoch: punch.epoch, key: key))
@@ -127,7 +127,7 @@ extension VOS {
     }
 
     /// How many entries that nobody wants are passed one by one before a search skips the rest.
-    private static let passedMax = 8
+    private static let passedMax = 3
 
     /// Visits the extents below an attribute key's prefix that overlap `range` (not empty): by
     /// class and offset, and at each offset the newest first. When `body` returns false, the older
@@ -205,7 +205,7 @@ extension VOS {
     func newestPunch(
         _ key: IndexKey.Bytes, _ lengths: [Int], _ epoch: UInt64
     ) -> PunchPoint? {
-        guard punchCount > 0 else { return nil }
+        guard punches.hasAny(for: key) else { return nil }
         var point: PunchPoint?
         for length in lengths where length > 0 {
             var start = IndexKey.Bytes()

@@ -8,19 +8,19 @@ extension VOS {
         precondition(operations == 0 && epochsInFlight.isEmpty && inProgress.isEmpty)
         precondition(locks.heldCount == 0, "a key is still locked")
         index.checkInvariants()
-        var punches = 0
+        var punchCount = 0
         var bytes = 0
         var blocks: UInt64 = 0
         var pins = 0
         index.forEach { key, record in
-            if record.kind.isPunch { punches += 1 }
+            if record.kind.isPunch { punchCount += 1 }
             bytes += key.count + record.checkpointBytes
             blocks += record.blockCount
             pins += Int(record.pins)
             for extent in record.blocks { precondition(store.allocator.isUsed(extent)) }
             return true
         }
-        precondition(punches == punchCount, "the count of punches is wrong")
+        precondition(punchCount == punches.total, "the count of punches is wrong")
         precondition(bytes == indexBytes, "the size of the index is wrong")
         precondition(blocks == valueBlocks, "the count of blocks is wrong")
         precondition(pins == 0, "a reader has left its pin")

@@ -53,7 +53,7 @@ extension VOS {
     func isPunched(
         _ key: IndexKey.Bytes, _ record: IndexRecord, epoch: UInt64, _ cache: inout PunchCache
     ) -> Bool {
-        guard punchCount > 0 else { return false }
+        guard punches.hasAny(for: key) else { return false }
         let length = Int(record.akeyEnd)
         if cache.length != length || !IndexKey.agree(cache.key, key, length: length) {
             cache.key = key

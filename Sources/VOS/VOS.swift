@@ -32,8 +32,8 @@ internal import Logging
     var shadows = Deque<Shadow>()
     /// Versions that nobody can see from this epoch on may be gone. Updates must be above it.
     public internal(set) var aggregatedEpoch: UInt64 = 0
-    /// How many punches the index holds: none is common, and saves looking.
-    var punchCount = 0
+    /// How many punches the index holds of each object: none is common, and saves looking.
+    var punches = PunchCounts()
     /// The last record that was applied.
     var lastSequence: UInt64 = 0
     /// About how long the index is in a checkpoint, in bytes.
