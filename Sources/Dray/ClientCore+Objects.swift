@@ -14,7 +14,7 @@ extension ClientCore {
 
     private func shard(_ object: DrayObject, _ dkey: [UInt8]) throws(DrayError) -> Destination {
         let layout = try layout(of: object)
-        let target = layout.shards[layout.shard(ofDkey: dkey)]
+        let target = layout.leader(ofGroup: layout.group(ofDkey: dkey))
         return .rank(target.rank, tag: target.tag)
     }
 
@@ -310,8 +310,8 @@ extension ClientCore {
         return (reply.keys, reply.more)
     }
 
-    /// A page of every shard, merged. Keys beyond the end of any shard's page are left for the
-    /// next call, since that shard may have smaller ones.
+    /// A page of every group, merged. Keys beyond the end of any group's page are left for the
+    /// next call, since that group may have smaller ones.
     func listDkeys(
         _ object: DrayObject, after: [UInt8]?, limit: Int
     ) async throws(DrayError) -> (keys: [[UInt8]], more: Bool) {
@@ -319,7 +319,8 @@ extension ClientCore {
         request.target = target(of: object)
         request.after = after
         request.limit = UInt32(clamping: min(limit, ObjectLimits.pageMax))
-        let shards = try layout(of: object).shards
+        let layout = try layout(of: object)
+        let shards = (0..<layout.groupCount).map { layout.leader(ofGroup: $0) }
         let gather = Gather<Result<ObjectEnumerateReply, DrayError>>(count: shards.count)
         for (index, shard) in shards.enumerated() {
             let request = request

@@ -16,23 +16,33 @@ public struct Container: Sendable {
 
     /// Makes the id of a new object of `objectClass` (the container's, unless given). Local: no
     /// engine is asked, and nothing is stored until the object is first written.
-    public func makeObjectID(objectClass: ObjectClass? = nil) async -> ObjectID {
+    ///
+    /// - Throws: `invalidArgument` when the pool has fewer engines than the class has replicas.
+    public func makeObjectID(
+        objectClass: ObjectClass? = nil
+    ) async throws(DrayError) -> ObjectID {
         let objectClass = objectClass ?? record.objectClass
-        let targetCount = pool.record.map.targetCount
-        return await pool.cluster.onCore { core in
-            let random = core.newID()
-            return ObjectID(
-                objectClass: objectClass, targetCount: targetCount,
+        let map = pool.record.map
+        let random = await pool.cluster.onCore { core in core.newID() }
+        guard
+            let id = ObjectID(
+                objectClass: objectClass, in: map,
                 random: (random.high ^ random.low &* 0x9e37_79b9_7f4a_7c15, random.low))
+        else {
+            throw DrayError(.invalidArgument, pool.record.problem(with: objectClass))
         }
+        return id
     }
 
     /// An id that everybody computes alike, for an object that must be found without a
     /// directory: number `index` of the container.
     public func wellKnownObjectID(_ index: UInt32) -> ObjectID {
-        ObjectID(
-            objectClass: record.objectClass, targetCount: pool.record.map.targetCount,
-            random: (0, UInt64(index)))
+        let id = ObjectID(
+            objectClass: record.objectClass, in: pool.record.map, random: (0, UInt64(index)))
+        guard let id else {
+            preconditionFailure("the pool had engines enough when the container was created")
+        }
+        return id
     }
 
     /// The object with this id. Local.

@@ -4,7 +4,8 @@ public import DrayRuntime
 
 /// An object: values under distribution keys (dkeys) and attribute keys (akeys).
 ///
-/// A dkey lives on one target; the object class spreads dkeys over targets. Under each dkey and
+/// A dkey lives in one redundancy group, without redundancy on one target; the object class
+/// spreads dkeys over groups and says how each is protected. Under each dkey and
 /// akey stands either a single value, replaced as a whole, or an array of bytes that is written
 /// and read in parts. Keys are arbitrary bytes, up to 4096.
 public struct DrayObject: Sendable {
@@ -133,7 +134,7 @@ public struct DrayObject: Sendable {
         }
     }
 
-    /// Where each shard is. For tools.
+    /// Where each shard is, group by group. For tools.
     public func layout() throws(DrayError) -> [TargetAddress] {
         guard let layout = ObjectLayout(of: id, in: container.pool.record.map) else {
             throw DrayError(

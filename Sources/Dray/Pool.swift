@@ -24,7 +24,8 @@ public struct Pool: Sendable {
 
     /// Creates a container whose objects get `objectClass` unless they ask otherwise.
     ///
-    /// - Throws: `exists`, `invalidArgument`, `unavailable` when an engine does not answer.
+    /// - Throws: `exists`, `invalidArgument` also when the pool has fewer engines than the class
+    ///   has replicas, `unavailable` when an engine does not answer.
     @discardableResult
     public func createContainer(
         label: String, objectClass: ObjectClass = .sx
@@ -100,7 +101,7 @@ public struct PoolUsage: Sendable {
         targets.reduce(0) { $0 + min($1.size - min($1.size, $1.used), $1.deviceFree) }
     }
 
-    /// How many bytes of data of each class still fit.
+    /// How many bytes of data of each class still fit, if the pool has engines enough for it.
     public var usableByClass: [(objectClass: ObjectClass, bytes: UInt64)] {
         ObjectClass.allCases.map { ($0, $0.usable(raw: free)) }
     }

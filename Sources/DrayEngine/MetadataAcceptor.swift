@@ -127,8 +127,11 @@ extension ClusterMetadata {
         guard let objectClass = ObjectClass(code: change.objectClass) else {
             throw Refusal(code: .invalidArgument, message: "there is no such object class")
         }
-        guard pools.contains(where: { $0.id == change.pool }) else {
+        guard let pool = pools.first(where: { $0.id == change.pool }) else {
             throw Refusal(code: .notFound, message: "the pool does not exist (any more)")
+        }
+        guard objectClass.groupCount(in: pool.map) != nil else {
+            throw Refusal(code: .invalidArgument, message: pool.problem(with: objectClass))
         }
         if let known = containers.first(where: { $0.id == change.container }) {
             guard known.label == change.label, known.pool == change.pool else {

@@ -74,7 +74,7 @@ public struct Directory: Sendable {
     public func makeDirectory(
         _ name: FileName, attributes: FileAttributes
     ) async throws(FileSystemError) -> Directory {
-        let id = await fileSystem.container.makeObjectID()
+        let id = try await fileSystem.makeObjectID()
         let inode = Inode(
             type: .directory, attributes: attributes, changed: fileSystem.now, size: 0,
             objectID: id)

@@ -3,9 +3,10 @@ internal import DrayPlacement
 internal import DrayRuntime
 
 extension FileSystem {
-    /// The object that every container keeps its superblock in. One shard, whatever the
-    /// container's class is, so that it is found in a pool of any size.
+    /// The object that every container keeps its superblock in. One group, whatever the
+    /// container's class is, so that it is found in a pool of any size; protected like the rest.
     static func superblockID(of container: Container) -> ObjectID {
-        ObjectID(objectClass: .s1, targetCount: 1, random: (high: 0x4446_5353, low: 0))
+        ObjectID(
+            singleGroupOf: container.objectClass, random: (high: 0x4446_5353, low: 0))
     }
 }

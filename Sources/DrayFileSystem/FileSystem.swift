@@ -30,7 +30,9 @@ public struct FileSystem: Sendable {
         _ container: Container, clock: WorldClock, attributes: FileAttributes? = nil
     ) async throws(FileSystemError) -> FileSystem {
         let now = Timestamp(wallNanoseconds: clock.wallNanoseconds)
-        let rootID = await container.makeObjectID()
+        let rootID = try await store { () async throws(DrayError) in
+            try await container.makeObjectID()
+        }
         let superblock = Superblock(chunkSize: UInt32(chunkSize), rootID: rootID)
         let object = container.object(superblockID(of: container))
         do throws(DrayError) {
@@ -116,9 +118,14 @@ public struct FileSystem: Sendable {
     public var currentTime: Timestamp { Timestamp(wallNanoseconds: clock.wallNanoseconds) }
 
     /// A file without a name: write its contents, then give it one with `Directory.link`.
-    public func makeFile() async -> File {
-        let id = await container.makeObjectID()
+    public func makeFile() async throws(FileSystemError) -> File {
+        let id = try await makeObjectID()
         return File(object: container.object(id), objectID: id, chunkSize: superblock.chunkSize)
+    }
+
+    /// The id of a new object of the container's class.
+    func makeObjectID() async throws(FileSystemError) -> ObjectID {
+        try await store { () async throws(DrayError) in try await container.makeObjectID() }
     }
 
     /// The contents of the file with this record.

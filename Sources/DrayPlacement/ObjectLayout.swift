@@ -1,104 +1,53 @@
 public import DrayRuntime
 
-extension ObjectID {
-    // The upper 32 bits of `high`: object class (8), reserved (8), group count (16). The count is
-    // fixed when the object is made, so that its layout outlives an extension of the pool.
-
-    /// Makes the id of a new object.
-    ///
-    /// - Parameters:
-    ///   - random: 96 bits that make the object unique; the upper 32 of `high` are ignored.
-    ///   - targetCount: how many targets the pool has now.
-    public init(
-        objectClass: ObjectClass, targetCount: Int, random: (high: UInt64, low: UInt64)
-    ) {
-        precondition(targetCount > 0, "a pool has at least one target")
-        let groups =
-            switch objectClass.groups {
-            case .count(let count): min(count, targetCount)
-            case .all: min(targetCount, Int(UInt16.max))
-            }
-        let type = UInt64(objectClass.code) << 56 | UInt64(groups) << 32
-        self.init(high: type | random.high & 0xffff_ffff, low: random.low)
-    }
-
-    /// The class of the object. Nil when the id was not made by Dray.
-    public var objectClass: ObjectClass? {
-        ObjectClass(code: UInt8(high >> 56))
-    }
-
-    /// The number of redundancy groups. 0 when the id was not made by Dray.
-    public var groupCount: Int {
-        Int(high >> 32 & 0xffff)
-    }
-}
-
-/// Where the shards of one object are.
+/// Where the shards of one object are: group by group, the replicas of a group side by side.
 public struct ObjectLayout: Hashable, Sendable {
-    /// The target of each shard.
+    /// The target of each shard. Shard `group * replicaCount + replica` is that replica of that
+    /// group.
     public let shards: [TargetAddress]
+
+    /// How many shards each group has.
+    public let replicaCount: Int
+
+    /// The number of redundancy groups.
+    public let groupCount: Int
 
     /// The most shards a layout may have.
     public static let shardsMax = Int(UInt16.max)
 
-    /// Computes the layout of `object` in `map`; nil when the id is not one of Dray's or wants
-    /// more groups than the pool has targets.
+    /// Computes the layout of `object` in `map`; nil when the id is not one of Dray's or does not
+    /// fit the map: too few engines for its replicas, or more groups than there is room for.
     ///
-    /// Every shard goes to the engine, then to the target, that jump consistent hashing gives. An
-    /// engine that has a shard already is passed over while others have none; a target never gets
-    /// two. O(shards · log targets) expected.
+    /// Every shard goes to the engine, then to the target, that jump consistent hashing gives
+    /// among those that `LayoutBuilder` allows. O(shards · (engines + targets of an engine)) at
+    /// worst, and O(engines · log targets) to see whether the object fits.
     public init?(of object: ObjectID, in map: PoolMap) {
+        guard let objectClass = object.objectClass else { return nil }
         let groups = object.groupCount
-        guard object.objectClass != nil, groups > 0, groups <= map.targetCount else { return nil }
-        let engines = map.engines.filter { $0.targetCount > 0 }
-        var used = Set<TargetAddress>()
-        var load = [Int](repeating: 0, count: engines.count)
-        var round = 0
-        var shards: [TargetAddress] = []
-        shards.reserveCapacity(groups)
-        let base = StableHash.hash(object.high, object.low)
-        for shard in 0..<groups {
-            // Each round every engine gets one shard, as far as it has targets left.
-            while engines.indices.allSatisfy({
-                load[$0] > round || load[$0] >= Int(engines[$0].targetCount)
-            }) { round += 1 }
-            let engine = ObjectLayout.pick(
-                StableHash.hash(base, UInt64(shard) << 32), count: engines.count,
-                where: { load[$0] <= round && load[$0] < Int(engines[$0].targetCount) })
-            let rank = engines[engine].rank
-            let target = ObjectLayout.pick(
-                // One more than the rank: the engine and the target must not share a key.
-                StableHash.hash(base, UInt64(shard) << 32 | (UInt64(rank) + 1)),
-                count: Int(engines[engine].targetCount),
-                where: { !used.contains(TargetAddress(rank: rank, target: UInt32($0))) })
-            let address = TargetAddress(rank: rank, target: UInt32(target))
-            used.insert(address)
-            load[engine] += 1
-            shards.append(address)
-        }
-        self.shards = shards
+        let replicas = objectClass.replicaCount
+        guard groups > 0, groups <= map.groupCountMax(replicas: replicas) else { return nil }
+        var builder = LayoutBuilder(object, in: map, groupCount: groups, replicaCount: replicas)
+        shards = builder.build()
+        replicaCount = replicas
+        groupCount = groups
+        precondition(shards.count == groups * replicas, "every replica of every group has a place")
     }
 
-    /// The bucket for `key` among those that `accepts` allows: jump hash, rehashed on a refusal,
-    /// and after a few refusals the next allowed one in order. At least one must be allowed.
-    private static func pick(
-        _ key: UInt64, count: Int, where accepts: (Int) -> Bool
-    ) -> Int {
-        var key = key
-        for _ in 0..<8 {
-            let bucket = jumpConsistentHash(key, buckets: count)
-            if accepts(bucket) { return bucket }
-            key = StableHash.hash(key, 0x5bd1_e995)
-        }
-        let start = jumpConsistentHash(key, buckets: count)
-        for step in 0..<count where accepts((start + step) % count) {
-            return (start + step) % count
-        }
-        preconditionFailure("no bucket of \(count) is allowed")
+    /// The group that holds `dkey`.
+    public func group(ofDkey dkey: [UInt8]) -> Int {
+        jumpConsistentHash(StableHash.hash(dkey), buckets: groupCount)
     }
 
-    /// The shard that holds `dkey`.
-    public func shard(ofDkey dkey: [UInt8]) -> Int {
-        jumpConsistentHash(StableHash.hash(dkey), buckets: shards.count)
+    /// The shards of `group`, each on another engine. The first member is the group's leader:
+    /// replica 0 leads.
+    public func members(ofGroup group: Int) -> ArraySlice<TargetAddress> {
+        precondition((0..<groupCount).contains(group), "the layout has this group")
+        return shards[group * replicaCount..<(group + 1) * replicaCount]
+    }
+
+    /// The first member of `group`, replica 0.
+    public func leader(ofGroup group: Int) -> TargetAddress {
+        precondition((0..<groupCount).contains(group), "the layout has this group")
+        return shards[group * replicaCount]
     }
 }

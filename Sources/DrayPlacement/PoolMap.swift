@@ -48,10 +48,36 @@ public struct PoolMap: Hashable, Sendable {
         engines.reduce(0) { $0 + Int($1.targetCount) }
     }
 
+    /// The number of engines that have targets.
+    public var engineCount: Int {
+        engines.count { $0.targetCount > 0 }
+    }
+
     /// Every target, in the order of the map.
     public var targets: [TargetAddress] {
         engines.flatMap { engine in
             (0..<engine.targetCount).map { TargetAddress(rank: engine.rank, target: $0) }
         }
+    }
+
+    /// The most redundancy groups that an object with so many replicas can have. 0 when fewer
+    /// engines than `replicas` have targets. O(engines · log targets).
+    ///
+    /// Each replica of a group is on another engine, and no target holds two shards. So an engine
+    /// is in at most min(its targets, groups) places, and these must add up to the groups'
+    /// members. That is enough, too: number the places engine by engine and give each to the
+    /// group that is its number modulo the groups, so that an engine's places are all in
+    /// different ones (McNaughton's wrap-around rule, 1959). Nor is there a gap: the sum is
+    /// concave in the number of groups, so fewer groups fit as well.
+    func groupCountMax(replicas: Int) -> Int {
+        precondition(replicas > 0, "a group has a member")
+        var fits = 0
+        var tooMany = min(targetCount, ObjectLayout.shardsMax) / replicas + 1
+        while tooMany - fits > 1 {
+            let groups = fits + (tooMany - fits) / 2
+            let places = engines.reduce(0) { $0 + min(Int($1.targetCount), groups) }
+            if places >= replicas * groups { fits = groups } else { tooMany = groups }
+        }
+        return fits
     }
 }

@@ -50,6 +50,13 @@ public struct PoolRecord: Message, Hashable {
         map.targetCount == 0 ? 0 : size / UInt64(map.targetCount)
     }
 
+    /// What to say when the pool has too few engines for a class.
+    public func problem(with objectClass: ObjectClass) -> String {
+        let needed = objectClass.replicaCount
+        return "class \(objectClass) needs \(needed) \(needed == 1 ? "engine" : "engines"); "
+            + "pool \(label) has \(map.engineCount)"
+    }
+
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&id)
         try coder.code(&label, max: Label.lengthMax)

@@ -1,3 +1,4 @@
+import DrayPlacement
 import DrayRuntime
 import Testing
 
@@ -79,6 +80,15 @@ import Testing
             #expect(ByteArgument.bytes(of: ByteArgument.escape(bytes)) == bytes)
         }
         #expect(ByteArgument.escape(Array("plain é".utf8)) == "plain é")
+    }
+
+    @Test func classesAreReadAndCompleted() {
+        for name in ["S1", "SX", "RP_2G1", "RP_3GX", "RP_6G32"] {
+            #expect(ClassArgument(argument: name)?.defaultValueDescription == name)
+            #expect(ClassArgument(argument: name.lowercased())?.objectClass.description == name)
+            #expect(ClassArgument.names.contains(name))
+        }
+        #expect(ClassArgument(argument: "RP_1G1") == nil)
     }
 
     @Test func storePathsAreRead() throws {

@@ -159,6 +159,7 @@ struct Program {
         #expect(try program.dray("pool", "create", "tank", "--size", "200MiB").status == 6)
         #expect(try program.dray("container", "create", "tank/files").status == 0)
         #expect(try program.dray("container", "create", "none/files").status == 4)
+        try classes(program)
         #expect(try program.dray("pool", "list", "--json").text.contains("\"label\" : \"tank\""))
         try keys(program)
         try files(program)
@@ -169,6 +170,25 @@ struct Program {
         #expect(try program.dray("cluster", "stop").text == "2 engines stopped\n")
         let down = try program.dray("cluster", "status")
         #expect(down.status == 5 && down.text.contains("down"))
+    }
+
+    private func classes(_ program: Program) throws {
+        let create = ["container", "create", "tank/safe", "--class"].map { Array($0.utf8) }
+        let refused = try program.dray(create + [Array("RP_3GX".utf8)])
+        #expect(refused.status == 1)
+        #expect(refused.error.contains("class RP_3GX needs 3 engines; pool tank has 2"))
+        #expect(try program.dray(create + [Array("RP_3G3".utf8)]).status == 64)
+        let made = try program.dray(create + [Array("rp_2gx".utf8)])
+        #expect(made.text == "container tank/safe: class RP_2GX\n")
+        let usage = try program.dray("pool", "query", "tank").text
+        #expect(usage.contains("as any class without redundancy\n"))
+        #expect(usage.split(separator: "\n").count { $0.hasPrefix("usable") } == 1)
+        #expect(try program.dray("kv", "put", "tank/safe", "a", "1").status == 0)
+        #expect(try program.dray("kv", "list", "tank/safe").text == "a\n")
+        #expect(try program.dray("fs", "mkdir", "tank/safe:/a").status == 0)
+        let bench = try program.dray("bench", "tank/safe", "--class", "RP_4G1", "--count", "1")
+        #expect(bench.error.contains("class RP_4G1 needs 4 engines; pool tank has 2"))
+        #expect(try program.dray("container", "destroy", "tank/safe").status == 0)
     }
 
     private func keys(_ program: Program) throws {

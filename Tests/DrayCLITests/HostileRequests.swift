@@ -167,7 +167,7 @@ struct HostileRequests {
             $0.pool = pool.id
             $0.container = UniqueID(high: 6, low: 6)
             $0.label = "odd"
-            $0.objectClass = 99
+            $0.objectClass = 200
         }
         await refused(.exists) {
             $0.kind = .createContainer

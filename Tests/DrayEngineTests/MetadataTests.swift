@@ -75,6 +75,33 @@ import Testing
         #expect(metadata.destroyed.count == 2)
     }
 
+    @Test(
+        arguments: [
+            ("SX", 1, nil), ("RP_2GX", 2, nil), ("RP_3GX", 3, nil),
+            ("RP_2G1", 1, "class RP_2G1 needs 2 engines; pool tank has 1"),
+            ("RP_3GX", 2, "class RP_3GX needs 3 engines; pool tank has 2"),
+            ("RP_6G32", 5, "class RP_6G32 needs 6 engines; pool tank has 5"),
+        ] as [(String, UInt32, String?)])
+    func aContainersClassFitsItsPool(name: String, engines: UInt32, refusal: String?) throws {
+        let map = PoolMap(
+            version: 1, engines: (0..<engines).map { .init(rank: $0, targetCount: 2) })
+        var metadata = ClusterMetadata()
+        try metadata.apply(
+            change(.createPool, pool: 1, label: "tank", size: 1 << 30), map: map,
+            capacity: capacity)
+        var container = change(.createContainer, pool: 1, container: 5, label: "c")
+        container.objectClass = try #require(ObjectClass(name)).code
+        var message: String?
+        do {
+            try metadata.apply(container, map: map, capacity: capacity)
+        } catch {
+            #expect(error.code == .invalidArgument)
+            message = error.message
+        }
+        #expect(message == refusal)
+        #expect(metadata.containers.count == (refusal == nil ? 1 : 0))
+    }
+
     @Test func anAcceptorNeverGoesBack() {
         var acceptor = MetadataAcceptor()
         func ballot(_ stamp: UInt64, _ rank: UInt32 = 0) -> Ballot {

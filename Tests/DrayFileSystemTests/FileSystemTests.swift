@@ -23,7 +23,7 @@ import Testing
         _ bytes: [UInt8], in fileSystem: FileSystem, _ directory: Directory, _ name: FileName,
         _ attributes: FileAttributes
     ) async throws {
-        let file = await fileSystem.makeFile()
+        let file = try await fileSystem.makeFile()
         if !bytes.isEmpty {
             let buffer = IOBuffer(copying: bytes)
             try await file.write(offset: 0, buffer: buffer, range: 0..<bytes.count)
@@ -116,7 +116,7 @@ import Testing
     @Test func largeFilesHaveEveryOffset() {
         SimulatedCluster.run(seed: 9) { container, world in
             let fileSystem = try await FileSystem.format(container, clock: world.clock)
-            let file = await fileSystem.makeFile()
+            let file = try await fileSystem.makeFile()
             let offsets: [UInt64] = [
                 5, 1 << 31 - 3, 1 << 32 - 3, 1 << 32 + 100, 3 << 32 + 1 << 20 - 3, 1 << 52 + 5,
             ]

@@ -29,8 +29,13 @@ final class Bench {
     }
 
     func run() async throws(CommandFailure) -> BenchResult {
-        let object = container.object(
-            await container.makeObjectID(objectClass: plan.objectClass))
+        let object: DrayObject
+        do throws(DrayError) {
+            object = container.object(
+                try await container.makeObjectID(objectClass: plan.objectClass))
+        } catch {
+            throw CommandFailure(error, "container \(container.label)")
+        }
         let workers = (0..<plan.depth).map { index in
             Worker(
                 index: index, plan: plan, object: object, entropy: entropy.fork("worker \(index)"))

@@ -15,8 +15,9 @@ struct BenchCommand: AsyncParsableCommand {
 
     @Argument(help: "POOL/CONTAINER") var container: ContainerPath
     @Option(
-        name: .customLong("class"), help: "Object class: S1, S2, …, SX.",
-        completion: .list(["S1", "S2", "S4", "S8", "SX"]))
+        name: .customLong("class"),
+        help: "Object class: S1, S2, …, SX, or RP_2G1, …, RP_6GX; the container's if not given.",
+        completion: .list(ClassArgument.names))
     var objectClass: ClassArgument?
     @Option(name: .long, help: "Bytes of each value; several are measured in turn.")
     var size: [Size] = [Size(bytes: 4096)]

@@ -29,8 +29,11 @@ struct ContainerCommand: ParsableCommand {
         @Argument(help: "POOL/CONTAINER") var container: ContainerPath
         @Option(
             name: .customLong("class"),
-            help: "How its objects are spread: S1, S2, …, SX for all targets.",
-            completion: .list(["S1", "S2", "S4", "S8", "SX"]))
+            help: """
+                How its objects are spread and protected: S1, S2, …, SX for all targets; \
+                RP_2G1, …, RP_3GX, … with 2 to 6 replicas, each on an engine of its own.
+                """,
+            completion: .list(ClassArgument.names))
         var objectClass = ClassArgument(.sx)
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
@@ -97,4 +100,7 @@ struct ClassArgument: ExpressibleByArgument, Hashable, Sendable {
     }
 
     var defaultValueDescription: String { objectClass.description }
+
+    /// Every name, for completion.
+    static var names: [String] { ObjectClass.allCases.map(\.description) }
 }

@@ -132,10 +132,11 @@ struct PoolCommand: ParsableCommand {
             self.pool = Info(pool)
             used = usage.used
             free = usage.free
+            let possible = usage.usableByClass.filter {
+                $0.objectClass.groupCount(in: pool.record.map) != nil
+            }
             usable = Dictionary(
-                uniqueKeysWithValues: usage.usableByClass.map {
-                    ($0.objectClass.description, $0.bytes)
-                })
+                uniqueKeysWithValues: possible.map { ($0.objectClass.description, $0.bytes) })
             targets = usage.targets.map {
                 Target(
                     rank: $0.address.rank, target: $0.address.target, size: $0.size,
@@ -148,12 +149,9 @@ struct PoolCommand: ParsableCommand {
                 "pool \(pool.label) (\(pool.id)): \(Size(bytes: pool.size)) raw, "
                     + "\(Size(bytes: used)) used, \(Size(bytes: free)) free"
             ]
-            let classes = usable.keys.sorted()
-            let same = Set(usable.values).count == 1
-            if same, let bytes = usable.values.first {
+            // The number of groups makes no difference: one line speaks for all of them.
+            if let bytes = usable[ObjectClass.s1.description] {
                 lines.append("usable: \(Size(bytes: bytes)) as any class without redundancy")
-            } else {
-                lines += classes.map { "usable as \($0): \(Size(bytes: usable[$0] ?? 0))" }
             }
             var table = Table([
                 ("ENGINE", .right), ("TARGET", .right), ("SIZE", .right), ("USED", .right),

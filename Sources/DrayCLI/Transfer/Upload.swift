@@ -235,7 +235,7 @@ final class Upload: Transfer {
             return skip(item.source.text, error.text)
         }
         guard status.kind == .file else { return skip(item.source.text, "changed its type") }
-        let file = await fileSystem.makeFile()
+        let file = try await fileSystem.makeFile()
         let problem = try await store(source, size: status.size, into: file)
         if let problem {
             try await file.discard()
