@@ -73,10 +73,13 @@ let package = Package(
             dependencies: ["DrayRuntime", "CaRT", "DrayPlacement"],
             exclude: ["README.md"], swiftSettings: settings),
         .target(
+            name: "DrayTransactions",
+            exclude: ["README.md"], swiftSettings: settings),
+        .target(
             name: "DrayEngine",
             dependencies: [
                 "DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "DrayPlacement", "DrayProtocol",
-                logging,
+                "DrayTransactions", deque, logging,
             ],
             exclude: ["README.md"], swiftSettings: settings),
         .target(

@@ -48,7 +48,8 @@ public final class BlockStore {
         let record: [UInt8]
         let checks: [BlockCheck]
         let apply: (UInt64) -> Void
-        let waiter: Waiter<BIOError?>
+        /// Nil when nobody waits.
+        let waiter: Waiter<BIOError?>?
 
         var byteCount: Int {
             GroupHeader.recordPrefix + record.count + checks.count * GroupHeader.checkBytes

@@ -42,6 +42,24 @@ extension BlockStore {
     public func append(
         _ record: [UInt8], checks: [BlockCheck], apply: @escaping (UInt64) -> Void
     ) async throws(BIOError) {
+        try checkAppend(record, checks: checks)
+        let error = await Waiter<BIOError?>.suspend { waiter in
+            addPending(
+                PendingRecord(record: record, checks: checks, apply: apply, waiter: waiter))
+        }
+        if let error { throw error }
+    }
+
+    /// Appends a record and does not wait: it is durable when `apply` is called, and before any
+    /// record that is appended later. Throws what `append` throws before anything was logged.
+    public func enqueue(
+        _ record: [UInt8], apply: @escaping (UInt64) -> Void
+    ) throws(BIOError) {
+        try checkAppend(record, checks: [])
+        addPending(PendingRecord(record: record, checks: [], apply: apply, waiter: nil))
+    }
+
+    private func checkAppend(_ record: [UInt8], checks: [BlockCheck]) throws(BIOError) {
         try checkService()
         precondition(phase == .ready, "append before replay")
         let bytes = record.count + checks.count * GroupHeader.checkBytes
@@ -58,14 +76,12 @@ extension BlockStore {
             let free = room - min(room, pendingBlocksMax(adding: 0) + BlockStore.logBlocksKept)
             throw .full(requested: UInt64(bytes), free: free * unit)
         }
-        let error = await Waiter<BIOError?>.suspend { waiter in
-            let entry = PendingRecord(
-                record: record, checks: checks, apply: apply, waiter: waiter)
-            pendingBytes += entry.byteCount
-            pending.append(entry)
-            startCommitting()
-        }
-        if let error { throw error }
+    }
+
+    private func addPending(_ entry: PendingRecord) {
+        pendingBytes += entry.byteCount
+        pending.append(entry)
+        startCommitting()
     }
 
     /// The most log blocks that the pending records and `bytes` more can take. Groups are filled
@@ -99,14 +115,14 @@ extension BlockStore {
                     continue
                 } catch {
                     fail(error)
-                    for entry in entries { entry.waiter.resume(returning: error) }
+                    for entry in entries { entry.waiter?.resume(returning: error) }
                 }
             }
             let rest = pending
             pending.removeAll()
             pendingBytes = 0
             for entry in rest {
-                entry.waiter.resume(returning: .outOfService(path: device.name))
+                entry.waiter?.resume(returning: .outOfService(path: device.name))
             }
         }
         committing = false
@@ -156,7 +172,7 @@ extension BlockStore {
             appliedSequence += 1
             entry.apply(appliedSequence)
         }
-        for entry in entries { entry.waiter.resume(returning: nil) }
+        for entry in entries { entry.waiter?.resume(returning: nil) }
     }
 
     // MARK: - Groups

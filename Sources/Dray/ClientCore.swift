@@ -9,16 +9,13 @@ final class ClientCore {
     let xstream: XStream
     let context: Context
     private let bootstrap: [FabricAddress]
-    private var entropy: Entropy
+    var entropy: Entropy
     private(set) var engines: [EngineRecord] = []
-    private var layouts: [ObjectID: ObjectLayout] = [:]
+    var layouts = LayoutCache()
+    /// Targets that did not answer lately, and until when they are asked last.
+    var suspects: [TargetAddress: Instant] = [:]
     private let clientID: UInt64
-    private var transactionCount: UInt64 = 0
-
     private let operationTimeout: Duration
-
-    /// Layouts that are remembered; when there are more, all are forgotten.
-    static let layoutsMax = 8192
 
     init(
         description: ClusterDescription, world: World, xstream: XStream
@@ -60,10 +57,18 @@ final class ClientCore {
     /// A fresh random identity.
     func newID() -> UniqueID { UniqueID.random(using: &entropy) }
 
-    /// The identity of the next transaction: unique by client and count.
+    /// The identity of the next transaction: unique by client and time. The time tells engines
+    /// whether they may have forgotten it.
     func newTransaction() -> UniqueID {
-        transactionCount += 1
-        return UniqueID(high: clientID, low: transactionCount)
+        UniqueID(high: clientID, low: context.clock.now())
+    }
+
+    /// When an operation that begins now ends.
+    func operationEnd() -> OperationEnd {
+        let wall = context.clock.now()
+        return OperationEnd(
+            time: xstream.now + operationTimeout,
+            deadline: .at(wall + operationTimeout.nanosecondsClamped))
     }
 
     // MARK: - Cluster map
@@ -114,18 +119,16 @@ final class ClientCore {
     /// Calls until it succeeds, fails for good, or the operation's time is over. What failed in
     /// a way that says nothing about the outcome is sent again, with the same content.
     func retrying<Value>(
-        _ subject: @autoclosure () -> String,
+        _ subject: @autoclosure () -> String, until end: OperationEnd? = nil,
         _ body: (Deadline) async throws(RPCError) -> Value
     ) async throws(DrayError) -> Value {
-        let wall = context.clock.now()
-        let deadline = Deadline.at(wall + operationTimeout.nanosecondsClamped)
-        let end = xstream.now + operationTimeout
+        let end = end ?? operationEnd()
         var backoff = Backoff()
         while true {
             do throws(RPCError) {
-                return try await body(deadline)
+                return try await body(end.deadline)
             } catch {
-                guard ClientCore.mayRetry(error), xstream.now < end, !Task.isCancelled else {
+                guard ClientCore.mayRetry(error), xstream.now < end.time, !Task.isCancelled else {
                     throw DrayError(error, subject())
                 }
                 await xstream.sleep(for: backoff.next(using: &entropy))
@@ -133,11 +136,12 @@ final class ClientCore {
         }
     }
 
-    private static func mayRetry(_ error: RPCError) -> Bool {
+    static func mayRetry(_ error: RPCError) -> Bool {
         switch error {
         case .unreachable, .peerRestarted, .overloaded, .noReply: true
         case .application(let code, _):
             code == ServiceCode.busy.rawValue || code == ServiceCode.staleMap.rawValue
+                || code == ServiceCode.undecided.rawValue
         case .timedOut, .cancelled, .unknownProcedure, .protocolVersion, .badMessage,
             .wrongRank, .wrongTag, .staleGroup, .clockSkew, .fabric, .closed, .messageTooLong:
             false
@@ -246,16 +250,11 @@ final class ClientCore {
 
     /// The layout of an object, from the cache.
     func layout(of object: DrayObject) throws(DrayError) -> ObjectLayout {
-        if let known = layouts[object.id] { return known }
-        guard let layout = ObjectLayout(of: object.id, in: object.container.pool.record.map)
-        else {
+        let pool = object.container.pool
+        guard let layout = layouts.layout(of: object.id, pool: pool.id, in: pool.record.map) else {
             throw DrayError(
-                .invalidArgument,
-                "object \(object.id) was not made for pool "
-                    + object.container.pool.label)
+                .invalidArgument, "object \(object.id) was not made for pool \(pool.label)")
         }
-        if layouts.count >= ClientCore.layoutsMax { layouts.removeAll(keepingCapacity: true) }
-        layouts[object.id] = layout
         return layout
     }
 }
@@ -271,36 +270,5 @@ struct Backoff {
         defer { pause = min(pause * 2, Backoff.longest) }
         let jitter = entropy.below(pause.nanosecondsClamped / 2 + 1)
         return pause / 2 + .nanoseconds(Int64(jitter))
-    }
-}
-
-/// Collects the results of a known number of tasks of one xstream, in order.
-@safe final class Gather<Value> {
-    private var values: [Value?]
-    private var missing: Int
-    private var continuation: UnsafeContinuation<Void, Never>?
-
-    init(count: Int) {
-        values = Array(repeating: nil, count: count)
-        missing = count
-    }
-
-    func finish(_ index: Int, with value: Value) {
-        precondition(values[index] == nil, "a task finished twice")
-        values[index] = value
-        missing -= 1
-        if missing == 0, let continuation = unsafe continuation {
-            // SAFETY: resumed once: `missing` reaches zero once.
-            unsafe self.continuation = nil
-            unsafe continuation.resume()
-        }
-    }
-
-    /// Waits for all and gives the results.
-    func results() async -> [Value] {
-        if missing > 0 {
-            unsafe await withUnsafeContinuation { unsafe continuation = $0 }
-        }
-        return values.map { $0! }
     }
 }

@@ -11,8 +11,8 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
         case exists
         /// The pool or its devices are full. Nothing was changed.
         case noSpace
-        /// An engine that is needed does not answer. Whether a change that was under way
-        /// happened is unknown; it is never half done.
+        /// An engine that is needed does not answer. `mayHaveHappened` tells whether a change that
+        /// was under way can have happened; it is never half done.
         case unavailable
         /// The deadline passed. As for `unavailable`, the outcome of a change is unknown.
         case timedOut
@@ -22,6 +22,8 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
         case corrupt
         /// The calling task was cancelled. The outcome of a change is unknown.
         case cancelled
+        /// Something that a transaction has read was changed by another: it begins again.
+        case conflict
         /// An engine reported an error of its device.
         case device
         /// A defect of Dray, or of a peer.
@@ -36,10 +38,22 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
     /// The error of the transport below, if that is where it comes from.
     public let cause: RPCError?
 
+    /// Of a change: whether it may have happened, or happen yet. If not, nobody will ever see
+    /// anything of it.
+    public internal(set) var mayHaveHappened: Bool
+
     public init(_ code: Code, _ message: String, cause: RPCError? = nil) {
         self.code = code
         self.message = message
         self.cause = cause
+        mayHaveHappened =
+            switch code {
+            case .unavailable, .timedOut, .cancelled, .device, .internalError: true
+            case .notFound, .exists, .noSpace, .invalidArgument, .corrupt, .conflict: false
+            }
+        if case .application(let code, _) = cause, code == ServiceCode.aborted.rawValue {
+            mayHaveHappened = false
+        }
     }
 
     public var description: String { message }
@@ -74,7 +88,8 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
         case .notFound: .notFound
         case .exists: .exists
         case .noSpace: .noSpace
-        case .unavailable, .staleMap, .busy: .unavailable
+        case .unavailable, .staleMap, .busy, .aborted, .undecided: .unavailable
+        case .conflict: .conflict
         case .invalidArgument, .tooOld: .invalidArgument
         case .corrupt: .corrupt
         case .device: .device

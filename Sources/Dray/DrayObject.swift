@@ -145,7 +145,7 @@ public struct DrayObject: Sendable {
         return layout.shards
     }
 
-    private func checkKeys(_ keys: [UInt8]...) throws(DrayError) {
+    func checkKeys(_ keys: [UInt8]...) throws(DrayError) {
         for key in keys where key.count > ObjectLimits.keyMax {
             throw DrayError(
                 .invalidArgument,

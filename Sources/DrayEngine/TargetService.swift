@@ -7,19 +7,21 @@ internal import VOS
 
 /// One target: the object protocol on its store. Confined to its xstream.
 final class TargetService {
-    private let index: Int
-    private let configuration: EngineConfiguration
-    private let world: World
-    private let clock: HybridLogicalClock
-    private let xstream: XStream
-    private let vos: VOS
-    private var context: Context?
+    let index: Int
+    let configuration: EngineConfiguration
+    let world: World
+    let clock: HybridLogicalClock
+    let xstream: XStream
+    let vos: VOS
+    private(set) var context: Context?
+    private(set) var transactions: TransactionService!
+    var layouts = LayoutCache()
 
     /// What the target knows of pools and containers, as the system xstream gave it last.
     private var pools: [UniqueID: PoolRecord] = [:]
     private var containers: [UniqueID: ContainerRecord] = [:]
     /// Bytes of updates under way, which a pool's usage does not count yet.
-    private var promised: [UniqueID: UInt64] = [:]
+    var promised: [UniqueID: UInt64] = [:]
 
     init(
         index: Int, _ configuration: EngineConfiguration, world: World,
@@ -33,6 +35,14 @@ final class TargetService {
         vos = try await openStore(
             configuration, target: UInt32(index), world: world, xstream: xstream)
         clock.advance(past: vos.newestEpoch)
+        // Nobody knows any more what was read before.
+        vos.setStampFloor(clock.now())
+        transactions = TransactionService(self)
+    }
+
+    /// Which target this is.
+    var address: TargetAddress {
+        TargetAddress(rank: configuration.rank, target: UInt32(index))
     }
 
     /// Opens the context. From here on requests are answered.
@@ -48,16 +58,26 @@ final class TargetService {
             try await self.fetch(request, call)
         }
         context.register(ObjectProtocol.enumerate) {
-            (request, _) async throws(RPCError) -> ObjectEnumerateReply in
-            try await self.enumerate(request)
+            (request, call) async throws(RPCError) -> ObjectEnumerateReply in
+            try await self.enumerate(request, call)
+        }
+        context.register(ObjectProtocol.validate) {
+            (request, call) async throws(RPCError) -> EmptyMessage in
+            try await self.validate(request, call)
+        }
+        context.register(ObjectProtocol.inspect) {
+            (request, call) async throws(RPCError) -> ObjectInspectReply in
+            try await self.inspect(request, call)
         }
         self.context = context
+        transactions.serve(on: context)
         xstream.spawn { await self.vos.runBackground() }
     }
 
     func stop() async {
         await context?.close()
         context = nil
+        await transactions.stop()
         await vos.close()
     }
 
@@ -99,7 +119,7 @@ final class TargetService {
         return status
     }
 
-    private func pool(of target: ObjectTarget) throws(RPCError) -> PoolRecord {
+    func pool(of target: ObjectTarget) throws(RPCError) -> PoolRecord {
         guard let pool = pools[target.pool] else {
             throw .service(.notFound, "the pool does not exist (any more)")
         }
@@ -112,142 +132,13 @@ final class TargetService {
         return pool
     }
 
-    // MARK: - Update
-
-    private func update(
-        _ request: ObjectUpdateRequest, _ call: RequestContext
-    ) async throws(RPCError) -> ObjectUpdateReply {
-        let pool = try pool(of: request.target)
-        var reply = ObjectUpdateReply()
-        // A resend of what was applied already gets the same answer.
-        if let epoch = vos.transactionOutcome(request.transaction) {
-            reply.epoch = epoch
-            return reply
-        }
-        let length = try checkedLength(of: request, in: pool)
-        promised[pool.id, default: 0] += UInt64(length)
-        defer { promised[pool.id, default: 0] -= UInt64(length) }
-        var data: RegisteredBuffer?
-        if length > 0 {
-            let buffer = try call.context.makeBuffer(count: length)
-            try await pull(request, call, into: buffer, length: length)
-            data = buffer
-        }
-        let operations = try operations(of: request, data: data)
-        // A caller that has given up must not find its change applied after its next one.
-        guard world.clock.wallNanoseconds < call.deadline else { throw .timedOut }
-        do throws(VOSError) {
-            reply.epoch = try await vos.update(
-                Update(
-                    pool: request.target.pool, container: request.target.container,
-                    object: request.target.object, epoch: clock.now(),
-                    transaction: request.transaction, operations: operations))
-        } catch {
-            throw RPCError(error)
-        }
-        withExtendedLifetime(data) {}
-        return reply
-    }
-
-    /// The bytes of data of all operations together, after checking every limit and the quota.
-    private func checkedLength(
-        of request: ObjectUpdateRequest, in pool: PoolRecord
-    ) throws(RPCError) -> Int {
-        guard !request.operations.isEmpty else {
-            throw .service(.invalidArgument, "an update without operations")
-        }
-        var length = 0
-        for operation in request.operations {
-            length += Int(operation.length)
-            let chunks =
-                (Int(operation.length) + ObjectLimits.checksumChunk - 1)
-                / ObjectLimits.checksumChunk
-            guard operation.checksums.count == chunks else {
-                throw .service(.invalidArgument, "checksums do not fit the data")
-            }
-            let (_, overflow) = operation.offset.addingReportingOverflow(
-                UInt64(operation.length))
-            guard !overflow else { throw .service(.invalidArgument, "offset out of range") }
-        }
-        guard length <= ObjectLimits.dataMax else {
-            throw .service(
-                .invalidArgument, "an update carries at most \(ObjectLimits.dataMax) bytes")
-        }
-        if length > 0 {
-            let used = vos.usage(pool: pool.id).bytes + promised[pool.id, default: 0]
-            guard used + UInt64(length) <= pool.sizePerTarget else {
-                throw .service(
-                    .noSpace,
-                    "pool \(pool.label) is full on target \(configuration.rank)."
-                        + "\(index): \(used) of \(pool.sizePerTarget) bytes are used")
-            }
-        }
-        return length
-    }
-
-    /// Brings the data from the request's payload or the client's memory.
-    private func pull(
-        _ request: ObjectUpdateRequest, _ call: RequestContext, into buffer: RegisteredBuffer,
-        length: Int
-    ) async throws(RPCError) {
-        if let bulk = request.bulk {
-            guard bulk.length >= UInt64(length) else {
-                throw .service(.invalidArgument, "the exposed memory is too small")
-            }
-            try await call.context.bulkGet(bulk, into: buffer, range: 0..<length)
-        } else {
-            guard unsafe call.payload.count == length else {
-                throw .service(.invalidArgument, "the payload does not fit the operations")
-            }
-            unsafe buffer.bytes.copyMemory(from: call.payload)
-            call.releasePayload()
-        }
-    }
-
-    private func operations(
-        of request: ObjectUpdateRequest, data: RegisteredBuffer?
-    ) throws(RPCError) -> [Operation] {
-        var operations: [Operation] = []
-        operations.reserveCapacity(request.operations.count)
-        var start = 0
-        for operation in request.operations {
-            let end = start + Int(operation.length)
-            let bytes =
-                unsafe data.map { unsafe UnsafeRawBufferPointer(rebasing: $0.bytes[start..<end]) }
-                ?? UnsafeRawBufferPointer(start: nil, count: 0)
-            start = end
-            let value = unsafe ValueBytes(bytes, checksums: operation.checksums)
-            let body: Operation.Body
-            switch operation.kind {
-            case .updateSingle:
-                body = .single(dkey: operation.dkey, akey: operation.akey, value)
-            case .updateArray:
-                guard operation.length > 0 else {
-                    throw .service(.invalidArgument, "an array is written by at least one byte")
-                }
-                body = .array(
-                    dkey: operation.dkey, akey: operation.akey, offset: operation.offset, value)
-            case .punchAkey: body = .punchAkey(dkey: operation.dkey, akey: operation.akey)
-            case .punchDkey: body = .punchDkey(operation.dkey)
-            case .punchObject: body = .punchObject
-            }
-            let condition: Operation.Condition =
-                switch operation.condition {
-                case .none: .none
-                case .insert: .insert
-                case .update: .update
-                }
-            operations.append(Operation(body, condition: condition))
-        }
-        return operations
-    }
-
     // MARK: - Fetch
 
     private func fetch(
         _ request: ObjectFetchRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectFetchReply {
         _ = try pool(of: request.target)
+        try observe(snapshot: request.snapshot)
         guard request.length <= UInt32(ObjectLimits.dataMax) else {
             throw .service(
                 .invalidArgument, "a fetch returns at most \(ObjectLimits.dataMax) bytes")
@@ -257,32 +148,45 @@ final class TargetService {
         }
         let (_, overflow) = request.offset.addingReportingOverflow(UInt64(request.length))
         guard !overflow else { throw .service(.invalidArgument, "offset out of range") }
-        let target = Fetch(
+        var target = Fetch(
             pool: request.target.pool, container: request.target.container,
-            object: request.target.object, dkey: request.dkey, akey: request.akey,
-            epoch: clock.now())
+            object: request.target.object, dkey: request.dkey, akey: request.akey)
+        target.patience = patience(call)
+        target.isTransactional = request.snapshot > 0
         var reply = ObjectFetchReply()
+        if target.isTransactional { reply.instance = call.context.instance }
         let buffer = try call.context.makeBuffer(count: max(1, Int(request.length)))
-        let result: FetchResult
+        let result: FetchResult?
         do throws(VOSError) {
             if request.kind == .arrayEnd {
-                reply.size = try await vos.arrayEnd(target)
+                (reply.size, reply.snapshot) = try await reading(at: request.snapshot) {
+                    (epoch) throws(VOSError) in
+                    target.epoch = epoch
+                    return try await vos.arrayEnd(target)
+                }
                 reply.found = reply.size > 0
                 return reply
             }
             let into = unsafe UnsafeMutableRawBufferPointer(
                 rebasing: buffer.bytes[0..<Int(request.length)])
-            if request.kind == .single {
-                result = unsafe try await vos.fetchSingle(target, into: into)
-            } else {
-                result = unsafe try await vos.fetchArray(
-                    target, offset: request.offset, length: Int(request.length), into: into,
-                    findingEnd: false)
+            (result, reply.snapshot) = try await reading(at: request.snapshot) {
+                (epoch) throws(VOSError) in
+                target.epoch = epoch
+                guard request.kind == .single else {
+                    return unsafe try await vos.fetchArray(
+                        target, offset: request.offset, length: Int(request.length), into: into,
+                        findingEnd: false)
+                }
+                do throws(VOSError) {
+                    return unsafe try await vos.fetchSingle(target, into: into)
+                } catch .notFound {
+                    return nil
+                }
             }
         } catch {
-            if case .notFound = error { return reply }
             throw RPCError(error)
         }
+        guard let result else { return reply }
         reply.found = true
         reply.size = request.kind == .single ? result.size : UInt64(result.byteCount)
         reply.checksums = result.checksums
@@ -298,7 +202,8 @@ final class TargetService {
     ) async throws(RPCError) {
         guard count > 0 else { return }
         if let bulk = request.bulk {
-            try await call.context.bulkPut(bulk, from: buffer, range: 0..<count)
+            try await call.context.bulkPut(
+                bulk, from: buffer, range: 0..<count, deadline: .at(call.deadline))
         } else {
             unsafe call.setReplyPayload(
                 UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<count]), keeping: buffer)
@@ -308,31 +213,79 @@ final class TargetService {
     // MARK: - Enumeration
 
     private func enumerate(
-        _ request: ObjectEnumerateRequest
+        _ request: ObjectEnumerateRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectEnumerateReply {
         _ = try pool(of: request.target)
+        try observe(snapshot: request.snapshot)
         let limit = Int(min(request.limit, UInt32(ObjectLimits.pageMax)))
         var reply = ObjectEnumerateReply()
         guard limit > 0 else { return reply }
+        let patience = patience(call)
+        let isTransactional = request.snapshot > 0
+        if isTransactional { reply.instance = call.context.instance }
+        let target = request.target
         do throws(VOSError) {
-            let page =
+            let page: (keys: [[UInt8]], next: [UInt8]?)
+            (page, reply.snapshot) = try await reading(at: request.snapshot) {
+                (epoch) throws(VOSError) in
                 if let dkey = request.dkey {
                     try await vos.listAkeys(
-                        pool: request.target.pool, container: request.target.container,
-                        object: request.target.object, dkey: dkey, after: request.after,
-                        limit: limit, epoch: clock.now())
+                        pool: target.pool, container: target.container, object: target.object,
+                        dkey: dkey, after: request.after, limit: limit, epoch: epoch,
+                        patience: patience, isTransactional: isTransactional)
                 } else {
                     try await vos.listDkeys(
-                        pool: request.target.pool, container: request.target.container,
-                        object: request.target.object, after: request.after, limit: limit,
-                        epoch: clock.now())
+                        pool: target.pool, container: target.container, object: target.object,
+                        after: request.after, limit: limit, epoch: epoch, patience: patience,
+                        isTransactional: isTransactional)
                 }
+            }
             reply.keys = page.keys
             reply.more = page.next != nil
             return reply
         } catch {
             throw RPCError(error)
         }
+    }
+
+    // MARK: - Reads of transactions
+
+    /// How long a request may wait for what others hold: a while, and not beyond its deadline.
+    func patience(_ call: RequestContext) -> Instant {
+        let wall = world.clock.wallNanoseconds
+        let left = call.deadline > wall ? call.deadline - wall : 0
+        let longest = TransactionService.patience.nanosecondsClamped
+        return xstream.now + .nanoseconds(Int64(min(left, longest)))
+    }
+
+    /// Moves our clock beyond the snapshot of a transaction, so that no later update gets an epoch
+    /// before it.
+    private func observe(snapshot: UInt64) throws(RPCError) {
+        guard snapshot > 0, snapshot != ObjectFetchRequest.now else { return }
+        guard clock.observe(snapshot) else { throw .clockSkew }
+    }
+
+    /// How often the first read of a transaction tries to find an epoch that nothing is newer than.
+    private static let snapshotAttemptsMax = 8
+
+    /// Reads at the snapshot of a transaction; at one that is chosen here, if it has none; now, if
+    /// there is no transaction (`snapshot` is 0). Returns the snapshot.
+    private func reading<Value>(
+        at snapshot: UInt64, _ body: (UInt64) async throws(VOSError) -> Value
+    ) async throws(VOSError) -> (Value, UInt64) {
+        guard snapshot == ObjectFetchRequest.now else {
+            return (try await body(snapshot > 0 ? snapshot : clock.now()), snapshot)
+        }
+        for _ in 1..<TargetService.snapshotAttemptsMax {
+            let epoch = clock.now()
+            do throws(VOSError) {
+                return (try await body(epoch), epoch)
+            } catch .conflict {
+                // What it waited for is newer.
+            }
+        }
+        let epoch = clock.now()
+        return (try await body(epoch), epoch)
     }
 }
 
@@ -368,6 +321,11 @@ extension RPCError {
         case .device(let error):
             self = .service(.device, DeviceProblem.describe(error))
         case .duplicateInProgress: self = .service(.busy, "the same request is being served")
+        case .conflict:
+            self = .service(.conflict, "something that the transaction uses has changed")
+        case .undecided:
+            self = .service(
+                .undecided, "it is not known yet what became of an earlier change of the key")
         case .epochTooOld:
             self = .service(.tooOld, "that version is not kept any more")
         case .closed: self = .service(.unavailable, "the engine is stopping")

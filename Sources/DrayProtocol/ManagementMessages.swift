@@ -247,4 +247,11 @@ public enum ServiceCode: UInt32, Sendable {
     case busy = 8
     case device = 9
     case tooOld = 10
+    /// The transaction was aborted: nothing of it will ever be seen. It may be tried again, as
+    /// another one.
+    case aborted = 11
+    /// What the transaction has read, or would write, has changed: begin again.
+    case conflict = 12
+    /// It cannot be known now what became of an earlier change: ask again, or another replica.
+    case undecided = 13
 }

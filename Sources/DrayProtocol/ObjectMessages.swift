@@ -76,8 +76,12 @@ public enum ObjectLimits {
     public static let keyMax = 4096
     /// Bytes of data in one request; a single value or an extent is no longer.
     public static let dataMax = 1 << 20
-    /// Operations in one request.
+    /// Operations in one part of a transaction.
     public static let operationsMax = 64
+    /// Things read in one part of a transaction.
+    public static let readsMax = 1024
+    /// Parts of a transaction: redundancy groups of objects.
+    public static let partsMax = 4096
     /// Bytes that one checksum covers.
     public static let checksumChunk = 32 << 10
     /// Checksums of one operation.
@@ -88,21 +92,68 @@ public enum ObjectLimits {
     public static let inlineMax = 16 << 10
 }
 
-/// Changes an object, as one transaction. The data is the payload, or `bulk`.
-public struct ObjectUpdateRequest: Message, Hashable {
+/// What a transaction does with one redundancy group of an object.
+public struct ObjectPart: Message, Hashable {
     public var target = ObjectTarget()
-    /// Chosen by the client; a resend carries the same, and is applied once.
-    public var transaction = UniqueID.zero
+    /// The redundancy group that holds every dkey named here.
+    public var group: UInt16 = 0
     public var operations: [ObjectOperation] = []
+    /// What the transaction has read in this group and must not have changed.
+    public var reads: [ObjectRead] = []
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&target)
+        try coder.code(&group)
+        try coder.code(&operations, max: ObjectLimits.operationsMax)
+        try coder.code(&reads, max: ObjectLimits.readsMax)
+    }
+
+    /// The bytes of data of all operations.
+    public var length: Int { operations.reduce(0) { $0 + Int($1.length) } }
+}
+
+/// Something that a transaction has read.
+public struct ObjectRead: Message, Hashable {
+    /// Nil: the list of dkeys of the group.
+    public var dkey: [UInt8]?
+    /// Which incarnation of the target answered: another one has forgotten who read what.
+    public var instance: UInt64 = 0
+
+    public init() {}
+
+    public init(dkey: [UInt8]?, instance: UInt64) {
+        self.dkey = dkey
+        self.instance = instance
+    }
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&dkey, default: []) { (coder, key) throws(DecodingFailure) in
+            try coder.code(&key, max: ObjectLimits.keyMax)
+        }
+        try coder.code(&instance)
+    }
+}
+
+/// Changes one or more objects, as one transaction. Sent to the leader of the first part. The data
+/// of all operations, in their order, is the payload, or `bulk`.
+public struct ObjectUpdateRequest: Message, Hashable {
+    /// Chosen by the client; a resend carries the same, and is applied once. Its lower half is the
+    /// client's clock when it was made.
+    public var transaction = UniqueID.zero
+    /// The epoch at which the transaction has read; 0 when it has not.
+    public var snapshot: UInt64 = 0
+    public var parts: [ObjectPart] = []
     /// Where the client's memory holds the data, when it is not in the payload.
     public var bulk: BulkDescriptor?
 
     public init() {}
 
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
-        try coder.code(&target)
         try coder.code(&transaction)
-        try coder.code(&operations, max: ObjectLimits.operationsMax)
+        try coder.code(&snapshot)
+        try coder.code(&parts, max: ObjectLimits.partsMax)
         try coder.code(&bulk)
     }
 }
@@ -137,7 +188,13 @@ public struct ObjectFetchRequest: Message, Hashable {
     public var offset: UInt64 = 0
     /// The most bytes to return; for an array, the bytes to read.
     public var length: UInt32 = 0
+    /// The read of a transaction at this epoch: `now` for its first one, which chooses the epoch.
+    /// 0: no transaction.
+    public var snapshot: UInt64 = 0
     public var bulk: BulkDescriptor?
+
+    /// The snapshot of a transaction that has none yet.
+    public static let now = UInt64.max
 
     public init() {}
 
@@ -148,6 +205,7 @@ public struct ObjectFetchRequest: Message, Hashable {
         try coder.code(&akey, max: ObjectLimits.keyMax)
         try coder.code(&offset)
         try coder.code(&length)
+        try coder.code(&snapshot)
         try coder.code(&bulk)
     }
 }
@@ -160,17 +218,22 @@ public struct ObjectFetchReply: Message, Hashable {
     public var size: UInt64 = 0
     /// CRC32C of each `checksumChunk` bytes of the data returned, counted from its start.
     public var checksums: [UInt32] = []
+    /// Of a transaction's read: its snapshot, and which incarnation of the target answers.
+    public var snapshot: UInt64 = 0
+    public var instance: UInt64 = 0
 
     public init() {}
 
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&found)
         try coder.code(&size)
+        try coder.code(&snapshot)
+        try coder.code(&instance)
         try coder.code(&checksums, max: ObjectLimits.checksumsMax)
     }
 }
 
-/// Lists dkeys of a shard, or akeys of a dkey, in byte order.
+/// Lists dkeys of a redundancy group, or akeys of a dkey, in byte order.
 public struct ObjectEnumerateRequest: Message, Hashable {
     public var target = ObjectTarget()
     /// Nil: list dkeys. Otherwise list the akeys of this dkey.
@@ -178,6 +241,8 @@ public struct ObjectEnumerateRequest: Message, Hashable {
     /// Only keys after this one.
     public var after: [UInt8]?
     public var limit: UInt32 = 0
+    /// As for a fetch.
+    public var snapshot: UInt64 = 0
 
     public init() {}
 
@@ -190,6 +255,7 @@ public struct ObjectEnumerateRequest: Message, Hashable {
             try coder.code(&key, max: ObjectLimits.keyMax)
         }
         try coder.code(&limit)
+        try coder.code(&snapshot)
     }
 }
 
@@ -198,10 +264,15 @@ public struct ObjectEnumerateReply: Message, Hashable {
     public var keys: [[UInt8]] = []
     /// Whether there are keys after these.
     public var more = false
+    /// Of a transaction's read: its snapshot, and which incarnation of the target answers.
+    public var snapshot: UInt64 = 0
+    public var instance: UInt64 = 0
 
     public init() {}
 
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&snapshot)
+        try coder.code(&instance)
         try coder.code(&keys, max: ObjectLimits.pageMax, bytesMax: ObjectLimits.keyMax)
         try coder.code(&more)
     }
@@ -209,7 +280,7 @@ public struct ObjectEnumerateReply: Message, Hashable {
 
 /// The object protocol, served by every target.
 public enum ObjectProtocol {
-    public static let id = ProtocolID(base: 0x10, version: 1)
+    public static let id = ProtocolID(base: 0x10, version: 2)
 
     public static let update = Procedure<ObjectUpdateRequest, ObjectUpdateReply>(
         id, index: 0, name: "object.update")
@@ -217,6 +288,11 @@ public enum ObjectProtocol {
         id, index: 1, name: "object.fetch")
     public static let enumerate = Procedure<ObjectEnumerateRequest, ObjectEnumerateReply>(
         id, index: 2, name: "object.enumerate")
+    /// Whether what a transaction without changes has read is still the newest.
+    public static let validate = Procedure<ObjectUpdateRequest, EmptyMessage>(
+        id, index: 3, name: "object.validate")
+    public static let inspect = Procedure<ObjectInspectRequest, ObjectInspectReply>(
+        id, index: 4, name: "object.inspect")
 }
 
 extension ObjectLimits {

@@ -308,7 +308,8 @@ final class Workload {
         case .unavailable, .timedOut, .cancelled:
             unknownOutcomes += 1
             return true
-        case .notFound, .exists, .noSpace, .invalidArgument, .corrupt, .device, .internalError:
+        case .notFound, .exists, .noSpace, .invalidArgument, .corrupt, .conflict, .device,
+            .internalError:
             violation("unexpected error \(error.code): \(error)")
             return false
         }

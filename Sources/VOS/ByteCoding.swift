@@ -35,6 +35,12 @@ struct ByteReader {
     mutating func long() throws(MalformedBytes) -> UInt32 { try number(UInt32.self) }
     mutating func quad() throws(MalformedBytes) -> UInt64 { try number(UInt64.self) }
 
+    /// An identifier, as `append(id:)` writes it.
+    mutating func id() throws(MalformedBytes) -> UniqueID {
+        let high = try number(UInt64.self)
+        return UniqueID(high: high.byteSwapped, low: try number(UInt64.self).byteSwapped)
+    }
+
     /// `count` bytes.
     mutating func string(_ count: Int) throws(MalformedBytes) -> [UInt8] {
         guard count >= 0, remaining >= count else {

@@ -13,14 +13,18 @@ internal import DrayRuntime
 ///     each: type 1, byteCount 4, checksum 4, extents 4, each: start 4, count 4
 ///
 /// The directory lies in the blocks that BIO's `CheckpointRoot` names. A chunk of type 1 has
-/// transactions (id 16, epoch 8), one of type 2 has index entries in ascending order.
+/// transactions (id 16, epoch 8, committed 1), one of type 2 index entries in ascending order, one
+/// of type 3 undecided transactions (sequence 8, log record 4 + n), one of type 4 committed ones
+/// that others may not know of (id 16, epoch 8, members 4 + n).
 struct CheckpointDirectory {
     static let magic: UInt32 = 0x534f_5644  // "DVOS"
-    static let version: UInt32 = 1
+    static let version: UInt32 = 2
 
     enum ChunkType: UInt8 {
         case transactions = 1
         case entries = 2
+        case prepared = 3
+        case completions = 4
     }
 
     struct Chunk {

@@ -11,6 +11,13 @@ public struct Fetch: Sendable {
     /// The newest version whose epoch is not above this one is read.
     public var epoch: UInt64
 
+    /// How long to wait for updates under way; nil: for ever.
+    public var patience: Instant?
+
+    /// The read is part of a transaction whose snapshot is `epoch`: what is newer ends it with
+    /// `.conflict`, and nothing will be written at that epoch or before any more.
+    public var isTransactional = false
+
     public init(
         pool: UniqueID, container: UniqueID, object: ObjectID, dkey: [UInt8], akey: [UInt8],
         epoch: UInt64 = .max

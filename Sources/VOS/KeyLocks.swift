@@ -1,77 +1,133 @@
 internal import DrayRuntime
 
-/// Orders the updates of one key: those with conditions run alone, the others together. Readers
-/// hold nothing, but let the updates that came before them finish: an update has its epoch before
-/// it can be seen, and must not appear in the past of somebody who looked.
+/// Orders what is done to one key. Updates run together unless one has a condition; what a
+/// transaction has read stays as it is until the transaction is decided. Plain readers hold
+/// nothing, but let the updates that came before them finish: an update has its epoch before it
+/// can be seen, and must not appear in the past of somebody who looked.
 ///
-/// The locks are striped by a checksum of the key, so two keys may share one; that costs waiting,
-/// never correctness. Whoever needs several takes them in ascending order, so nobody waits in a
-/// circle. Fair: first come, first served.
+/// Two levels, objects and distribution keys, as in multi-granularity locking (Gray 1976): who
+/// locks a distribution key has an intention lock on its object. Whoever needs several takes them
+/// in ascending order, so nobody on this xstream waits in a circle. Fair: first come, first served.
 final class KeyLocks {
-    /// A stripe, and whether it is wanted alone.
-    struct Request {
-        var stripe: Int
-        var isExclusive: Bool
+    /// What a lock is wanted for.
+    enum Mode: UInt8 {
+        /// To write, together with other writers; on an object, to write below it.
+        case write = 1
+        /// To keep others from writing.
+        case read = 2
+        /// On an object: to read below it.
+        case readBelow = 3
+        /// To be alone.
+        case alone = 4
+
+        /// The weakest mode that allows both.
+        func joined(_ other: Mode) -> Mode {
+            switch (self, other) {
+            case (let mode, other) where mode == other: mode
+            case (.readBelow, let mode), (let mode, .readBelow): mode
+            default: .alone
+            }
+        }
     }
 
-    private static let objectStripes = 1024
-    private static let dkeyStripes = 4096
+    /// A key, by its hash, and what it is wanted for.
+    struct Request: Hashable {
+        var key: UInt64
+        var mode: Mode
+    }
 
     /// What a waiter waits for.
     private enum Wish {
-        /// To hold the stripe together with others.
-        case together
-        /// To hold the stripe alone.
-        case alone
+        case hold(Mode)
         /// Not to hold it, once nobody holds it alone.
         case afterThoseAlone
-        /// Not to hold it, once nobody holds it.
-        case afterAll
+        /// Not to hold it, once nobody writes.
+        case afterWriters
+    }
 
-        func isGranted(beside holders: Int32) -> Bool {
-            switch self {
-            case .together, .afterThoseAlone: holders >= 0
-            case .alone, .afterAll: holders == 0
+    private struct Stripe {
+        var writers: Int32 = 0
+        var readers: Int32 = 0
+        var readersBelow: Int32 = 0
+        /// More than one only of what others have ordered: `adopt`.
+        var alone: Int32 = 0
+        var waiters: [Waiter] = []
+
+        var isFree: Bool {
+            alone == 0 && writers == 0 && readers == 0 && readersBelow == 0
+                && waiters.isEmpty
+        }
+
+        func grants(_ wish: Wish) -> Bool {
+            guard alone == 0 else { return false }
+            return switch wish {
+            case .hold(.write): readers == 0
+            case .hold(.read), .afterWriters: writers == 0
+            case .hold(.readBelow), .afterThoseAlone: true
+            case .hold(.alone): writers == 0 && readers == 0 && readersBelow == 0
+            }
+        }
+
+        mutating func count(_ mode: Mode, by change: Int32) {
+            switch mode {
+            case .write: writers += change
+            case .read: readers += change
+            case .readBelow: readersBelow += change
+            case .alone: alone += change
             }
         }
     }
 
     @safe private final class Waiter {
         let wish: Wish
-        let continuation: UnsafeContinuation<Void, Never>
+        var continuation: UnsafeContinuation<Bool, Never>?
+        var timer: Timer?
 
-        init(_ wish: Wish, continuation: UnsafeContinuation<Void, Never>) {
+        init(_ wish: Wish) {
             self.wish = wish
-            unsafe self.continuation = continuation
+        }
+
+        func resume(_ isGranted: Bool) {
+            timer?.cancel()
+            timer = nil
+            // SAFETY: taken out before it is resumed, so that it is resumed once.
+            let continuation = unsafe continuation
+            unsafe self.continuation = nil
+            unsafe continuation?.resume(returning: isGranted)
         }
     }
 
-    private struct Stripe {
-        /// How many hold it together; -1: one alone.
-        var holders: Int32 = 0
-        var waiters: [Waiter] = []
+    private let xstream: XStream
+    /// What is held or waited for. Never iterated: its order differs from process to process.
+    private var stripes: [UInt64: Stripe] = [:]
+
+    /// Called with the key whenever somebody has to wait for it.
+    var onWait: ((UInt64) -> Void)?
+
+    /// How many locks are held, each holder counted.
+    private(set) var heldCount = 0
+
+    init(xstream: XStream) {
+        self.xstream = xstream
     }
 
-    private var stripes = ContiguousArray(
-        repeating: Stripe(), count: objectStripes + dkeyStripes)
-
-    /// The stripe of the object of `key`.
-    static func objectStripe(_ key: IndexKey.Bytes) -> Int {
-        Int(key.checksum(first: IndexKey.objectLength)) % objectStripes
+    /// The object of `key`.
+    static func object(_ key: IndexKey.Bytes) -> UInt64 {
+        StableKeyHash.hash(key, first: IndexKey.objectLength, seed: 1)
     }
 
-    /// The stripe of a prefix of `key` that ends with a distribution key.
-    static func dkeyStripe(_ key: IndexKey.Bytes, length: Int) -> Int {
-        objectStripes + Int(key.checksum(first: length)) % dkeyStripes
+    /// The prefix of `key` that ends with a distribution key.
+    static func dkey(_ key: IndexKey.Bytes, length: Int) -> UInt64 {
+        StableKeyHash.hash(key, first: length, seed: 2)
     }
 
-    /// In ascending order and without repetition; wanted alone, if it is anywhere.
+    /// In ascending order, each key once.
     static func ordered(_ requests: [Request]) -> [Request] {
         var result: [Request] = []
         result.reserveCapacity(requests.count)
-        for request in requests.sorted(by: { $0.stripe < $1.stripe }) {
-            if let last = result.last, last.stripe == request.stripe {
-                result[result.count - 1].isExclusive = last.isExclusive || request.isExclusive
+        for request in requests.sorted(by: { $0.key < $1.key }) {
+            if let last = result.last, last.key == request.key {
+                result[result.count - 1].mode = last.mode.joined(request.mode)
             } else {
                 result.append(request)
             }
@@ -79,71 +135,146 @@ final class KeyLocks {
         return result
     }
 
-    /// Takes all of `requests`, which are ordered.
-    func acquire(_ requests: [Request]) async {
-        for request in requests {
-            await wait(for: request.isExclusive ? .alone : .together, at: request.stripe)
+    // MARK: - Take and give
+
+    /// Takes all of `requests`, which are ordered. Returns false, and takes none, when that has
+    /// not come about by `deadline`.
+    func acquire(_ requests: [Request], until deadline: Instant?) async -> Bool {
+        for (index, request) in requests.enumerated() {
+            guard await wait(for: .hold(request.mode), at: request.key, until: deadline) else {
+                release(requests[0..<index])
+                return false
+            }
         }
+        return true
+    }
+
+    /// Takes all of `requests`, which are ordered, if that is possible without waiting.
+    func tryAcquire(_ requests: [Request]) -> Bool {
+        for request in requests {
+            guard let stripe = stripes[request.key] else { continue }
+            guard stripe.waiters.isEmpty, stripe.grants(.hold(request.mode)) else { return false }
+        }
+        for request in requests { grant(request.mode, at: request.key) }
+        return true
+    }
+
+    /// Takes all of `requests` whoever holds them: what a transaction held before a restart, or what
+    /// another target has ordered.
+    func adopt(_ requests: [Request]) {
+        for request in requests { grant(request.mode, at: request.key) }
     }
 
     /// Waits for the updates that hold the distribution key of `path`, or want it, now.
-    func waitForUpdates(of path: NamePath) async {
-        await wait(for: .afterThoseAlone, at: KeyLocks.objectStripe(path.bytes))
-        await wait(for: .afterAll, at: KeyLocks.dkeyStripe(path.bytes, length: path.dkeyEnd))
+    func waitForUpdates(of path: NamePath, until deadline: Instant?) async -> Bool {
+        guard await wait(for: .afterThoseAlone, at: KeyLocks.object(path.bytes), until: deadline)
+        else { return false }
+        let dkey = KeyLocks.dkey(path.bytes, length: path.dkeyEnd)
+        return await wait(for: .afterWriters, at: dkey, until: deadline)
     }
 
     /// Waits for the updates that hold any part of the object of `key`, or want it, now.
-    func waitForUpdates(ofObject key: IndexKey.Bytes) async {
-        await wait(for: .afterAll, at: KeyLocks.objectStripe(key))
+    func waitForUpdates(ofObject key: IndexKey.Bytes, until deadline: Instant?) async -> Bool {
+        await wait(for: .afterWriters, at: KeyLocks.object(key), until: deadline)
     }
 
     @inline(__always)
-    private func wait(for wish: Wish, at index: Int) async {
-        if stripes[index].waiters.isEmpty, wish.isGranted(beside: stripes[index].holders) {
-            grant(wish, at: index)
-            return
+    private func wait(for wish: Wish, at key: UInt64, until deadline: Instant?) async -> Bool {
+        guard let stripe = stripes[key] else {
+            if case .hold(let mode) = wish { grant(mode, at: key) }
+            return true
         }
-        unsafe await withUnsafeContinuation { continuation in
-            stripes[index].waiters.append(unsafe Waiter(wish, continuation: continuation))
+        if stripe.waiters.isEmpty, stripe.grants(wish) {
+            if case .hold(let mode) = wish { grant(mode, at: key) }
+            return true
+        }
+        return await queue(wish, at: key, until: deadline)
+    }
+
+    private func queue(_ wish: Wish, at key: UInt64, until deadline: Instant?) async -> Bool {
+        if let deadline, deadline <= xstream.now { return false }
+        onWait?(key)
+        let waiter = Waiter(wish)
+        if let deadline {
+            waiter.timer = xstream.schedule(at: deadline) { [self] in
+                stripes[key]?.waiters.removeAll { $0 === waiter }
+                waiter.timer = nil
+                waiter.resume(false)
+                // Those behind it may have waited for it alone.
+                admit(key)
+            }
+        }
+        return unsafe await withUnsafeContinuation { continuation in
+            unsafe waiter.continuation = continuation
+            stripes[key, default: Stripe()].waiters.append(waiter)
         }
     }
 
-    private func grant(_ wish: Wish, at index: Int) {
-        switch wish {
-        case .together: stripes[index].holders += 1
-        case .alone: stripes[index].holders = -1
-        case .afterThoseAlone, .afterAll: return
-        }
+    private func grant(_ mode: Mode, at key: UInt64) {
+        stripes[key, default: Stripe()].count(mode, by: 1)
         heldCount += 1
     }
 
     /// Gives all of `requests` back.
-    func release(_ requests: [Request]) {
+    func release(_ requests: some Sequence<Request>) {
         for request in requests {
-            let index = request.stripe
-            precondition(
-                request.isExclusive ? stripes[index].holders == -1 : stripes[index].holders > 0)
-            stripes[index].holders = request.isExclusive ? 0 : stripes[index].holders - 1
+            guard var stripe = stripes[request.key] else {
+                preconditionFailure("a lock that is not held is given back")
+            }
+            stripe.count(request.mode, by: -1)
+            precondition(stripe.writers >= 0 && stripe.alone >= 0)
+            precondition(stripe.readers >= 0 && stripe.readersBelow >= 0)
             heldCount -= 1
-            guard !stripes[index].waiters.isEmpty else { continue }
-            admit(index)
+            stripes[request.key] = stripe.isFree ? nil : stripe
+            if !stripe.waiters.isEmpty { admit(request.key) }
         }
     }
 
-    /// Hands the stripe to those at the front who can have it.
-    private func admit(_ index: Int) {
-        var count = 0
-        for waiter in stripes[index].waiters {
-            guard waiter.wish.isGranted(beside: stripes[index].holders) else { break }
-            grant(waiter.wish, at: index)
-            count += 1
+    /// Hands the key to those at the front who can have it.
+    private func admit(_ key: UInt64) {
+        guard var stripe = stripes[key] else { return }
+        var admitted: [Waiter] = []
+        while let waiter = stripe.waiters.first, stripe.grants(waiter.wish) {
+            stripe.waiters.removeFirst()
+            if case .hold(let mode) = waiter.wish {
+                stripe.count(mode, by: 1)
+                heldCount += 1
+            }
+            admitted.append(waiter)
         }
-        guard count > 0 else { return }
-        let admitted = stripes[index].waiters[0..<count]
-        stripes[index].waiters.removeFirst(count)
-        for waiter in admitted { unsafe waiter.continuation.resume() }
+        stripes[key] = stripe.isFree ? nil : stripe
+        for waiter in admitted { waiter.resume(true) }
+    }
+}
+
+/// Hashes keys to 64 bits, alike in every process: locks are taken in the order of the hashes.
+enum StableKeyHash {
+    static func hash(_ key: IndexKey.Bytes, first length: Int, seed: UInt64) -> UInt64 {
+        precondition(length <= key.count)
+        var hash = seed &* 0x9e37_79b9_7f4a_7c15 ^ UInt64(length)
+        unsafe key.withUnsafeBytes { bytes in
+            var index = 0
+            while index + 8 <= length {
+                let word = unsafe UInt64(
+                    littleEndian: bytes.loadUnaligned(fromByteOffset: index, as: UInt64.self))
+                hash = mix(hash ^ word)
+                index += 8
+            }
+            var rest: UInt64 = 0
+            while index < length {
+                rest = unsafe rest << 8 | UInt64(bytes[index])
+                index += 1
+            }
+            hash = mix(hash ^ rest)
+        }
+        return hash
     }
 
-    /// How many stripes are held, each holder counted. For tests.
-    private(set) var heldCount = 0
+    /// The finaliser of MurmurHash3.
+    private static func mix(_ value: UInt64) -> UInt64 {
+        var x = value &+ 0x9e37_79b9_7f4a_7c15
+        x = (x ^ (x >> 33)) &* 0xff51_afd7_ed55_8ccd
+        x = (x ^ (x >> 33)) &* 0xc4ce_b9fe_1a85_ec53
+        return x ^ (x >> 33)
+    }
 }

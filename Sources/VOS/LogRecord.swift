@@ -10,20 +10,27 @@ struct PreparedOperation {
 /// A record of the write-ahead log.
 ///
 ///     type 1 | version 1 | ...
-///     update:  pool 16, container 16, object 16, epoch 8, transaction 16, count 2, operations
-///              operation: kind 1, flags 1 (1 = in blocks, 2 = dkey of the one before),
-///              dkey 4 + n, akey 4 + n (what the kind has), value (`RecordCoding`)
-///     removal: aggregated epoch 8, count 2, keys (shared with the one before 4, rest 4 + n)
-///     range:   from 4 + n, to 4 + n
+///     update:   epoch 8, transaction 16, changes
+///     changes:  pool 16, container 16, object 16, count 2, operations
+///               operation: kind 1, flags 1 (1 = in blocks, 2 = dkey of the one before),
+///               dkey 4 + n, akey 4 + n (what the kind has), value (`RecordCoding`)
+///     removal:  aggregated epoch 8, count 2, keys (shared with the one before 4, rest 4 + n)
+///     range:    from 4 + n, to 4 + n
+///     prepared: transaction 16, epoch 8, leader 1, members 4 + n, locks 2 (each key 8, mode 1),
+///               changes of objects 2 (each: changes)
+///     outcomes: count 2, each: kind 1 (1 committed, 2 aborted, 3 completed), transaction 16,
+///               epoch 8
 ///
 /// Numbers are little-endian; identifiers and keys big-endian, as in `IndexKey`.
 enum LogRecord {
-    static let version: UInt8 = 1
+    static let version: UInt8 = 2
 
     private enum RecordType: UInt8 {
         case update = 1
         case removal = 2
         case range = 3
+        case prepared = 4
+        case outcomes = 5
     }
 
     case update(epoch: UInt64, transaction: UniqueID, operations: [PreparedOperation])
@@ -31,6 +38,10 @@ enum LogRecord {
     case removal(aggregatedEpoch: UInt64, keys: [IndexKey.Bytes])
     /// Everything from one key up to another is destroyed.
     case range(from: IndexKey.Bytes, to: IndexKey.Bytes)
+    /// This target's part of a distributed transaction is durable, and undecided.
+    case prepared(DTX)
+    /// What became of transactions that were prepared.
+    case outcomes([DTXOutcome])
 
     // MARK: - Encoding
 
@@ -40,12 +51,20 @@ enum LogRecord {
         bytes.reserveCapacity(160 + 96 * prepared.count)
         bytes.append(RecordType.update.rawValue)
         bytes.append(version)
+        bytes.put(update.epoch)
+        bytes.append(id: update.transaction)
+        put(update, prepared, to: &bytes)
+        return bytes
+    }
+
+    /// The changes of one object.
+    private static func put(
+        _ update: Update, _ prepared: some Collection<PreparedOperation>, to bytes: inout [UInt8]
+    ) {
         bytes.append(id: update.pool)
         bytes.append(id: update.container)
         bytes.append(word: update.object.high)
         bytes.append(word: update.object.low)
-        bytes.put(update.epoch)
-        bytes.append(id: update.transaction)
         bytes.put(UInt16(prepared.count))
         var previous: [UInt8]?
         for (operation, prepared) in zip(update.operations, prepared) {
@@ -60,6 +79,45 @@ enum LogRecord {
             if let akey { bytes.put(string: akey) }
             RecordCoding.put(record, to: &bytes)
             previous = dkey
+        }
+    }
+
+    /// The record of a part of a transaction. `prepared` are the operations of all `updates`, in
+    /// order, with their values placed.
+    static func encode(
+        _ dtx: DTX, _ updates: [Update], prepared: [PreparedOperation]
+    ) -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(256 + 96 * prepared.count)
+        bytes.append(RecordType.prepared.rawValue)
+        bytes.append(version)
+        bytes.append(id: dtx.id)
+        bytes.put(dtx.epoch)
+        bytes.append(dtx.isLeader ? 1 : 0)
+        bytes.put(string: dtx.members)
+        bytes.put(UInt16(dtx.locks.count))
+        for lock in dtx.locks {
+            bytes.put(lock.key)
+            bytes.append(lock.mode.rawValue)
+        }
+        bytes.put(UInt16(updates.count))
+        var next = 0
+        for update in updates {
+            let end = next + update.operations.count
+            put(update, prepared[next..<end], to: &bytes)
+            next = end
+        }
+        return bytes
+    }
+
+    static func encodeOutcomes(_ outcomes: [DTXOutcome]) -> [UInt8] {
+        var bytes: [UInt8] = [RecordType.outcomes.rawValue, version]
+        bytes.reserveCapacity(4 + 25 * outcomes.count)
+        bytes.put(UInt16(outcomes.count))
+        for outcome in outcomes {
+            bytes.append(outcome.kind.rawValue)
+            bytes.append(id: outcome.id)
+            bytes.put(outcome.epoch)
         }
         return bytes
     }
@@ -101,6 +159,8 @@ enum LogRecord {
             record = .range(
                 from: try reader.countedString(maximum: IndexKey.lengthMax),
                 to: try reader.countedString(maximum: IndexKey.lengthMax))
+        case .prepared: record = try decodePrepared(&reader)
+        case .outcomes: record = try decodeOutcomes(&reader)
         case nil: throw MalformedBytes(what: "log record type \(type)")
         }
         guard reader.remaining == 0 else {
@@ -111,10 +171,54 @@ enum LogRecord {
 
     private static func decodeUpdate(_ reader: inout ByteReader) throws(MalformedBytes) -> LogRecord
     {
-        let object = try reader.string(IndexKey.objectLength)
         let epoch = try reader.quad()
-        let words = try reader.string(16)
-        let transaction = UniqueID(high: words.word(at: 0), low: words.word(at: 8))
+        return .update(
+            epoch: epoch, transaction: try reader.id(),
+            operations: try decodeOperations(&reader, epoch: epoch))
+    }
+
+    private static func decodePrepared(
+        _ reader: inout ByteReader
+    ) throws(MalformedBytes) -> LogRecord {
+        let id = try reader.id()
+        let epoch = try reader.quad()
+        let isLeader = try reader.byte() != 0
+        let members = try reader.countedString(maximum: VOSLimits.membersLengthMax)
+        let dtx = DTX(id: id, members: members, isLeader: isLeader)
+        dtx.epoch = epoch
+        dtx.record = reader.bytes
+        for _ in 0..<(try reader.short()) {
+            let key = try reader.quad()
+            guard let mode = KeyLocks.Mode(rawValue: try reader.byte()) else {
+                throw MalformedBytes(what: "the mode of a lock")
+            }
+            dtx.locks.append(KeyLocks.Request(key: key, mode: mode))
+        }
+        for _ in 0..<(try reader.short()) {
+            dtx.operations += try decodeOperations(&reader, epoch: epoch)
+        }
+        return .prepared(dtx)
+    }
+
+    private static func decodeOutcomes(
+        _ reader: inout ByteReader
+    ) throws(MalformedBytes) -> LogRecord {
+        var outcomes: [DTXOutcome] = []
+        for _ in 0..<(try reader.short()) {
+            guard let kind = DTXOutcome.Kind(rawValue: try reader.byte()) else {
+                throw MalformedBytes(what: "the outcome of a transaction")
+            }
+            outcomes.append(
+                DTXOutcome(kind: kind, id: try reader.id(), epoch: try reader.quad()))
+        }
+        return .outcomes(outcomes)
+    }
+
+    /// Decodes the changes of one object.
+    private static func decodeOperations(
+        _ reader: inout ByteReader, epoch: UInt64
+    ) throws(MalformedBytes) -> [PreparedOperation] {
+        let object = try reader.string(IndexKey.objectLength)
         let count = Int(try reader.short())
         guard count > 0, count <= VOSLimits.operationsMax else {
             throw MalformedBytes(what: "an update of \(count) operations")
@@ -145,7 +249,7 @@ enum LogRecord {
                 dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch, from: &reader)
             operations.append(PreparedOperation(key: path.key(for: record), record: record))
         }
-        return .update(epoch: epoch, transaction: transaction, operations: operations)
+        return operations
     }
 
     private static func decodeRemoval(

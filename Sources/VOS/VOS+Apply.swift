@@ -21,8 +21,15 @@ extension VOS {
             lastSequence = sequence
             self.aggregatedEpoch = max(self.aggregatedEpoch, aggregatedEpoch)
             for key in keys { remove(key) }
+        case .prepared(let dtx):
+            lastSequence = sequence
+            didPrepare(dtx, sequence: sequence)
+        case .outcomes(let outcomes):
+            lastSequence = sequence
+            replay(outcomes)
         case .range(let from, let to):
             lastSequence = sequence
+            removeUndecided(from: from, to: to)
             var keys: [IndexKey.Bytes] = []
             index.forEach(from: from) { key, _ in
                 guard IndexKey.compare(key, to) < 0 else { return false }
@@ -37,6 +44,12 @@ extension VOS {
         epoch: UInt64, transaction: UniqueID, operations: [PreparedOperation], sequence: UInt64
     ) {
         lastSequence = sequence
+        apply(operations, sequence: sequence)
+        transactions.add(transaction, epoch: epoch)
+    }
+
+    /// Puts changes into the index. `sequence` is that of the record that holds them.
+    func apply(_ operations: [PreparedOperation], sequence: UInt64) {
         var stamp = sequence * UInt64(VOSLimits.operationsMax)
         for operation in operations {
             operation.record.stamp = stamp
@@ -45,7 +58,6 @@ extension VOS {
             insert(key, operation.record)
             stamp += 1
         }
-        transactions.add(transaction, epoch: epoch)
     }
 
     private func insert(_ key: IndexKey.Bytes, _ record: IndexRecord) {

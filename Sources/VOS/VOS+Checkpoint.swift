@@ -33,8 +33,10 @@ extension VOS {
 
     /// The most blocks that a checkpoint of the index as it is can take.
     func checkpointBlocksMax() -> Int {
-        let bytes = indexBytes + 24 * transactions.entries.count
-        let chunks = bytes / CheckpointChunk.byteCountGoal + 2
+        let bytes =
+            indexBytes + 25 * transactions.entries.count + preparedBytes + 12 * active.count
+            + completions.values.reduce(0) { $0 + 28 + $1.members.count }
+        let chunks = bytes / CheckpointChunk.byteCountGoal + 4
         return bytes / BlockDevice.blockSize + chunks + chunks / 64 + 4
     }
 
@@ -45,12 +47,15 @@ extension VOS {
         directory.horizon = transactions.horizon
         let snapshot = index
         let entries = transactions.entries
+        let prepared = undecided.map { ($0.sequence, $0.record) }
+        let completions = uncompleted
         var root: [BlockExtent] = []
         do throws(VOSError) {
             var bytes: [UInt8] = []
             for (count, entry) in entries.enumerated() {
                 bytes.append(id: entry.transaction)
                 bytes.put(entry.epoch)
+                bytes.append(entry.isCommitted ? 1 : 0)
                 directory.transactionCount += 1
                 if count % 1024 == 1023 { await giveWay() }
                 if bytes.count >= CheckpointChunk.byteCountGoal {
@@ -58,6 +63,23 @@ extension VOS {
                 }
             }
             if !bytes.isEmpty { try await writeChunk(.transactions, &bytes, &directory) }
+            for (sequence, record) in prepared {
+                if bytes.count + record.count > CheckpointChunk.byteCountGoal, !bytes.isEmpty {
+                    try await writeChunk(.prepared, &bytes, &directory)
+                }
+                bytes.put(sequence)
+                bytes.put(string: record)
+            }
+            if !bytes.isEmpty { try await writeChunk(.prepared, &bytes, &directory) }
+            for completion in completions {
+                bytes.append(id: completion.id)
+                bytes.put(completion.epoch)
+                bytes.put(string: completion.members)
+                if bytes.count >= CheckpointChunk.byteCountGoal {
+                    try await writeChunk(.completions, &bytes, &directory)
+                }
+            }
+            if !bytes.isEmpty { try await writeChunk(.completions, &bytes, &directory) }
             try await writeEntries(snapshot, &directory)
             try await publish(directory, &root)
         } catch {

@@ -29,23 +29,27 @@ extension VOS {
     /// `next` is the anchor to go on from; nil when there are no more. Cost: O(log n) for each.
     public func listDkeys(
         pool: UniqueID, container: UniqueID, object: ObjectID, after anchor: [UInt8]? = nil,
-        limit: Int, bytesMax: Int = .max, epoch: UInt64 = .max
+        limit: Int, bytesMax: Int = .max, epoch: UInt64 = .max, patience: Instant? = nil,
+        isTransactional: Bool = false
     ) async throws(VOSError) -> (keys: [[UInt8]], next: [UInt8]?) {
         let prefix = IndexKey.object(pool, container, object)
         return try await listNames(
-            prefix, after: anchor, limit: limit, bytesMax: bytesMax, epoch: epoch)
+            prefix, after: anchor, limit: limit, bytesMax: bytesMax, epoch: epoch,
+            patience: patience, isTransactional: isTransactional)
     }
 
     /// The attribute keys under a distribution key: otherwise like `listDkeys`.
     public func listAkeys(
         pool: UniqueID, container: UniqueID, object: ObjectID, dkey: [UInt8],
-        after anchor: [UInt8]? = nil, limit: Int, bytesMax: Int = .max, epoch: UInt64 = .max
+        after anchor: [UInt8]? = nil, limit: Int, bytesMax: Int = .max, epoch: UInt64 = .max,
+        patience: Instant? = nil, isTransactional: Bool = false
     ) async throws(VOSError) -> (keys: [[UInt8]], next: [UInt8]?) {
         try checkKey(dkey)
         let path = NamePath(
             object: IndexKey.object(pool, container, object), dkey: dkey, akey: nil)
         return try await listNames(
-            path.bytes, after: anchor, limit: limit, bytesMax: bytesMax, epoch: epoch)
+            path.bytes, after: anchor, limit: limit, bytesMax: bytesMax, epoch: epoch,
+            patience: patience, isTransactional: isTransactional)
     }
 
     /// The visible parts of an array from byte `offset` on, in order: at most `limit`.
@@ -57,7 +61,7 @@ extension VOS {
         let path = try path(of: fetch)
         try begin()
         defer { end() }
-        try await settle(path, epoch: fetch.epoch)
+        try await settle(path, fetch)
         let window: UInt64 = 16 << 20
         var extents: [ArrayExtent] = []
         var position = offset
@@ -98,13 +102,17 @@ extension VOS {
     }
 
     private func listNames(
-        _ parent: IndexKey.Bytes, after anchor: [UInt8]?, limit: Int, bytesMax: Int, epoch: UInt64
+        _ parent: IndexKey.Bytes, after anchor: [UInt8]?, limit: Int, bytesMax: Int, epoch: UInt64,
+        patience: Instant?, isTransactional: Bool
     ) async throws(VOSError) -> (keys: [[UInt8]], next: [UInt8]?) {
         try checkKey(anchor)
         try begin()
         defer { end() }
-        await locks.waitForUpdates(ofObject: parent)
+        guard await locks.waitForUpdates(ofObject: parent, until: patience) else {
+            throw .undecided
+        }
         try checkEpoch(epoch)
+        if isTransactional { try noteRead(KeyLocks.object(parent), nil, snapshot: epoch) }
         let prefix = parent + [IndexKey.childTag]
         var start = prefix
         if let anchor {

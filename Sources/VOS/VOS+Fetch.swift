@@ -10,14 +10,15 @@ extension VOS {
     /// device; others by a copy. What lies behind the value in the buffer, up to the end of the
     /// block, may be overwritten.
     ///
-    /// Throws `.notFound`, `.corrupt`, `.epochTooOld`, `.device`, `.keyTooLong`, `.closed`.
+    /// Throws `.notFound`, `.corrupt`, `.epochTooOld`, `.undecided`, `.conflict`, `.device`,
+    /// `.keyTooLong`, `.closed`.
     public func fetchSingle(
         _ fetch: Fetch, into buffer: UnsafeMutableRawBufferPointer
     ) async throws(VOSError) -> FetchResult {
         let path = try path(of: fetch)
         try begin()
         defer { end() }
-        try await settle(path, epoch: fetch.epoch)
+        try await settle(path, fetch)
         guard let record = visibleSingle(path, epoch: fetch.epoch) else { throw .notFound }
         let count = Int(record.byteCount)
         var result = FetchResult(
@@ -55,7 +56,7 @@ extension VOS {
         }
         try begin()
         defer { end() }
-        try await settle(path, epoch: fetch.epoch)
+        try await settle(path, fetch)
         var result = FetchResult(
             size: findingEnd ? visibleEnd(path, epoch: fetch.epoch) : 0, byteCount: length,
             checksums: [], epoch: 0)
@@ -88,16 +89,20 @@ extension VOS {
         let path = try path(of: fetch)
         try begin()
         defer { end() }
-        try await settle(path, epoch: fetch.epoch)
+        try await settle(path, fetch)
         return visibleEnd(path, epoch: fetch.epoch)
     }
 
     /// Lets the updates that are under way become visible: what was not seen at an epoch must not
     /// appear there later.
-    func settle(_ path: NamePath, epoch: UInt64) async throws(VOSError) {
-        await locks.waitForUpdates(of: path)
+    func settle(_ path: NamePath, _ fetch: Fetch) async throws(VOSError) {
+        guard await locks.waitForUpdates(of: path, until: fetch.patience) else { throw .undecided }
         // Aggregation may have gone on meanwhile.
-        try checkEpoch(epoch)
+        try checkEpoch(fetch.epoch)
+        guard fetch.isTransactional else { return }
+        try noteRead(
+            KeyLocks.object(path.bytes), KeyLocks.dkey(path.bytes, length: path.dkeyEnd),
+            snapshot: fetch.epoch)
     }
 
     func path(of fetch: Fetch) throws(VOSError) -> NamePath {

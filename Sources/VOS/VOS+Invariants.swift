@@ -5,8 +5,12 @@ extension VOS {
     /// Traps when the store's own counts contradict each other, or blocks have leaked. Nothing may
     /// be under way. O(n); for tests and simulations.
     package func checkInvariants() {
-        precondition(operations == 0 && epochsInFlight.isEmpty && inProgress.isEmpty)
-        precondition(locks.heldCount == 0, "a key is still locked")
+        precondition(operations == 0 && inProgress.isEmpty)
+        precondition(active.count == undecided.count, "a transaction is neither here nor there")
+        precondition(epochsInFlight.count == active.count, "an epoch is still in flight")
+        let held = undecided.reduce(0) { $0 + $1.locks.count }
+        precondition(locks.heldCount == held, "a key is still locked")
+        precondition(preparedBytes == undecided.reduce(0) { $0 + $1.record.count })
         index.checkInvariants()
         var punchCount = 0
         var bytes = 0
@@ -26,7 +30,8 @@ extension VOS {
         precondition(pins == 0, "a reader has left its pin")
         let extents = checkpointExtents + (store.checkpoint?.extents ?? [])
         let used =
-            blocks + extents.reduce(0) { $0 + UInt64($1.count) }
+            blocks + undecided.flatMap(\.blocks).reduce(0) { $0 + UInt64($1.count) }
+            + extents.reduce(0) { $0 + UInt64($1.count) }
             + UInt64(store.allocator.quarantinedBlocks)
         precondition(
             used == UInt64(store.allocator.usedBlocks),

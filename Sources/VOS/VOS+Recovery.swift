@@ -56,6 +56,8 @@ extension VOS {
                 switch chunk.type {
                 case .transactions: transactionCount += try loadTransactions(bytes)
                 case .entries: try loadEntries(bytes, last: &last)
+                case .prepared: try loadPrepared(bytes)
+                case .completions: try loadCompletions(bytes)
                 }
             }
             checkpointExtents.append(contentsOf: chunk.extents)
@@ -69,13 +71,33 @@ extension VOS {
         var reader = ByteReader(bytes)
         var count: UInt64 = 0
         while reader.remaining > 0 {
-            let words = try reader.string(16)
             transactions.add(
-                UniqueID(high: words.word(at: 0), low: words.word(at: 8)),
-                epoch: try reader.quad())
+                try reader.id(), epoch: try reader.quad(), isCommitted: try reader.byte() != 0)
             count += 1
         }
         return count
+    }
+
+    private func loadPrepared(_ bytes: [UInt8]) throws(MalformedBytes) {
+        var reader = ByteReader(bytes)
+        while reader.remaining > 0 {
+            let sequence = try reader.quad()
+            let record = try reader.countedString(maximum: CheckpointChunk.byteCountMax)
+            guard case .prepared(let dtx) = try LogRecord.decode(record) else {
+                throw MalformedBytes(what: "a checkpoint's transaction is another record")
+            }
+            didPrepare(dtx, sequence: sequence)
+        }
+    }
+
+    private func loadCompletions(_ bytes: [UInt8]) throws(MalformedBytes) {
+        var reader = ByteReader(bytes)
+        while reader.remaining > 0 {
+            let id = try reader.id()
+            completions[id] = Completion(
+                epoch: try reader.quad(),
+                members: try reader.countedString(maximum: VOSLimits.membersLengthMax))
+        }
     }
 
     private func loadEntries(
@@ -161,6 +183,9 @@ extension VOS {
             noteShadows(key, record, after: previous, reach: &reach)
             previous = (key, record)
             return failure == nil
+        }
+        if failure == nil {
+            do throws(BIOError) { try adoptUndecided() } catch { failure = error }
         }
         if let failure { throw .damaged(what: "the block map: \(failure)") }
         shadows = Deque(shadows.sorted { $0.epoch < $1.epoch })

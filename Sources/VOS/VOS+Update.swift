@@ -7,40 +7,68 @@ extension VOS {
     /// Returns when it is durable and visible, with the epoch that its transaction was applied at:
     /// that of the update, unless the transaction had been applied before.
     ///
-    /// Throws `.exists` or `.notFound` for a condition that does not hold, `.noSpace`,
-    /// `.epochTooOld`, `.duplicateInProgress`, `.keyTooLong`, `.valueTooLong`, `.badArgument`,
-    /// `.checksumMismatch`, `.device`, `.closed`.
+    /// - Parameters:
+    ///   - patience: how long to wait for keys that transactions hold; nil: for ever.
+    ///   - stamp: gives the epoch once the keys are locked, in place of the update's: only so is it
+    ///     later than those of all that held the keys before.
+    /// - Throws: `.exists` or `.notFound` for a condition that does not hold, `.noSpace`,
+    ///   `.epochTooOld`, `.duplicateInProgress`, `.undecided`, `.keyTooLong`, `.valueTooLong`,
+    ///   `.badArgument`, `.checksumMismatch`, `.device`, `.closed`.
     @discardableResult
-    public func update(_ update: Update) async throws(VOSError) -> UInt64 {
+    public func update(
+        _ update: Update, patience: Instant? = nil, stamp: (() -> UInt64)? = nil
+    ) async throws(VOSError) -> UInt64 {
+        var update = update
+        if stamp == nil { try checkEpoch(ofUpdate: update.epoch) }
         try check(update)
         try begin()
         defer { end() }
         if update.transaction != .zero {
             if let epoch = transactions.outcome(update.transaction) { return epoch }
-            guard inProgress.insert(update.transaction).inserted else {
+            guard active[update.transaction] == nil,
+                inProgress.insert(update.transaction).inserted
+            else {
                 throw .duplicateInProgress(update.transaction)
             }
         }
         defer { if update.transaction != .zero { inProgress.remove(update.transaction) } }
-        guard update.epoch > aggregatedEpoch else {
-            throw .epochTooOld(epoch: update.epoch, oldest: aggregatedEpoch + 1)
-        }
-        epochsInFlight.append(update.epoch)
-        defer { removeInFlight(update.epoch) }
+        var isInFlight = stamp == nil
+        if isInFlight { epochsInFlight.append(update.epoch) }
+        defer { if isInFlight { removeInFlight(update.epoch) } }
 
         let object = IndexKey.object(update.pool, update.container, update.object)
         let paths = update.operations.map { operation in
             let (dkey, akey) = operation.body.names
             return NamePath(object: object, dkey: dkey, akey: akey)
         }
-        let requests = lockRequests(update, object: object, paths: paths)
-        await locks.acquire(requests)
+        let objectKey = KeyLocks.object(object)
+        let requests = lockRequests(update, object: objectKey, paths: paths)
+        guard await locks.acquire(requests, until: patience) else { throw .undecided }
         defer { locks.release(requests) }
+        if let stamp {
+            update.epoch = stamp()
+            try checkEpoch(ofUpdate: update.epoch)
+            epochsInFlight.append(update.epoch)
+            isInFlight = true
+        }
         for (operation, path) in zip(update.operations, paths) where operation.condition != .none {
             try checkCondition(operation, path)
         }
+        for request in requests {
+            let dkey = request.key == objectKey ? nil : request.key
+            if dkey != nil || request.mode == .alone {
+                stamps.didWrite(object: objectKey, dkey: dkey, at: update.epoch)
+            }
+        }
         try await write(update, paths: paths)
         return update.epoch
+    }
+
+    private func checkEpoch(ofUpdate epoch: UInt64) throws(VOSError) {
+        guard epoch > 0, epoch < .max else { throw .badArgument("epoch \(epoch)") }
+        guard epoch > aggregatedEpoch else {
+            throw .epochTooOld(epoch: epoch, oldest: aggregatedEpoch + 1)
+        }
     }
 
     /// Removes everything older than `epoch` under the attribute key, or, without one, the
@@ -66,10 +94,7 @@ extension VOS {
 
     // MARK: - Checks
 
-    private func check(_ update: Update) throws(VOSError) {
-        guard update.epoch > 0, update.epoch < .max else {
-            throw .badArgument("epoch \(update.epoch)")
-        }
+    func check(_ update: Update) throws(VOSError) {
         guard !update.operations.isEmpty else { throw .badArgument("an update without operations") }
         guard update.operations.count <= VOSLimits.operationsMax else {
             throw .badArgument(
@@ -103,7 +128,7 @@ extension VOS {
         throw .keyTooLong(length: key.count, maximum: VOSLimits.keyLengthMax)
     }
 
-    private func removeInFlight(_ epoch: UInt64) {
+    func removeInFlight(_ epoch: UInt64) {
         guard let index = epochsInFlight.firstIndex(of: epoch) else {
             preconditionFailure("an update ended twice")
         }
@@ -114,29 +139,25 @@ extension VOS {
     /// Updates of one dkey run together unless one has a condition; a punch of an object, or a
     /// condition on it, keeps everything else out of the object.
     private func lockRequests(
-        _ update: Update, object: IndexKey.Bytes, paths: [NamePath]
+        _ update: Update, object: UInt64, paths: [NamePath]
     ) -> [KeyLocks.Request] {
         var requests: [KeyLocks.Request] = []
         requests.reserveCapacity(1 + paths.count)
-        var objectExclusive = false
+        requests.append(KeyLocks.Request(key: object, mode: .write))
         for (operation, path) in zip(update.operations, paths) {
             if path.dkeyEnd == 0 {
-                objectExclusive = true
-                continue
+                requests[0].mode = .alone
+            } else {
+                requests.append(
+                    KeyLocks.Request(
+                        key: KeyLocks.dkey(path.bytes, length: path.dkeyEnd),
+                        mode: operation.condition == .none ? .write : .alone))
             }
-            let isExclusive = operation.condition != .none
-            requests.append(
-                KeyLocks.Request(
-                    stripe: KeyLocks.dkeyStripe(path.bytes, length: path.dkeyEnd),
-                    isExclusive: isExclusive))
         }
-        requests.append(
-            KeyLocks.Request(
-                stripe: KeyLocks.objectStripe(object), isExclusive: objectExclusive))
         return KeyLocks.ordered(requests)
     }
 
-    private func checkCondition(_ operation: Operation, _ path: NamePath) throws(VOSError) {
+    func checkCondition(_ operation: Operation, _ path: NamePath) throws(VOSError) {
         let prefix: IndexKey.Bytes
         switch operation.condition {
         case .none: return
@@ -203,6 +224,7 @@ extension VOS {
                 try await checkpoint()
             }
             do throws(BIOError) {
+                try enqueueOutcomes()
                 try await store.append(bytes, checks: checks, apply: apply)
                 return
             } catch .full(let requested, let free) {
@@ -218,7 +240,7 @@ extension VOS {
     }
 
     /// Computes or verifies the checksums of a value, and writes it to blocks if it is long.
-    private func place(
+    func place(
         _ operation: Operation, _ path: NamePath, epoch: UInt64, reserved: inout [BlockExtent],
         checks: inout [BlockCheck]
     ) async throws(VOSError) -> IndexRecord {

@@ -21,11 +21,23 @@ internal import Logging
     var index = IndexTree()
     var transactions: TransactionTable
     var usages = UsageTable()
-    let locks = KeyLocks()
+    let locks: KeyLocks
+    var stamps = KeyStamps()
     let buffers = BufferPool()
 
     /// Transactions that are being applied.
     var inProgress: Set<UniqueID> = []
+    /// Distributed transactions under way, or undecided.
+    var active: [UniqueID: DTX] = [:]
+    /// Committed ones that others may not know of yet.
+    var completions: [UniqueID: Completion] = [:]
+    /// Decisions that go into the log with whatever goes there next.
+    var outcomes: [DTXOutcome] = []
+    /// Log records of decisions that are not durable yet.
+    var outcomesUnderWay = 0
+    /// Bytes of the records of what is prepared.
+    var preparedBytes = 0
+    var blockedHandler: ((DTX) -> Void)?
     /// The epochs of updates under way: aggregation stays below them.
     var epochsInFlight = ContiguousArray<UInt64>()
     /// Versions that something newer hides, by the epoch of what hides them.
@@ -62,6 +74,7 @@ internal import Logging
         self.xstream = xstream
         self.options = options
         log = world.log.logger(.vos)
+        locks = KeyLocks(xstream: xstream)
         transactions = TransactionTable(
             countMax: options.transactionsMax, age: options.transactionAge)
     }
@@ -115,9 +128,11 @@ internal import Logging
     /// Transactions of epochs up to this one may have been forgotten.
     public var transactionHorizon: UInt64 { transactions.horizon }
 
-    /// The newest epoch of the transactions that are remembered. After a restart the clock must
-    /// be ahead of it.
-    public var newestEpoch: UInt64 { transactions.newest }
+    /// The newest epoch of the transactions that are remembered or prepared. After a restart the
+    /// clock must be ahead of it.
+    public var newestEpoch: UInt64 {
+        active.values.reduce(transactions.newest) { max($0, $1.epoch) }
+    }
 
     /// What a pool holds here.
     public func usage(pool: UniqueID) -> VOSUsage { usages.usage(pool: pool) }

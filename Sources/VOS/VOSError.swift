@@ -27,6 +27,10 @@ public enum VOSError: Error, Hashable, Sendable {
     case device(BIOError)
     /// The transaction is being applied right now. Ask again.
     case duplicateInProgress(UniqueID)
+    /// Something that the transaction has read, or is about to write, has changed: begin again.
+    case conflict
+    /// Another transaction holds the key, and what becomes of it is not known yet. Ask again.
+    case undecided
     /// The epoch lies where versions may have been aggregated away already.
     case epochTooOld(epoch: UInt64, oldest: UInt64)
     /// The store was closed.

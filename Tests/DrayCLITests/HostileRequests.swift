@@ -46,9 +46,10 @@ struct HostileRequests {
             _ change: (inout ObjectUpdateRequest) -> Void
         ) async {
             var request = ObjectUpdateRequest()
-            request.target = place
+            request.parts = [ObjectPart()]
+            request.parts[0].target = place
+            request.parts[0].operations = [ObjectOperation()]
             request.transaction = UniqueID(high: 1, low: 2)
-            request.operations = [ObjectOperation()]
             change(&request)
             let (sent, buffer) = (request, IOBuffer(copying: payload))
             let bytes = UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<payload.count])
@@ -59,37 +60,37 @@ struct HostileRequests {
             }
             #expect(answer == expected, sourceLocation: location)
         }
-        await refused(.notFound) { $0.target.pool = UniqueID(high: 9, low: 9) }
-        await refused(.notFound) { $0.target.container = UniqueID(high: 9, low: 9) }
-        await refused(.staleMap) { $0.target.mapVersion = 77 }
-        await refused(.invalidArgument) { $0.operations = [] }
-        await refused(.invalidArgument) { $0.operations[0].length = .max }
-        await refused(.invalidArgument) { $0.operations[0].checksums = [1, 2, 3] }
+        await refused(.notFound) { $0.parts[0].target.pool = UniqueID(high: 9, low: 9) }
+        await refused(.notFound) { $0.parts[0].target.container = UniqueID(high: 9, low: 9) }
+        await refused(.staleMap) { $0.parts[0].target.mapVersion = 77 }
+        await refused(.invalidArgument) { $0.parts[0].operations = [] }
+        await refused(.invalidArgument) { $0.parts[0].operations[0].length = .max }
+        await refused(.invalidArgument) { $0.parts[0].operations[0].checksums = [1, 2, 3] }
         // Data that is promised and does not come; data that was not promised.
         await refused(.invalidArgument) {
-            $0.operations[0].length = 5
-            $0.operations[0].checksums = [0]
+            $0.parts[0].operations[0].length = 5
+            $0.parts[0].operations[0].checksums = [0]
         }
         await refused(.busy, payload: [1, 2, 3]) {
-            $0.operations[0].length = 3
-            $0.operations[0].checksums = [0]
+            $0.parts[0].operations[0].length = 3
+            $0.parts[0].operations[0].checksums = [0]
         }
         await refused(.invalidArgument) {
-            $0.operations[0].kind = .updateArray
-            $0.operations[0].offset = .max
+            $0.parts[0].operations[0].kind = .updateArray
+            $0.parts[0].operations[0].offset = .max
         }
         await refused(.invalidArgument, payload: [1]) {
-            $0.operations[0].kind = .updateArray
-            $0.operations[0].offset = .max - 1
-            $0.operations[0].length = 1
-            $0.operations[0].checksums = [UInt8(1)].withUnsafeBytes {
+            $0.parts[0].operations[0].kind = .updateArray
+            $0.parts[0].operations[0].offset = .max - 1
+            $0.parts[0].operations[0].length = 1
+            $0.parts[0].operations[0].checksums = [UInt8(1)].withUnsafeBytes {
                 ObjectLimits.checksums(of: $0)
             }
         }
         // Memory that is smaller than what is to be read from it.
         await refused(.invalidArgument) {
-            $0.operations[0].length = 100_000
-            $0.operations[0].checksums = [0, 0, 0, 0]
+            $0.parts[0].operations[0].length = 100_000
+            $0.parts[0].operations[0].checksums = [0, 0, 0, 0]
             $0.bulk = BulkDescriptor()
         }
     }
@@ -182,8 +183,9 @@ struct HostileRequests {
         var random = Entropy(seed: 23)
         for _ in 0..<200 {
             var request = ObjectUpdateRequest()
-            request.target = place
-            request.target.object = ObjectID(high: .max, low: 1)
+            request.parts = [ObjectPart()]
+            request.parts[0].target = place
+            request.parts[0].target.object = ObjectID(high: .max, low: 1)
             request.transaction = UniqueID(high: random.next(), low: 1)
             for _ in 0...random.below(3) {
                 var operation = ObjectOperation()
@@ -196,7 +198,7 @@ struct HostileRequests {
                 operation.offset = random.next() >> random.below(64)
                 operation.length = UInt32(truncatingIfNeeded: random.next() >> random.below(64))
                 operation.checksums = (0..<random.below(3)).map { UInt32($0) }
-                request.operations.append(operation)
+                request.parts[0].operations.append(operation)
             }
             let sent = request
             do throws(RPCError) {

@@ -40,12 +40,15 @@ import Testing
         operation.offset = .max
         operation.length = 70_000
         operation.checksums = [1, 2, 3]
-        var update = ObjectUpdateRequest()
-        update.target = ObjectTarget(
+        var part = ObjectPart()
+        part.target = ObjectTarget(
             pool: UniqueID(high: 1, low: 2), container: UniqueID(high: 3, low: 4),
             object: ObjectID(high: 5, low: 6), mapVersion: 7)
+        part.operations = [operation, ObjectOperation()]
+        part.reads = [ObjectRead(dkey: [1], instance: 2), ObjectRead(dkey: nil, instance: 3)]
+        var update = ObjectUpdateRequest()
         update.transaction = UniqueID(high: 8, low: 9)
-        update.operations = [operation, ObjectOperation()]
+        update.parts = [part, ObjectPart()]
         update.bulk = BulkDescriptor()
         try fuzz(update, seed: 1)
         var fetch = ObjectFetchRequest()
@@ -68,7 +71,42 @@ import Testing
         fetched.checksums = [4, 5, 6]
         try fuzz(fetched, seed: 9)
         try fuzz(operation, seed: 10)
-        try fuzz(update.target, seed: 11)
+        try fuzz(part.target, seed: 11)
+        try fuzz(part, seed: 24)
+    }
+
+    @Test func transactionMessages() throws {
+        let id = UniqueID(high: 8, low: 9)
+        var part = PreparePart()
+        part.part.operations = [ObjectOperation()]
+        part.leads = true
+        var prepare = PrepareRequest()
+        prepare.transaction = id
+        prepare.members = TransactionMembers([TargetAddress(rank: 1, target: 2)])
+        prepare.parts = [part]
+        prepare.bulk = BulkDescriptor()
+        prepare.committed = [id]
+        try fuzz(prepare, seed: 25)
+        try fuzz(prepare.members, seed: 26)
+        var decide = DecideRequest()
+        decide.committed = [id, .zero]
+        decide.aborted = [id]
+        try fuzz(decide, seed: 27)
+        var query = QueryRequest()
+        query.transaction = id
+        query.asksLeader = true
+        try fuzz(query, seed: 28)
+        try fuzz(QueryReply(), seed: 29)
+        var inspect = ObjectInspectRequest()
+        inspect.afterDkey = [1]
+        try fuzz(inspect, seed: 30)
+        var inspected = ObjectInspectReply()
+        inspected.values = [InspectedValue()]
+        inspected.next = [2]
+        try fuzz(inspected, seed: 31)
+        #expect(throws: DecodingFailure.self) {
+            try TransactionMembers(decoding: [0, 0, 0, 0])
+        }
     }
 
     @Test func metadataMessages() throws {

@@ -1,0 +1,314 @@
+internal import CaRT
+internal import DrayPlacement
+internal import DrayProtocol
+internal import DrayRuntime
+
+/// Reads and changes of several objects that happen at once or not at all: `Container.transaction`.
+///
+/// Serialisable, and strictly so: a transaction that has committed happened at one moment between
+/// its beginning and its end, and no other change or transaction came in between. What it reads
+/// belongs to one moment too (its snapshot), even if it is restarted later. It sees its own
+/// changes of single values. Changes are kept here and sent when the transaction commits, together
+/// at most 1 MiB of data.
+public struct Transaction: Sendable {
+    let state: XStreamBound<TransactionState>
+    let cluster: Cluster
+
+    /// The single value, or nil when there is none.
+    ///
+    /// - Throws: `conflict` when something that was read has changed: let it pass, and the
+    ///   transaction begins again.
+    public func get(
+        _ object: DrayObject, dkey: [UInt8], akey: [UInt8]
+    ) async throws(DrayError) -> [UInt8]? {
+        try object.checkKeys(dkey, akey)
+        return try await reading { (core, state) throws(DrayError) in
+            if let own = try state.written(object, dkey: dkey, akey: akey) { return own }
+            return try await core.get(object, dkey: dkey, akey: akey, in: state)
+        }
+    }
+
+    /// `range.count` bytes of the array from `range.lowerBound` on. What was never written is zero.
+    /// Not after the transaction has written to the array itself.
+    public func read(
+        _ object: DrayObject, dkey: [UInt8], akey: [UInt8], range: Range<UInt64>
+    ) async throws(DrayError) -> [UInt8] {
+        try object.checkKeys(dkey, akey)
+        guard range.count <= ObjectLimits.dataMax else {
+            throw DrayError(
+                .invalidArgument, "a transaction reads at most \(ObjectLimits.dataMax) bytes at once")
+        }
+        guard !range.isEmpty else { return [] }
+        return try await reading { (core, state) throws(DrayError) in
+            _ = try state.written(object, dkey: dkey, akey: akey)
+            let buffer = IOBuffer(count: range.count)
+            try await core.read(
+                object, dkey: dkey, akey: akey, offset: range.lowerBound, buffer: buffer,
+                range: 0..<range.count, in: state)
+            return buffer.array(0..<range.count)
+        }
+    }
+
+    /// At most `limit` dkeys after `key`, in byte order, and whether there are more. Not after the
+    /// transaction has changed the object itself.
+    public func listDkeys(
+        _ object: DrayObject, after key: [UInt8]? = nil, limit: Int = 1000
+    ) async throws(DrayError) -> (keys: [[UInt8]], more: Bool) {
+        try await reading { (core, state) throws(DrayError) in
+            guard !state.hasWritten(object) else {
+                throw DrayError(
+                    .invalidArgument, "a transaction cannot list an object that it has changed")
+            }
+            return try await core.listDkeys(object, after: key, limit: limit, in: state)
+        }
+    }
+
+    /// Stores a single value when the transaction commits, if the condition holds then.
+    public func put(
+        _ object: DrayObject, dkey: [UInt8], akey: [UInt8], value: [UInt8],
+        condition: DrayObject.Condition = .none
+    ) async throws(DrayError) {
+        var operation = ObjectOperation()
+        operation.kind = .updateSingle
+        operation.condition = condition.wire
+        operation.dkey = dkey
+        operation.akey = akey
+        try await add(object, operation, value)
+    }
+
+    /// Writes `bytes` into the array, from byte `offset` on, when the transaction commits.
+    public func write(
+        _ object: DrayObject, dkey: [UInt8], akey: [UInt8], offset: UInt64, bytes: [UInt8]
+    ) async throws(DrayError) {
+        guard !bytes.isEmpty else { return }
+        var operation = ObjectOperation()
+        operation.kind = .updateArray
+        operation.dkey = dkey
+        operation.akey = akey
+        operation.offset = offset
+        try await add(object, operation, bytes)
+    }
+
+    /// Removes what stands under the akey, or under the whole dkey when `akey` is nil, when the
+    /// transaction commits.
+    public func remove(
+        _ object: DrayObject, dkey: [UInt8], akey: [UInt8]? = nil,
+        condition: DrayObject.Condition = .none
+    ) async throws(DrayError) {
+        var operation = ObjectOperation()
+        operation.kind = akey == nil ? .punchDkey : .punchAkey
+        operation.condition = condition.wire
+        operation.dkey = dkey
+        operation.akey = akey ?? []
+        try await add(object, operation, [])
+    }
+
+    /// Removes a whole object when the transaction commits.
+    public func punch(_ object: DrayObject) async throws(DrayError) {
+        var operation = ObjectOperation()
+        operation.kind = .punchObject
+        try await add(object, operation, [])
+    }
+
+    private func add(
+        _ object: DrayObject, _ operation: ObjectOperation, _ data: [UInt8]
+    ) async throws(DrayError) {
+        try object.checkKeys(operation.dkey, operation.akey)
+        let (_, overflow) = operation.offset.addingReportingOverflow(UInt64(data.count))
+        guard !overflow else { throw DrayError(.invalidArgument, "offset out of range") }
+        var operation = operation
+        operation.length = UInt32(clamping: data.count)
+        unsafe operation.checksums = data.withUnsafeBytes {
+            unsafe ObjectLimits.checksums(of: $0)
+        }
+        let write = TransactionState.Write(object: object, operation: operation, data: data)
+        let state = state
+        try await cluster.onCore { _ throws(DrayError) in try state.value.add(write) }
+    }
+
+    private func reading<Value: Sendable>(
+        _ body: @escaping @Sendable (ClientCore, TransactionState) async throws(DrayError) -> Value
+    ) async throws(DrayError) -> Value {
+        let state = state
+        return try await cluster.onCore { core throws(DrayError) in
+            do throws(DrayError) {
+                return try await body(core, state.value)
+            } catch {
+                if error.code == .conflict { state.value.hasConflict = true }
+                throw error
+            }
+        }
+    }
+}
+
+extension Container {
+    /// Runs `body` as a transaction: all that it changes happens at once, or nothing does.
+    ///
+    /// When something that it has read was changed by others before it could commit, `body` runs
+    /// again, after a pause that grows; so it should do nothing else than read and change through
+    /// the transaction. Objects of other containers and pools of the cluster may take part.
+    ///
+    /// - Throws: what `body` throws; then nothing was changed. `exists` and `notFound` when a
+    ///   condition does not hold. `unavailable` and `timedOut` as for other changes.
+    public func transaction<Value: Sendable>(
+        _ body: (Transaction) async throws -> Value
+    ) async throws -> Value {
+        let cluster = pool.cluster
+        let end = await cluster.onCore { core in core.operationEnd() }
+        var attempts = 0
+        while true {
+            let state = await cluster.onCore { core in
+                XStreamBound(TransactionState(until: end), to: core.xstream)
+            }
+            do {
+                let value = try await body(Transaction(state: state, cluster: cluster))
+                try await cluster.onCore { core throws(DrayError) in
+                    try await core.commit(state.value)
+                }
+                return value
+            } catch let error as DrayError where error.code == .conflict {
+                let attempt = attempts
+                attempts += 1
+                let pause = await cluster.onCore { core in core.pause(attempt, until: end) }
+                guard let pause, !Task.isCancelled else {
+                    throw DrayError(
+                        .timedOut, "the transaction conflicts with others all the time; \(error)",
+                        cause: error.cause)
+                }
+                await cluster.onCore { core in await core.xstream.sleep(for: pause) }
+            }
+        }
+    }
+}
+
+extension DrayObject {
+    /// One change of several that happen together.
+    public struct Change: Sendable {
+        let operation: ObjectOperation
+        let data: [UInt8]
+
+        /// Stores a single value of at most `valueMax` bytes.
+        public static func put(
+            dkey: [UInt8], akey: [UInt8], value: [UInt8], condition: Condition = .none
+        ) -> Change {
+            var operation = ObjectOperation()
+            operation.kind = .updateSingle
+            operation.condition = condition.wire
+            operation.dkey = dkey
+            operation.akey = akey
+            return Change(operation: operation, data: value)
+        }
+
+        /// Writes `bytes`, which are not empty, into the array, from byte `offset` on.
+        public static func write(
+            dkey: [UInt8], akey: [UInt8], offset: UInt64, bytes: [UInt8]
+        ) -> Change {
+            var operation = ObjectOperation()
+            operation.kind = .updateArray
+            operation.dkey = dkey
+            operation.akey = akey
+            operation.offset = offset
+            return Change(operation: operation, data: bytes)
+        }
+
+        /// Removes what stands under the akey, or under the whole dkey when `akey` is nil.
+        public static func remove(
+            dkey: [UInt8], akey: [UInt8]? = nil, condition: Condition = .none
+        ) -> Change {
+            var operation = ObjectOperation()
+            operation.kind = akey == nil ? .punchDkey : .punchAkey
+            operation.condition = condition.wire
+            operation.dkey = dkey
+            operation.akey = akey ?? []
+            return Change(operation: operation, data: [])
+        }
+    }
+
+    /// Makes several changes at once: all of them, or, when a condition does not hold, none.
+    ///
+    /// - Throws: `exists` or `notFound` for conditions, and what `put` throws.
+    public func update(_ changes: [Change]) async throws(DrayError) {
+        guard !changes.isEmpty else { return }
+        let object = self
+        for change in changes { try checkKeys(change.operation.dkey, change.operation.akey) }
+        try await container.pool.cluster.onCore { core throws(DrayError) in
+            let state = TransactionState(until: core.operationEnd())
+            for change in changes {
+                var operation = change.operation
+                operation.length = UInt32(clamping: change.data.count)
+                unsafe operation.checksums = change.data.withUnsafeBytes {
+                    unsafe ObjectLimits.checksums(of: $0)
+                }
+                try state.add(
+                    TransactionState.Write(
+                        object: object, operation: operation, data: change.data))
+            }
+            try await core.commit(state, isRestarted: true)
+        }
+    }
+}
+
+extension ClientCore {
+    /// Commits a transaction. Throws `conflict` when it has to begin again.
+    func commit(_ state: TransactionState, isRestarted: Bool = false) async throws(DrayError) {
+        guard !state.hasConflict else {
+            throw DrayError(.conflict, "something that the transaction has read has changed")
+        }
+        let (request, data, first) = try state.request(self)
+        guard let first else { return }
+        guard !state.writes.isEmpty else {
+            try await validate(request, first, until: state.end)
+            return
+        }
+        guard !data.isEmpty else {
+            try await submit(request, .none, first, isRestarted: isRestarted, until: state.end)
+            return
+        }
+        let buffer = try makeBuffer(count: data.count)
+        unsafe data.withUnsafeBytes { unsafe buffer.bytes.copyMemory(from: $0) }
+        try await submit(
+            request, .pooled(buffer, count: data.count), first, isRestarted: isRestarted,
+            until: state.end)
+    }
+
+    /// Asks the leaders of what a transaction without changes has read whether it is all still so.
+    /// All was read before the first of them is asked, so then all of it was so at one moment.
+    private func validate(
+        _ request: ObjectUpdateRequest, _ object: DrayObject, until end: OperationEnd
+    ) async throws(DrayError) {
+        let gather = Gather<Result<Void, DrayError>>(count: request.parts.count)
+        for (index, part) in request.parts.enumerated() {
+            var message = request
+            message.parts = [part]
+            let question = message
+            let map = object.container.pool.record.map
+            xstream.spawn {
+                do throws(DrayError) {
+                    guard
+                        let leader = self.layouts.layout(
+                            of: part.target.object, pool: part.target.pool, in: map
+                        )?.leader(ofGroup: Int(part.group))
+                    else { throw DrayError(.internalError, "a layout is not known any more") }
+                    try await self.retrying(self.subject(object), until: end) {
+                        (deadline) async throws(RPCError) in
+                        _ = try await self.context.call(
+                            ObjectProtocol.validate, question,
+                            to: .rank(leader.rank, tag: leader.tag), deadline: deadline)
+                    }
+                    gather.finish(index, with: .success(()))
+                } catch {
+                    gather.finish(index, with: .failure(error))
+                }
+            }
+        }
+        for result in await gather.results() { try result.get() }
+    }
+
+    /// The pause before a transaction begins again, after so many; nil when its time is over.
+    func pause(_ attempts: Int, until end: OperationEnd) -> Duration? {
+        var backoff = Backoff()
+        var pause = Duration.zero
+        for _ in 0...min(attempts, 8) { pause = backoff.next(using: &entropy) }
+        return xstream.now + pause < end.time ? pause : nil
+    }
+}

@@ -1,0 +1,146 @@
+internal import CaRT
+internal import DrayProtocol
+internal import DrayRuntime
+internal import VOS
+
+/// What tools and transactions without changes ask of one replica.
+extension TargetService {
+    /// Whether what a transaction has read in the redundancy groups led here is still the newest.
+    func validate(
+        _ request: ObjectUpdateRequest, _ call: RequestContext
+    ) async throws(RPCError) -> EmptyMessage {
+        var reads: [DTXRequest.Read] = []
+        for part in request.parts {
+            guard try members(of: part).first == address else {
+                throw .service(.staleMap, "the redundancy group is led by another target")
+            }
+            for read in part.reads {
+                guard read.instance == call.context.instance else {
+                    throw .service(
+                        .conflict, "the engine was restarted since the transaction has read")
+                }
+                reads.append(
+                    DTXRequest.Read(
+                        pool: part.target.pool, container: part.target.container,
+                        object: part.target.object, dkey: read.dkey))
+            }
+        }
+        do throws(VOSError) {
+            try await vos.validate(reads, snapshot: request.snapshot, patience: patience(call))
+        } catch {
+            throw RPCError(error)
+        }
+        return EmptyMessage()
+    }
+
+    /// The most bytes of an array that are read at once for a checksum.
+    private static let inspectedBytesMax = 1 << 20
+    /// The most values in one answer, but for those of a last dkey.
+    private static let inspectedValuesMax = 4096
+
+    /// Lists what is visible here of an object, with checksums of what the device gives.
+    func inspect(
+        _ request: ObjectInspectRequest, _ call: RequestContext
+    ) async throws(RPCError) -> ObjectInspectReply {
+        var part = ObjectPart()
+        part.target = request.target
+        part.group = request.group
+        guard try members(of: part).contains(address) else {
+            throw .service(.staleMap, "the object's shard is not here")
+        }
+        let target = request.target
+        let buffer = try call.context.makeBuffer(count: TargetService.inspectedBytesMax)
+        let limit = Int(min(request.limit, UInt32(ObjectLimits.pageMax)))
+        var reply = ObjectInspectReply()
+        do throws(VOSError) {
+            let dkeys = try await vos.listDkeys(
+                pool: target.pool, container: target.container, object: target.object,
+                after: request.afterDkey, limit: max(1, limit), epoch: clock.now(),
+                patience: patience(call))
+            reply.next = dkeys.next
+            for dkey in dkeys.keys {
+                try await inspect(dkey, target, buffer, patience(call), into: &reply.values)
+                if reply.values.count >= TargetService.inspectedValuesMax, dkey != dkeys.keys.last {
+                    reply.next = dkey
+                    break
+                }
+            }
+        } catch {
+            throw RPCError(error)
+        }
+        return reply
+    }
+
+    private func inspect(
+        _ dkey: [UInt8], _ target: ObjectTarget, _ buffer: RegisteredBuffer, _ patience: Instant,
+        into values: inout [InspectedValue]
+    ) async throws(VOSError) {
+        var after: [UInt8]?
+        repeat {
+            let akeys = try await vos.listAkeys(
+                pool: target.pool, container: target.container, object: target.object, dkey: dkey,
+                after: after, limit: ObjectLimits.pageMax, epoch: clock.now(), patience: patience)
+            for akey in akeys.keys {
+                var fetch = Fetch(
+                    pool: target.pool, container: target.container, object: target.object,
+                    dkey: dkey, akey: akey, epoch: clock.now())
+                fetch.patience = patience
+                try await inspectSingle(fetch, buffer, into: &values)
+                try await inspectArray(fetch, buffer, into: &values)
+            }
+            after = akeys.next
+        } while after != nil
+    }
+
+    private func inspectSingle(
+        _ fetch: Fetch, _ buffer: RegisteredBuffer, into values: inout [InspectedValue]
+    ) async throws(VOSError) {
+        var value = InspectedValue()
+        value.dkey = fetch.dkey
+        value.akey = fetch.akey
+        do throws(VOSError) {
+            let result = unsafe try await vos.fetchSingle(fetch, into: buffer.bytes)
+            value.length = result.size
+            value.epoch = result.epoch
+            value.checksum = unsafe CRC32C.checksum(
+                of: UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<result.byteCount]))
+        } catch .notFound {
+            return
+        } catch .corrupt(let location, _) {
+            value.length = UInt64(location.byteCount)
+            value.epoch = location.epoch
+            value.isCorrupt = true
+        }
+        values.append(value)
+    }
+
+    private func inspectArray(
+        _ fetch: Fetch, _ buffer: RegisteredBuffer, into values: inout [InspectedValue]
+    ) async throws(VOSError) {
+        var next: UInt64? = 0
+        while let offset = next {
+            let page = try await vos.listExtents(fetch, from: offset, limit: ObjectLimits.pageMax)
+            next = page.next
+            for extent in page.extents {
+                var value = InspectedValue()
+                value.dkey = fetch.dkey
+                value.akey = fetch.akey
+                value.isArray = true
+                value.offset = extent.offset
+                value.length = extent.byteCount
+                value.epoch = extent.epoch
+                do throws(VOSError) {
+                    // An extent is no longer than the buffer: `VOSLimits.valueLengthMax`.
+                    let result = unsafe try await vos.fetchArray(
+                        fetch, offset: extent.offset, length: Int(extent.byteCount),
+                        into: buffer.bytes, findingEnd: false)
+                    value.checksum = unsafe CRC32C.checksum(
+                        of: UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<result.byteCount]))
+                } catch .corrupt {
+                    value.isCorrupt = true
+                }
+                values.append(value)
+            }
+        }
+    }
+}

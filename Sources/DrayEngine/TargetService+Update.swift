@@ -1,0 +1,268 @@
+internal import CaRT
+internal import DrayPlacement
+internal import DrayProtocol
+internal import DrayRuntime
+internal import VOS
+
+/// Changes of objects: what a request asks for is checked, its data brought, and its operations
+/// translated for the store.
+extension TargetService {
+    func update(
+        _ request: ObjectUpdateRequest, _ call: RequestContext
+    ) async throws(RPCError) -> ObjectUpdateReply {
+        var reply = ObjectUpdateReply()
+        // A resend of what was applied already gets the same answer.
+        switch vos.state(of: request.transaction) {
+        case .committed(let epoch):
+            reply.epoch = epoch
+            return reply
+        case .aborted: throw .service(.aborted, "the transaction was aborted")
+        case .active: throw .service(.busy, "the same request is being served")
+        case .unknown:
+            guard request.transaction.low > vos.transactionHorizon else {
+                throw .service(
+                    .tooOld, "the request is so old that nobody knows whether it was served")
+            }
+        }
+        guard let first = request.parts.first else {
+            throw .service(.invalidArgument, "an update without operations")
+        }
+        let length = request.parts.reduce(0) { $0 + $1.length }
+        guard request.bulk != nil || length == (unsafe call.payload.count) else {
+            throw .service(.invalidArgument, "the payload does not fit the operations")
+        }
+        guard let objectClass = first.target.object.objectClass else {
+            throw .service(.invalidArgument, "the object's id was not made by Dray")
+        }
+        if request.parts.count == 1, first.reads.isEmpty, objectClass.replicaCount == 1 {
+            reply.epoch = try await updateAlone(request, first, call)
+        } else {
+            reply.epoch = try await transactions.lead(request, call)
+        }
+        return reply
+    }
+
+    /// The only member of a transaction needs no other's word: one record of the log.
+    private func updateAlone(
+        _ request: ObjectUpdateRequest, _ part: ObjectPart, _ call: RequestContext
+    ) async throws(RPCError) -> UInt64 {
+        guard !part.operations.isEmpty else {
+            throw .service(.invalidArgument, "an update without operations")
+        }
+        var local = PreparePart()
+        local.part = part
+        local.leads = true
+        let work = try LocalWork([local], bulk: request.bulk, call, on: self)
+        defer { work.end() }
+        try await work.bringData()
+        // A caller that has given up must not find its change applied after its next one.
+        guard world.clock.wallNanoseconds < call.deadline else { throw .timedOut }
+        var update = work.updates[0]
+        update.transaction = request.transaction
+        let clock = clock
+        do throws(VOSError) {
+            let epoch = try await vos.update(update, patience: patience(call)) { clock.now() }
+            withExtendedLifetime(work) {}
+            return epoch
+        } catch {
+            throw RPCError(error)
+        }
+    }
+}
+
+/// A target's own parts of a transaction: checked, with room for their data and for their share of
+/// the pool.
+final class LocalWork {
+    /// The operations of each part. Their data is in place after `bringData`.
+    let updates: [Update]
+    let parts: [PreparePart]
+
+    private let service: TargetService
+    private let call: RequestContext
+    private let bulk: BulkDescriptor?
+    private let buffer: RegisteredBuffer?
+    /// What is to be read from the client's memory: from where, and to where in the buffer.
+    private let pulls: [(offset: Int, range: Range<Int>)]
+    private var promises: [(pool: UniqueID, bytes: UInt64)]
+
+    /// Throws when anything about the request is wrong, or a pool is full.
+    init(
+        _ parts: [PreparePart], bulk: BulkDescriptor?, _ call: RequestContext,
+        on service: TargetService
+    ) throws(RPCError) {
+        var promises: [(pool: UniqueID, bytes: UInt64)] = []
+        var total = 0
+        for part in parts {
+            let pool = try service.pool(of: part.part.target)
+            let length = try service.checkedLength(of: part.part, in: pool)
+            total += length
+            promises.append((pool.id, UInt64(length)))
+        }
+        guard total <= ObjectLimits.dataMax else {
+            throw .service(
+                .invalidArgument, "a transaction carries at most \(ObjectLimits.dataMax) bytes")
+        }
+        var pulls: [(offset: Int, range: Range<Int>)] = []
+        var starts: [Int] = []
+        var buffer: RegisteredBuffer?
+        if let bulk {
+            var position = 0
+            for part in parts {
+                let length = part.part.length
+                guard UInt64(part.dataOffset) + UInt64(length) <= bulk.length else {
+                    throw .service(.invalidArgument, "the exposed memory is too small")
+                }
+                starts.append(position)
+                if length > 0 {
+                    pulls.append((Int(part.dataOffset), position..<position + length))
+                }
+                position += length
+            }
+            if total > 0 { buffer = try call.context.makeBuffer(count: total) }
+        } else {
+            let count = unsafe call.payload.count
+            for part in parts {
+                guard Int(part.dataOffset) + part.part.length <= count else {
+                    throw .service(.invalidArgument, "the payload does not fit the operations")
+                }
+                starts.append(Int(part.dataOffset))
+            }
+            if count > 0 {
+                let copy = try call.context.makeBuffer(count: count)
+                unsafe copy.bytes.copyMemory(from: call.payload)
+                buffer = copy
+            }
+            call.releasePayload()
+        }
+        var updates: [Update] = []
+        for (part, start) in zip(parts, starts) {
+            updates.append(try LocalWork.update(part.part, data: buffer, from: start))
+        }
+        self.updates = updates
+        self.parts = parts
+        self.service = service
+        self.call = call
+        self.bulk = bulk
+        self.buffer = buffer
+        self.pulls = pulls
+        self.promises = promises
+        for promise in promises { service.promised[promise.pool, default: 0] += promise.bytes }
+    }
+
+    /// The updates that change anything.
+    var changes: [Update] { updates.filter { !$0.operations.isEmpty } }
+
+    /// Gives the share of the pools back. The usage of the pools has it now, or nobody.
+    func end() {
+        for promise in promises { service.promised[promise.pool, default: 0] -= promise.bytes }
+        promises = []
+    }
+
+    /// The payload of the request, for other members.
+    var payload: UnsafeRawBufferPointer? {
+        guard bulk == nil, let buffer else { return nil }
+        return unsafe UnsafeRawBufferPointer(buffer.bytes)
+    }
+
+    /// Reads the data from the client's memory, if it did not come with the request.
+    func bringData() async throws(RPCError) {
+        guard let bulk, let buffer else { return }
+        for pull in pulls {
+            try await call.context.bulkGet(
+                bulk, offset: pull.offset, into: buffer, range: pull.range,
+                deadline: .at(call.deadline))
+        }
+    }
+
+    private static func update(
+        _ part: ObjectPart, data: RegisteredBuffer?, from start: Int
+    ) throws(RPCError) -> Update {
+        var operations: [Operation] = []
+        operations.reserveCapacity(part.operations.count)
+        var start = start
+        for operation in part.operations {
+            let end = start + Int(operation.length)
+            let bytes =
+                unsafe data.map { unsafe UnsafeRawBufferPointer(rebasing: $0.bytes[start..<end]) }
+                ?? UnsafeRawBufferPointer(start: nil, count: 0)
+            start = end
+            let value = unsafe ValueBytes(bytes, checksums: operation.checksums)
+            let body: Operation.Body
+            switch operation.kind {
+            case .updateSingle:
+                body = .single(dkey: operation.dkey, akey: operation.akey, value)
+            case .updateArray:
+                guard operation.length > 0 else {
+                    throw .service(.invalidArgument, "an array is written by at least one byte")
+                }
+                body = .array(
+                    dkey: operation.dkey, akey: operation.akey, offset: operation.offset, value)
+            case .punchAkey: body = .punchAkey(dkey: operation.dkey, akey: operation.akey)
+            case .punchDkey: body = .punchDkey(operation.dkey)
+            case .punchObject: body = .punchObject
+            }
+            let condition: Operation.Condition =
+                switch operation.condition {
+                case .none: .none
+                case .insert: .insert
+                case .update: .update
+                }
+            operations.append(Operation(body, condition: condition))
+        }
+        return Update(
+            pool: part.target.pool, container: part.target.container, object: part.target.object,
+            epoch: 0, transaction: .zero, operations: operations)
+    }
+}
+
+extension TargetService {
+    /// The bytes of data of all operations together, after checking every limit and the quota.
+    func checkedLength(
+        of part: ObjectPart, in pool: PoolRecord
+    ) throws(RPCError) -> Int {
+        var length = 0
+        for operation in part.operations {
+            length += Int(operation.length)
+            let chunks =
+                (Int(operation.length) + ObjectLimits.checksumChunk - 1)
+                / ObjectLimits.checksumChunk
+            guard operation.checksums.count == chunks else {
+                throw .service(.invalidArgument, "checksums do not fit the data")
+            }
+            let (_, overflow) = operation.offset.addingReportingOverflow(
+                UInt64(operation.length))
+            guard !overflow else { throw .service(.invalidArgument, "offset out of range") }
+        }
+        guard length <= ObjectLimits.dataMax else {
+            throw .service(
+                .invalidArgument, "an update carries at most \(ObjectLimits.dataMax) bytes")
+        }
+        if length > 0 {
+            let used = vos.usage(pool: pool.id).bytes + promised[pool.id, default: 0]
+            guard used + UInt64(length) <= pool.sizePerTarget else {
+                throw .service(
+                    .noSpace,
+                    "pool \(pool.label) is full on target \(configuration.rank)."
+                        + "\(index): \(used) of \(pool.sizePerTarget) bytes are used")
+            }
+        }
+        return length
+    }
+
+    /// The members of the redundancy group of a part, the leader first. Throws when the part is not
+    /// one of ours.
+    func members(of part: ObjectPart) throws(RPCError) -> ArraySlice<TargetAddress> {
+        let pool = try pool(of: part.target)
+        guard
+            let layout = layouts.layout(
+                of: part.target.object, pool: pool.id, in: pool.map),
+            Int(part.group) < layout.groupCount
+        else { throw .service(.invalidArgument, "the object does not fit the pool") }
+        for operation in part.operations where operation.kind != .punchObject {
+            guard layout.group(ofDkey: operation.dkey) == Int(part.group) else {
+                throw .service(.invalidArgument, "a dkey of another redundancy group")
+            }
+        }
+        return layout.members(ofGroup: Int(part.group))
+    }
+}

@@ -1,0 +1,140 @@
+internal import CaRT
+internal import DrayPlacement
+internal import DrayProtocol
+internal import DrayRuntime
+internal import DrayTransactions
+internal import Logging
+internal import VOS
+
+/// Finding out what became of transactions that are prepared and undecided.
+extension TransactionService {
+    /// Looks for the outcome until it is known. Does nothing when that is under way.
+    func resolve(_ dtx: DTX) {
+        guard !isStopped, !leading.contains(dtx.id), resolving.insert(dtx.id).inserted else {
+            return
+        }
+        guard let members = members(dtx.members), let place = members.firstIndex(of: own) else {
+            resolving.remove(dtx.id)
+            return
+        }
+        xstream.spawn { [self] in
+            while !isStopped, dtx.phase == .prepared {
+                await tryToResolve(dtx, members, own: place)
+                guard dtx.phase == .prepared else { break }
+                let jitter = entropy.below(
+                    TransactionService.retryPause.nanosecondsClamped)
+                await xstream.sleep(
+                    for: TransactionService.retryPause + .nanoseconds(Int64(jitter)))
+            }
+            resolving.remove(dtx.id)
+        }
+    }
+
+    private func tryToResolve(_ dtx: DTX, _ members: [TargetAddress], own place: Int) async {
+        var machine = ResolutionMachine(own: place, count: members.count)
+        var actions = machine.start()
+        while let action = actions.first {
+            actions.removeFirst()
+            switch action {
+            case .ask(let asked):
+                for event in await ask(asked, dtx, members, own: place) {
+                    actions += machine.on(event)
+                }
+            case .commit:
+                guard dtx.phase == .prepared else { return }
+                vos.commit(dtx)
+                log.info("transaction \(dtx.id) was found to be committed")
+                guard dtx.isLeader else { return }
+                committed[dtx.id] = (LeaderMachine(committedBy: members.count), members)
+                tell(dtx.id, members, urgent: Set(members))
+            case .abort:
+                guard dtx.phase == .prepared else { return }
+                log.info("transaction \(dtx.id) was found to be aborted")
+                await drop(dtx)
+                if dtx.isLeader { tellAborted(dtx.id, members) }
+            case .wait: return
+            }
+        }
+    }
+
+    /// Asks members at once what they know.
+    private func ask(
+        _ asked: [Int], _ dtx: DTX, _ members: [TargetAddress], own place: Int
+    ) async -> [ResolutionMachine.Event] {
+        guard let context else { return asked.map { .silent($0) } }
+        let gather = Gather<ResolutionMachine.Event>(count: asked.count)
+        for (index, member) in asked.enumerated() {
+            var request = QueryRequest()
+            request.transaction = dtx.id
+            request.epoch = dtx.epoch
+            request.asksAsLeader = place == 0
+            request.asksLeader = member == 0
+            let address = members[member]
+            let query = request
+            xstream.spawn {
+                do throws(RPCError) {
+                    let reply = try await context.call(
+                        TransactionProtocol.query, query,
+                        to: .rank(address.rank, tag: address.tag),
+                        deadline: .after(TransactionService.peerTimeout))
+                    let answer = ResolutionMachine.Answer(rawValue: reply.answer)
+                    gather.finish(
+                        index, with: answer.map { .answered(member, $0) } ?? .silent(member))
+                } catch {
+                    gather.finish(index, with: .silent(member))
+                }
+            }
+        }
+        return await gather.results()
+    }
+
+    /// Tells members, once, that a transaction was aborted. Who does not hear of it will ask.
+    func tellAborted(_ id: UniqueID, _ members: [TargetAddress]) {
+        guard let context else { return }
+        var request = DecideRequest()
+        request.aborted = [id]
+        for member in members.dropFirst() {
+            let decision = request
+            xstream.spawn { [log] in
+                do throws(RPCError) {
+                    _ = try await context.call(
+                        TransactionProtocol.decide, decision,
+                        to: .rank(member.rank, tag: member.tag),
+                        deadline: .after(TransactionService.peerTimeout))
+                } catch {
+                    log.info("target \(member) was not told of an abort: \(error)")
+                }
+            }
+        }
+    }
+
+    /// Says what is known here of a transaction.
+    func query(_ request: QueryRequest) async throws(RPCError) -> QueryReply {
+        var reply = QueryReply()
+        reply.answer = try await answer(to: request).rawValue
+        return reply
+    }
+
+    private func answer(
+        to request: QueryRequest
+    ) async throws(RPCError) -> ResolutionMachine.Answer {
+        let id = request.transaction
+        switch vos.state(of: id) {
+        case .committed: return .committed
+        case .aborted: return .aborted
+        case .active(let dtx):
+            let isDurable = dtx.phase == .prepared && !dtx.isLeader
+            return isDurable ? .prepared : .undecided
+        case .unknown:
+            // The leader remembers a commit until everybody knows of it.
+            if request.asksLeader { return .aborted }
+            guard request.epoch > vos.transactionHorizon else { return .undecided }
+            do throws(VOSError) {
+                try await vos.refuse(id, epoch: request.epoch)
+            } catch {
+                throw RPCError(error)
+            }
+            return .aborted
+        }
+    }
+}

@@ -1,0 +1,377 @@
+internal import CaRT
+internal import DequeModule
+internal import DrayPlacement
+internal import DrayProtocol
+internal import DrayRuntime
+internal import DrayTransactions
+internal import Logging
+internal import VOS
+
+/// The transactions that one target takes part in: as their leader, as a member, and finding out
+/// what became of those that were left undecided. The shell around the state machines of
+/// `DrayTransactions`. Confined to its xstream.
+final class TransactionService {
+    unowned let target: TargetService
+    let vos: VOS
+    let xstream: XStream
+    let log: Logger
+    var entropy: Entropy
+
+    /// Transactions that this target leads right now, and whose clients wait.
+    var leading: Set<UniqueID> = []
+    /// Committed ones that some members do not know of yet, with their machines.
+    var committed: [UniqueID: (machine: LeaderMachine, members: [TargetAddress])] = [:]
+    /// What each member is to be told, in order.
+    var news: [TargetAddress: Deque<UniqueID>] = [:]
+    /// Members that are being told.
+    var telling: Set<TargetAddress> = []
+    var isTellingScheduled = false
+    /// Members' transactions whose prepare is under way, and that were aborted meanwhile.
+    var doomed: Set<UniqueID> = []
+    /// Transactions whose outcome is being looked for.
+    var resolving: Set<UniqueID> = []
+    /// What was prepared for others, oldest first, and when.
+    var waiting = Deque<(since: Instant, id: UniqueID)>()
+    var isStopped = false
+
+    /// How long a member may take to prepare.
+    static let prepareTimeout: Duration = .seconds(2)
+    /// How long a member may take to answer anything else.
+    static let peerTimeout: Duration = .seconds(1)
+    /// How long a commit may wait for company on its way to the members. One that keeps the keys
+    /// of a redundancy group's leader locked does not wait.
+    static let newsDelay: Duration = .milliseconds(50)
+    /// How long an undecided transaction waits for its leader before it asks.
+    static let decisionTimeout: Duration = .seconds(1)
+    /// How long a request waits for keys that others hold.
+    static let patience: Duration = .seconds(1)
+    /// The pause between attempts to find out about a transaction, or to tell of it.
+    static let retryPause: Duration = .milliseconds(200)
+
+    init(_ target: TargetService) {
+        self.target = target
+        vos = target.vos
+        xstream = target.xstream
+        log = target.world.log.logger(.engine)
+        entropy = target.world.entropy.fork("transactions-\(target.index)")
+    }
+
+    var context: Context? { target.context }
+    var own: TargetAddress { target.address }
+
+    func serve(on context: Context) {
+        context.register(TransactionProtocol.prepare) {
+            (request, call) async throws(RPCError) -> EmptyMessage in
+            try await self.prepare(request, call)
+        }
+        context.register(TransactionProtocol.decide) {
+            (request, _) async throws(RPCError) -> EmptyMessage in
+            try await self.decide(request)
+        }
+        context.register(TransactionProtocol.query) {
+            (request, _) async throws(RPCError) -> QueryReply in
+            try await self.query(request)
+        }
+        vos.onBlocked = { [unowned self] dtx in
+            if !leading.contains(dtx.id) { resolve(dtx) }
+        }
+        resume()
+        xstream.spawn { await self.watch() }
+    }
+
+    /// Writes down what is decided. Nothing may be started any more.
+    func stop() async {
+        isStopped = true
+        do throws(VOSError) {
+            try await vos.flushOutcomes()
+        } catch {
+            log.warning("the decisions of transactions cannot be written: \(error)")
+        }
+    }
+
+    /// After a restart: goes on with what the process before has left. Keys of what is undecided
+    /// are locked until that is done.
+    private func resume() {
+        for completion in vos.uncompleted {
+            guard let members = members(completion.members), members.count > 1 else {
+                vos.complete(completion.id)
+                continue
+            }
+            committed[completion.id] = (LeaderMachine(committedBy: members.count), members)
+            for member in members.dropFirst() { news[member, default: []].append(completion.id) }
+        }
+        scheduleTelling()
+        for dtx in vos.undecided { resolve(dtx) }
+    }
+
+    /// Asks for the outcome of what has waited long.
+    private func watch() async {
+        while !isStopped {
+            await xstream.sleep(for: TransactionService.retryPause)
+            let now = xstream.now
+            while let first = waiting.first,
+                first.since + TransactionService.decisionTimeout <= now
+            {
+                waiting.removeFirst()
+                if case .active(let dtx) = vos.state(of: first.id), dtx.phase == .prepared {
+                    resolve(dtx)
+                }
+            }
+        }
+    }
+
+    /// Decodes the members of a transaction.
+    func members(_ bytes: [UInt8]) -> [TargetAddress]? {
+        do throws(DecodingFailure) {
+            return try TransactionMembers(decoding: bytes).targets
+        } catch {
+            log.error("the members of a transaction cannot be read: \(error)")
+            return nil
+        }
+    }
+
+    // MARK: - Telling members of commits
+
+    /// Notes that members are to be told; the leaders of redundancy groups at once.
+    func tell(_ id: UniqueID, _ members: [TargetAddress], urgent: Set<TargetAddress>) {
+        for member in members.dropFirst() { news[member, default: []].append(id) }
+        for member in members.dropFirst() where urgent.contains(member) { tellNow(member) }
+        scheduleTelling()
+    }
+
+    private func scheduleTelling(after delay: Duration = TransactionService.newsDelay) {
+        guard !isTellingScheduled, news.values.contains(where: { !$0.isEmpty }) else { return }
+        isTellingScheduled = true
+        xstream.schedule(at: xstream.now + delay) { [self] in
+            isTellingScheduled = false
+            // In a fixed order: a dictionary's differs from process to process.
+            for member in news.keys.sorted() { tellNow(member) }
+        }
+    }
+
+    /// Takes what can travel to a member with something else.
+    func takeNews(for member: TargetAddress, max count: Int) -> [UniqueID] {
+        guard var queue = news[member], !queue.isEmpty else { return [] }
+        let part = Array(queue.prefix(count))
+        queue.removeFirst(part.count)
+        news[member] = queue
+        return part
+    }
+
+    /// A member has not heard: it is told again.
+    func giveBack(_ ids: [UniqueID], for member: TargetAddress) {
+        guard !ids.isEmpty else { return }
+        news[member, default: []].prepend(contentsOf: ids)
+        scheduleTelling(after: TransactionService.retryPause)
+    }
+
+    private func tellNow(_ member: TargetAddress) {
+        guard !isStopped, news[member]?.isEmpty == false, telling.insert(member).inserted else {
+            return
+        }
+        xstream.spawn { [self] in
+            var request = DecideRequest()
+            request.committed = takeNews(for: member, max: DecideRequest.transactionsMax)
+            do throws(RPCError) {
+                guard let context else { throw .closed }
+                _ = try await context.call(
+                    TransactionProtocol.decide, request, to: .rank(member.rank, tag: member.tag),
+                    deadline: .after(TransactionService.peerTimeout))
+                telling.remove(member)
+                acknowledged(request.committed, by: member)
+                if news[member]?.isEmpty == false { scheduleTelling() }
+            } catch {
+                telling.remove(member)
+                giveBack(request.committed, for: member)
+            }
+        }
+    }
+
+    /// A member has these commits on stable storage.
+    func acknowledged(_ ids: [UniqueID], by member: TargetAddress) {
+        for id in ids {
+            guard let place = committed[id]?.members.firstIndex(of: member) else { continue }
+            for action in committed[id]?.machine.on(.acknowledged(place)) ?? [] {
+                precondition(action == .complete, "a commit leads to nothing but its completion")
+                vos.complete(id)
+                committed[id] = nil
+            }
+        }
+    }
+
+    // MARK: - Member
+
+    /// Brings this target's parts of a transaction to stable storage.
+    private func prepare(
+        _ request: PrepareRequest, _ call: RequestContext
+    ) async throws(RPCError) -> EmptyMessage {
+        for id in request.committed { try commit(id) }
+        var machine = participant(request.transaction)
+        switch machine.on(.prepare).first {
+        case .startPrepare: break
+        case .replyPrepared:
+            guard case .active(let dtx) = vos.state(of: request.transaction),
+                dtx.epoch == request.epoch
+            else { throw aborted }
+            try await flush()
+            return EmptyMessage()
+        case .replyFailed, .commit, .abort, .refuse, .acknowledge, .report, .protest, nil:
+            throw aborted
+        }
+        guard request.members.targets.dropFirst().contains(own),
+            request.epoch > vos.transactionHorizon
+        else { throw .service(.invalidArgument, "this target has no part in the transaction") }
+        for part in request.parts {
+            let group = try target.members(of: part.part)
+            guard group.contains(own), part.leads == (group.first == own) else {
+                throw .service(.staleMap, "the object's shard is not here")
+            }
+        }
+        try checkReads(request.parts, call)
+        let work = try LocalWork(request.parts, bulk: request.bulk, call, on: target)
+        defer { work.end() }
+        var wishes = DTXRequest(
+            id: request.transaction, members: request.members.encoded(), isLeader: false)
+        fill(&wishes, request.parts, work, snapshot: request.snapshot)
+        let dtx: DTX
+        do throws(VOSError) {
+            dtx = try await vos.begin(wishes) { request.epoch }
+        } catch {
+            throw RPCError(error)
+        }
+        do throws(RPCError) {
+            try await work.bringData()
+            guard target.world.clock.wallNanoseconds < call.deadline else { throw .timedOut }
+        } catch {
+            doomed.remove(dtx.id)
+            await drop(dtx)
+            throw error
+        }
+        do throws(VOSError) {
+            try await vos.prepare(dtx, work.changes)
+            withExtendedLifetime(work) {}
+        } catch {
+            doomed.remove(dtx.id)
+            throw RPCError(error)
+        }
+        if doomed.remove(dtx.id) != nil {
+            await drop(dtx)
+            throw aborted
+        }
+        waiting.append((xstream.now, dtx.id))
+        return EmptyMessage()
+    }
+
+    private var aborted: RPCError { .service(.aborted, "the transaction was aborted") }
+
+    /// What was read must have been read from this incarnation.
+    func checkReads(_ parts: [PreparePart], _ call: RequestContext) throws(RPCError) {
+        for part in parts where part.leads {
+            for read in part.part.reads where read.instance != call.context.instance {
+                throw .service(.conflict, "the engine was restarted since the transaction has read")
+            }
+        }
+    }
+
+    /// Translates parts for the store.
+    func fill(
+        _ wishes: inout DTXRequest, _ parts: [PreparePart], _ work: LocalWork, snapshot: UInt64
+    ) {
+        wishes.snapshot = snapshot
+        for (part, update) in zip(parts, work.updates) {
+            if !update.operations.isEmpty {
+                wishes.parts.append(DTXRequest.Part(update, leads: part.leads))
+            }
+            guard part.leads else { continue }
+            let target = part.part.target
+            for read in part.part.reads {
+                wishes.reads.append(
+                    DTXRequest.Read(
+                        pool: target.pool, container: target.container, object: target.object,
+                        dkey: read.dkey))
+            }
+        }
+    }
+
+    /// Ends what was begun or prepared. Its outcome needs nobody's word: it will never be
+    /// committed.
+    func drop(_ dtx: DTX) async {
+        do throws(VOSError) {
+            try await vos.abort(dtx)
+        } catch {
+            log.error("a transaction cannot be aborted: \(error)")
+        }
+    }
+
+    private func participant(_ id: UniqueID) -> ParticipantMachine {
+        switch vos.state(of: id) {
+        case .unknown: ParticipantMachine(.unknown)
+        case .committed: ParticipantMachine(.committed)
+        case .aborted: ParticipantMachine(.aborted)
+        case .active(let dtx):
+            switch dtx.phase {
+            case .begun, .preparing: ParticipantMachine(doomed.contains(id) ? .doomed : .preparing)
+            case .prepared: ParticipantMachine(.prepared)
+            case .committed: ParticipantMachine(.committed)
+            case .aborted: ParticipantMachine(.aborted)
+            }
+        }
+    }
+
+    /// The leader says that the transaction is committed.
+    private func commit(_ id: UniqueID) throws(RPCError) {
+        var machine = participant(id)
+        for action in machine.on(.commit) {
+            switch action {
+            case .commit:
+                guard case .active(let dtx) = vos.state(of: id), !dtx.isLeader else { continue }
+                vos.commit(dtx)
+            case .protest:
+                log.error("transaction \(id) is said to be committed, and is \(participant(id).state)")
+                throw .service(.invalidArgument, "the transaction cannot be committed here")
+            case .acknowledge, .startPrepare, .replyPrepared, .replyFailed, .abort, .refuse,
+                .report: continue
+            }
+        }
+    }
+
+    private func abort(_ id: UniqueID) async throws(RPCError) {
+        var machine = participant(id)
+        for action in machine.on(.abort) {
+            switch action {
+            case .abort:
+                guard case .active(let dtx) = vos.state(of: id), !dtx.isLeader,
+                    dtx.phase == .prepared
+                else { continue }
+                await drop(dtx)
+            case .refuse:
+                do throws(VOSError) {
+                    try await vos.refuse(id, epoch: target.clock.now())
+                } catch {
+                    throw RPCError(error)
+                }
+            case .acknowledge:
+                if machine.state == .doomed { doomed.insert(id) }
+            case .protest:
+                log.error("transaction \(id) is said to be aborted, and is committed")
+                throw .service(.invalidArgument, "the transaction is committed here")
+            case .commit, .startPrepare, .replyPrepared, .replyFailed, .report: continue
+            }
+        }
+    }
+
+    private func decide(_ request: DecideRequest) async throws(RPCError) -> EmptyMessage {
+        for id in request.committed { try commit(id) }
+        for id in request.aborted { try await abort(id) }
+        try await flush()
+        return EmptyMessage()
+    }
+
+    private func flush() async throws(RPCError) {
+        do throws(VOSError) {
+            try await vos.flushOutcomes()
+        } catch {
+            throw RPCError(error)
+        }
+    }
+}

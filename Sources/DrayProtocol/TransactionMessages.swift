@@ -1,0 +1,196 @@
+public import CaRT
+public import DrayPlacement
+public import DrayRuntime
+
+/// Who takes part in a transaction. The first one leads.
+public struct TransactionMembers: Message, Hashable {
+    public var targets: [TargetAddress] = []
+
+    public static let targetsMax = 4096
+
+    public init() {}
+
+    public init(_ targets: [TargetAddress]) {
+        self.targets = targets
+    }
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(
+            &targets, max: TransactionMembers.targetsMax,
+            default: TargetAddress(rank: 0, target: 0)
+        ) { (coder, target) throws(DecodingFailure) in
+            try coder.code(&target.rank)
+            try coder.code(&target.target)
+        }
+        if targets.isEmpty { throw .invalidValue }
+    }
+}
+
+/// One part of a transaction, as its leader sends it to a member.
+public struct PreparePart: Message, Hashable {
+    public var part = ObjectPart()
+    /// The member leads the redundancy group: it checks conditions and conflicts.
+    public var leads = false
+    /// Where the data of the part begins in the data of the whole transaction.
+    public var dataOffset: UInt32 = 0
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&part)
+        try coder.code(&leads)
+        try coder.code(&dataOffset)
+    }
+}
+
+/// Asks a member to bring its parts of a transaction to stable storage. An answer without an error
+/// says that it has.
+public struct PrepareRequest: Message, Hashable {
+    public var transaction = UniqueID.zero
+    public var epoch: UInt64 = 0
+    public var members = TransactionMembers()
+    public var snapshot: UInt64 = 0
+    public var parts: [PreparePart] = []
+    /// Where the client's memory holds the data of all parts, when it is not in the payload.
+    public var bulk: BulkDescriptor?
+    /// Transactions that were committed since; on stable storage when the answer comes.
+    public var committed: [UniqueID] = []
+
+    public static let committedMax = 256
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&transaction)
+        try coder.code(&epoch)
+        try coder.code(&members)
+        try coder.code(&snapshot)
+        try coder.code(&parts, max: ObjectLimits.partsMax)
+        try coder.code(&bulk)
+        try coder.code(&committed, max: PrepareRequest.committedMax)
+    }
+}
+
+/// Tells a member what became of transactions. The answer says that it is on stable storage there.
+public struct DecideRequest: Message, Hashable {
+    public var committed: [UniqueID] = []
+    public var aborted: [UniqueID] = []
+
+    public static let transactionsMax = 1024
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&committed, max: DecideRequest.transactionsMax)
+        try coder.code(&aborted, max: DecideRequest.transactionsMax)
+    }
+}
+
+/// Asks a member what it knows of a transaction. One that has nothing of it promises that it never
+/// will; the leader, that it was aborted.
+public struct QueryRequest: Message, Hashable {
+    public var transaction = UniqueID.zero
+    public var epoch: UInt64 = 0
+    /// Whether the one who asks leads the transaction, and was restarted.
+    public var asksAsLeader = false
+    /// Whether the one who is asked leads the transaction.
+    public var asksLeader = false
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&transaction)
+        try coder.code(&epoch)
+        try coder.code(&asksAsLeader)
+        try coder.code(&asksLeader)
+    }
+}
+
+/// What a member knows: `ResolutionMachine.Answer`.
+public struct QueryReply: Message, Hashable {
+    public var answer: UInt8 = 0
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&answer)
+    }
+}
+
+/// The protocol between the targets that take part in a transaction (DAOS: DTX).
+public enum TransactionProtocol {
+    public static let id = ProtocolID(base: 0x11, version: 1)
+
+    public static let prepare = Procedure<PrepareRequest, EmptyMessage>(
+        id, index: 0, name: "transaction.prepare")
+    public static let decide = Procedure<DecideRequest, EmptyMessage>(
+        id, index: 1, name: "transaction.decide")
+    public static let query = Procedure<QueryRequest, QueryReply>(
+        id, index: 2, name: "transaction.query")
+}
+
+/// Asks one replica for all that is visible of an object there, with checksums of what its device
+/// gives. For comparison with the other replicas.
+public struct ObjectInspectRequest: Message, Hashable {
+    public var target = ObjectTarget()
+    public var group: UInt16 = 0
+    /// Only values after this dkey and akey.
+    public var afterDkey: [UInt8]?
+    public var limit: UInt32 = 0
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&target)
+        try coder.code(&group)
+        try coder.code(&afterDkey, default: []) { (coder, key) throws(DecodingFailure) in
+            try coder.code(&key, max: ObjectLimits.keyMax)
+        }
+        try coder.code(&limit)
+    }
+}
+
+/// One visible value, or visible part of an array.
+public struct InspectedValue: Message, Hashable {
+    public var dkey: [UInt8] = []
+    public var akey: [UInt8] = []
+    public var isArray = false
+    public var offset: UInt64 = 0
+    public var length: UInt64 = 0
+    public var epoch: UInt64 = 0
+    /// CRC32C of the bytes as read from the device.
+    public var checksum: UInt32 = 0
+    /// The bytes do not match the checksums that are stored with them.
+    public var isCorrupt = false
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&dkey, max: ObjectLimits.keyMax)
+        try coder.code(&akey, max: ObjectLimits.keyMax)
+        try coder.code(&isArray)
+        try coder.code(&offset)
+        try coder.code(&length)
+        try coder.code(&epoch)
+        try coder.code(&checksum)
+        try coder.code(&isCorrupt)
+    }
+}
+
+/// The values of some dkeys, in order.
+public struct ObjectInspectReply: Message, Hashable {
+    public var values: [InspectedValue] = []
+    /// Go on after this dkey; nil: there is no more.
+    public var next: [UInt8]?
+
+    public static let valuesMax = 1 << 20
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&values, max: ObjectInspectReply.valuesMax)
+        try coder.code(&next, default: []) { (coder, key) throws(DecodingFailure) in
+            try coder.code(&key, max: ObjectLimits.keyMax)
+        }
+    }
+}

@@ -1,0 +1,446 @@
+internal import BIO
+public import DrayRuntime
+
+/// Distributed transactions: prepare, commit, abort.
+extension VOS {
+    // MARK: - State
+
+    /// What is known here of a transaction.
+    public func state(of id: UniqueID) -> DTXState {
+        if let dtx = active[id] { return .active(dtx) }
+        if let epoch = transactions.outcome(id) ?? completions[id]?.epoch {
+            return .committed(epoch: epoch)
+        }
+        return transactions.isAborted(id) ? .aborted : .unknown
+    }
+
+    /// The transactions that are prepared here and undecided, in the order of the log.
+    public var undecided: [DTX] {
+        active.values.filter { $0.phase == .prepared }.sorted { $0.sequence < $1.sequence }
+    }
+
+    /// The committed transactions that this target leads and that others may not know of yet, with
+    /// their members, in the order of their epochs.
+    public var uncompleted: [(id: UniqueID, epoch: UInt64, members: [UInt8])] {
+        completions.map { ($0.key, $0.value.epoch, $0.value.members) }
+            .sorted { ($0.1, $0.0.high, $0.0.low) < ($1.1, $1.0.high, $1.0.low) }
+    }
+
+    /// Called with the transactions that hold what somebody has to wait for.
+    public var onBlocked: ((DTX) -> Void)? {
+        get { blockedHandler }
+        set {
+            blockedHandler = newValue
+            locks.onWait = { [weak self] key in self?.reportHolders(of: key) }
+        }
+    }
+
+    private func reportHolders(of key: UInt64) {
+        guard let handler = blockedHandler, !active.isEmpty else { return }
+        for dtx in undecided where dtx.locks.contains(where: { $0.key == key }) { handler(dtx) }
+    }
+
+    // MARK: - Begin
+
+    /// Locks the keys, checks conditions and conflicts of what this target leads, and gives the
+    /// transaction its epoch: what `stamp` says once the locks are held.
+    ///
+    /// Throws `.duplicateInProgress`, `.conflict`, `.undecided` when another transaction holds a
+    /// key for longer than the request's patience, `.exists`, `.notFound`, and what `update`
+    /// throws for bad arguments.
+    public func begin(
+        _ request: DTXRequest, stamp: () -> UInt64
+    ) async throws(VOSError) -> DTX {
+        for part in request.parts { try check(part.update) }
+        guard request.members.count <= VOSLimits.membersLengthMax else {
+            throw .badArgument("a transaction of too many members")
+        }
+        try begin()
+        defer { end() }
+        guard active[request.id] == nil, transactions.outcome(request.id) == nil,
+            !transactions.isAborted(request.id), !inProgress.contains(request.id)
+        else { throw .duplicateInProgress(request.id) }
+        let dtx = DTX(id: request.id, members: request.members, isLeader: request.isLeader)
+        active[request.id] = dtx
+        do throws(VOSError) {
+            let wishes = DTXWishes(request)
+            if let patience = request.patience {
+                guard await locks.acquire(wishes.locks, until: patience) else { throw .undecided }
+            } else {
+                guard locks.tryAcquire(wishes.locks) else {
+                    for lock in wishes.locks { reportHolders(of: lock.key) }
+                    throw .conflict
+                }
+            }
+            // The leader of their redundancy group has ordered these.
+            locks.adopt(wishes.followed)
+            dtx.locks = wishes.locks + wishes.followed
+            do throws(VOSError) {
+                try admit(dtx, request, wishes, stamp: stamp)
+            } catch {
+                locks.release(dtx.locks)
+                throw error
+            }
+            return dtx
+        } catch {
+            active[request.id] = nil
+            dtx.phase = .aborted
+            throw error
+        }
+    }
+
+    /// With the locks held: conflicts, conditions, the epoch.
+    private func admit(
+        _ dtx: DTX, _ request: DTXRequest, _ wishes: DTXWishes, stamp: () -> UInt64
+    ) throws(VOSError) {
+        for read in wishes.reads {
+            guard stamps.isUnchanged(object: read.object, dkey: read.dkey, since: request.snapshot)
+            else { throw .conflict }
+        }
+        for (operation, path) in wishes.conditions { try checkCondition(operation, path) }
+        dtx.epoch = stamp()
+        guard dtx.epoch > aggregatedEpoch else {
+            throw .epochTooOld(epoch: dtx.epoch, oldest: aggregatedEpoch + 1)
+        }
+        for write in wishes.writes {
+            guard stamps.mayWrite(object: write.object, dkey: write.dkey, at: dtx.epoch) else {
+                throw .conflict
+            }
+        }
+        for write in wishes.writes {
+            stamps.didWrite(object: write.object, dkey: write.dkey, at: dtx.epoch)
+        }
+        for read in wishes.reads {
+            stamps.didRead(object: read.object, dkey: read.dkey, at: dtx.epoch)
+        }
+        epochsInFlight.append(dtx.epoch)
+    }
+
+    // MARK: - Prepare
+
+    /// Writes the values and the record of a transaction that was begun. Durable when it returns.
+    /// `updates` are those of the request, their data in place.
+    ///
+    /// When it throws, the transaction has ended here, and nothing is left of it.
+    public func prepare(_ dtx: DTX, _ updates: [Update]) async throws(VOSError) {
+        precondition(dtx.phase == .begun)
+        dtx.phase = .preparing
+        var reserved: [BlockExtent] = []
+        do throws(VOSError) {
+            try begin()
+            defer { end() }
+            var checks: [BlockCheck] = []
+            let object = updates.map { IndexKey.object($0.pool, $0.container, $0.object) }
+            for (update, object) in zip(updates, object) {
+                for operation in update.operations {
+                    let (dkey, akey) = operation.body.names
+                    let path = NamePath(object: object, dkey: dkey, akey: akey)
+                    let record = try await place(
+                        operation, path, epoch: dtx.epoch, reserved: &reserved, checks: &checks)
+                    dtx.operations.append(
+                        PreparedOperation(key: path.key(for: record), record: record))
+                }
+            }
+            let bytes = LogRecord.encode(dtx, updates, prepared: dtx.operations)
+            guard bytes.count <= VOSLimits.recordLengthMax else {
+                throw .badArgument(
+                    "a transaction of \(bytes.count) bytes of keys and small values, where "
+                        + "\(VOSLimits.recordLengthMax) are the most")
+            }
+            dtx.record = bytes
+            try await append(bytes, checks: checks) { [self] sequence in
+                lastSequence = sequence
+                didPrepare(dtx, sequence: sequence)
+            }
+        } catch {
+            if !reserved.isEmpty { store.allocator.cancel(reserved) }
+            dtx.operations = []
+            transactions.add(dtx.id, epoch: dtx.epoch, isCommitted: false)
+            finish(dtx, .aborted)
+            throw error
+        }
+    }
+
+    func didPrepare(_ dtx: DTX, sequence: UInt64) {
+        dtx.phase = .prepared
+        dtx.sequence = sequence
+        active[dtx.id] = dtx
+        preparedBytes += dtx.record.count
+    }
+
+    /// The locks and the place of a transaction are free again.
+    private func finish(_ dtx: DTX, _ phase: DTX.Phase) {
+        if dtx.phase == .prepared { preparedBytes -= dtx.record.count }
+        dtx.phase = phase
+        dtx.record = []
+        active[dtx.id] = nil
+        removeInFlight(dtx.epoch)
+        locks.release(dtx.locks)
+    }
+
+    // MARK: - Decide
+
+    /// Makes a prepared transaction visible. The decision is final: everybody who takes part has
+    /// prepared, or the leader has said so. It is logged with whatever is logged next, or by
+    /// `flushOutcomes`.
+    public func commit(_ dtx: DTX) {
+        precondition(dtx.phase == .prepared, "only what is prepared can be committed")
+        applyCommit(dtx)
+        finish(dtx, .committed)
+        outcomes.append(DTXOutcome(kind: .committed, id: dtx.id, epoch: dtx.epoch))
+    }
+
+    func applyCommit(_ dtx: DTX) {
+        apply(dtx.operations, sequence: dtx.sequence)
+        transactions.add(dtx.id, epoch: dtx.epoch)
+        if dtx.isLeader, !dtx.members.isEmpty {
+            completions[dtx.id] = Completion(epoch: dtx.epoch, members: dtx.members)
+        }
+    }
+
+    /// Ends a transaction without a change. Of one that is prepared, this is durable when it
+    /// returns; until then its keys stay locked. Throws when the device fails.
+    public func abort(_ dtx: DTX) async throws(VOSError) {
+        switch dtx.phase {
+        case .begun:
+            transactions.add(dtx.id, epoch: dtx.epoch, isCommitted: false)
+            finish(dtx, .aborted)
+        case .prepared:
+            try begin()
+            defer { end() }
+            preparedBytes -= dtx.record.count
+            dtx.record = []
+            dtx.phase = .aborted
+            let outcome = DTXOutcome(kind: .aborted, id: dtx.id, epoch: dtx.epoch)
+            try await append(LogRecord.encodeOutcomes([outcome])) { [self] sequence in
+                lastSequence = sequence
+                applyAbort(dtx)
+                finish(dtx, .aborted)
+            }
+        case .preparing, .committed, .aborted:
+            preconditionFailure("a transaction that is \(dtx.phase) cannot be aborted")
+        }
+    }
+
+    func applyAbort(_ dtx: DTX) {
+        transactions.add(dtx.id, epoch: dtx.epoch, isCommitted: false)
+        freeBlocks(of: dtx)
+    }
+
+    private func freeBlocks(of dtx: DTX) {
+        let blocks = dtx.blocks
+        if !blocks.isEmpty, !isRecovering { store.allocator.free(blocks) }
+        dtx.operations = []
+    }
+
+    /// Notes that a transaction which is not here must never be prepared here. Durable when it
+    /// returns.
+    public func refuse(_ id: UniqueID, epoch: UInt64) async throws(VOSError) {
+        guard case .unknown = state(of: id) else { return }
+        transactions.add(id, epoch: epoch, isCommitted: false)
+        outcomes.append(DTXOutcome(kind: .aborted, id: id, epoch: epoch))
+        try await flushOutcomes()
+    }
+
+    /// Everybody who takes part knows that the transaction was committed.
+    public func complete(_ id: UniqueID) {
+        guard let completion = completions.removeValue(forKey: id) else { return }
+        outcomes.append(DTXOutcome(kind: .completed, id: id, epoch: completion.epoch))
+    }
+
+    /// Returns when every decision so far is on stable storage.
+    public func flushOutcomes() async throws(VOSError) {
+        guard !outcomes.isEmpty || outcomesUnderWay > 0 else { return }
+        try begin()
+        defer { end() }
+        // Behind whatever is under way.
+        try await append(LogRecord.encodeOutcomes([])) { [self] in lastSequence = $0 }
+    }
+
+    /// The most outcomes in one log record.
+    static let outcomesPerRecord = 512
+
+    /// Hands the decisions to the log, in front of what is appended next.
+    func enqueueOutcomes() throws(BIOError) {
+        while !outcomes.isEmpty {
+            let count = min(outcomes.count, VOS.outcomesPerRecord)
+            let part = Array(outcomes[0..<count])
+            try store.enqueue(LogRecord.encodeOutcomes(part)) { [self] sequence in
+                lastSequence = sequence
+                outcomesUnderWay -= 1
+            }
+            outcomesUnderWay += 1
+            outcomes.removeFirst(count)
+        }
+    }
+
+    // MARK: - Recovery
+
+    /// What a log record says that became of transactions.
+    func replay(_ outcomes: [DTXOutcome]) {
+        for outcome in outcomes {
+            switch outcome.kind {
+            case .committed:
+                if let dtx = active.removeValue(forKey: outcome.id) {
+                    preparedBytes -= dtx.record.count
+                    dtx.phase = .committed
+                    applyCommit(dtx)
+                } else {
+                    transactions.add(outcome.id, epoch: outcome.epoch)
+                }
+            case .aborted:
+                if let dtx = active.removeValue(forKey: outcome.id) {
+                    preparedBytes -= dtx.record.count
+                    dtx.phase = .aborted
+                }
+                transactions.add(outcome.id, epoch: outcome.epoch, isCommitted: false)
+            case .completed: completions[outcome.id] = nil
+            }
+        }
+    }
+
+    /// After the log: what is undecided holds its keys, its epoch and its blocks again.
+    func adoptUndecided() throws(BIOError) {
+        for dtx in undecided {
+            locks.adopt(dtx.locks)
+            epochsInFlight.append(dtx.epoch)
+            for extent in dtx.blocks { try store.allocator.markUsed(extent) }
+        }
+    }
+
+    /// Takes the changes between two keys out of what is undecided: their container is destroyed.
+    func removeUndecided(from: IndexKey.Bytes, to: IndexKey.Bytes) {
+        for dtx in undecided {
+            var kept: [PreparedOperation] = []
+            for operation in dtx.operations {
+                let key = operation.key
+                if IndexKey.compare(key, from) >= 0, IndexKey.compare(key, to) < 0 {
+                    let blocks = operation.record.blocks
+                    if !blocks.isEmpty, !isRecovering { store.allocator.free(blocks) }
+                } else {
+                    kept.append(operation)
+                }
+            }
+            dtx.operations = kept
+        }
+    }
+
+    // MARK: - Reads of transactions
+
+    /// Whether what was read at `snapshot` is still the newest. Waits for updates under way first.
+    /// Throws `.conflict` when it is not, `.undecided` when that takes longer than `patience`.
+    public func validate(
+        _ reads: [DTXRequest.Read], snapshot: UInt64, patience: Instant
+    ) async throws(VOSError) {
+        try begin()
+        defer { end() }
+        for read in reads {
+            let object = IndexKey.object(read.pool, read.container, read.object)
+            let path = NamePath(object: object, dkey: read.dkey, akey: nil)
+            let isSettled =
+                read.dkey == nil
+                ? await locks.waitForUpdates(ofObject: object, until: patience)
+                : await locks.waitForUpdates(of: path, until: patience)
+            guard isSettled else { throw .undecided }
+            let dkey = read.dkey == nil ? nil : KeyLocks.dkey(path.bytes, length: path.dkeyEnd)
+            guard
+                stamps.isUnchanged(object: KeyLocks.object(object), dkey: dkey, since: snapshot)
+            else { throw .conflict }
+        }
+    }
+
+    /// What was read or written up to `epoch` is not known any more: after a restart.
+    public func setStampFloor(_ epoch: UInt64) { stamps.floor = max(stamps.floor, epoch) }
+
+    /// Notes that a transaction reads at `snapshot`, and throws `.conflict` when something newer is
+    /// there already. The updates under way have been waited for.
+    func noteRead(_ object: UInt64, _ dkey: UInt64?, snapshot: UInt64) throws(VOSError) {
+        guard stamps.isUnchanged(object: object, dkey: dkey, since: snapshot) else {
+            throw .conflict
+        }
+        stamps.didRead(object: object, dkey: dkey, at: snapshot)
+    }
+}
+
+/// What a transaction was committed with, until everybody knows.
+struct Completion {
+    var epoch: UInt64
+    var members: [UInt8]
+}
+
+/// The locks, stamps and conditions that a request needs.
+struct DTXWishes {
+    /// A key by its hashes; without a dkey, the object.
+    struct Key {
+        var object: UInt64
+        var dkey: UInt64?
+    }
+
+    /// Of what this target leads.
+    private(set) var locks: [KeyLocks.Request] = []
+    /// Of the rest: it only lets readers wait.
+    private(set) var followed: [KeyLocks.Request] = []
+    private(set) var writes: [Key] = []
+    private(set) var reads: [Key] = []
+    private(set) var conditions: [(Operation, NamePath)] = []
+
+    init(_ request: DTXRequest) {
+        for part in request.parts {
+            if part.leads { addLed(part.update) } else { addFollowed(part.update) }
+        }
+        for read in request.reads { add(read) }
+        locks = KeyLocks.ordered(locks)
+        followed = KeyLocks.ordered(followed)
+    }
+
+    private mutating func addFollowed(_ update: Update) {
+        let object = IndexKey.object(update.pool, update.container, update.object)
+        let objectKey = KeyLocks.object(object)
+        followed.append(KeyLocks.Request(key: objectKey, mode: .write))
+        for operation in update.operations {
+            let path = NamePath(object: object, dkey: operation.body.names.dkey, akey: nil)
+            guard path.dkeyEnd > 0 else {
+                followed.append(KeyLocks.Request(key: objectKey, mode: .alone))
+                continue
+            }
+            let key = KeyLocks.dkey(path.bytes, length: path.dkeyEnd)
+            followed.append(KeyLocks.Request(key: key, mode: .write))
+        }
+    }
+
+    private mutating func addLed(_ update: Update) {
+        let object = IndexKey.object(update.pool, update.container, update.object)
+        let objectKey = KeyLocks.object(object)
+        var isWhole = false
+        for operation in update.operations {
+            let (dkey, akey) = operation.body.names
+            let path = NamePath(object: object, dkey: dkey, akey: akey)
+            let isConditional = operation.condition != .none
+            if isConditional { conditions.append((operation, path)) }
+            guard path.dkeyEnd > 0 else {
+                isWhole = true
+                writes.append(Key(object: objectKey, dkey: nil))
+                continue
+            }
+            let key = KeyLocks.dkey(path.bytes, length: path.dkeyEnd)
+            locks.append(KeyLocks.Request(key: key, mode: isConditional ? .alone : .write))
+            writes.append(Key(object: objectKey, dkey: key))
+        }
+        locks.append(KeyLocks.Request(key: objectKey, mode: isWhole ? .alone : .write))
+    }
+
+    private mutating func add(_ read: DTXRequest.Read) {
+        let object = IndexKey.object(read.pool, read.container, read.object)
+        let objectKey = KeyLocks.object(object)
+        guard let dkey = read.dkey else {
+            locks.append(KeyLocks.Request(key: objectKey, mode: .read))
+            reads.append(Key(object: objectKey, dkey: nil))
+            return
+        }
+        let path = NamePath(object: object, dkey: dkey, akey: nil)
+        let dkeyKey = KeyLocks.dkey(path.bytes, length: path.dkeyEnd)
+        locks.append(KeyLocks.Request(key: objectKey, mode: .readBelow))
+        locks.append(KeyLocks.Request(key: dkeyKey, mode: .read))
+        reads.append(Key(object: objectKey, dkey: dkeyKey))
+    }
+}
