@@ -52,7 +52,9 @@ extension TargetService {
         var local = PreparePart()
         local.part = part
         local.leads = true
-        let work = try LocalWork([local], bulk: request.bulk, call, on: self)
+        let work = try LocalWork(
+            [local], bulk: request.bulk, payload: try Payload(of: call), until: call.deadline,
+            on: self)
         defer { work.end() }
         try await work.bringData()
         // A caller that has given up must not find its change applied after its next one.
@@ -70,6 +72,37 @@ extension TargetService {
     }
 }
 
+/// Data that came with a request, in memory that outlives it.
+struct Payload {
+    /// Nil when there is none.
+    let buffer: RegisteredBuffer?
+    let range: Range<Int>
+
+    init(_ buffer: RegisteredBuffer?, _ range: Range<Int>) {
+        self.buffer = buffer
+        self.range = range
+    }
+
+    /// Copies the payload of a request, and lets the receive go.
+    init(of call: RequestContext) throws(RPCError) {
+        let count = unsafe call.payload.count
+        if count > 0 {
+            let copy = try call.context.makeBuffer(count: count)
+            unsafe copy.bytes.copyMemory(from: call.payload)
+            buffer = copy
+        } else {
+            buffer = nil
+        }
+        range = 0..<count
+        call.releasePayload()
+    }
+
+    var bytes: UnsafeRawBufferPointer {
+        guard let buffer else { return unsafe UnsafeRawBufferPointer(start: nil, count: 0) }
+        return unsafe UnsafeRawBufferPointer(rebasing: buffer.bytes[range])
+    }
+}
+
 /// A target's own parts of a transaction: checked, with room for their data and for their share of
 /// the pool.
 final class LocalWork {
@@ -78,7 +111,8 @@ final class LocalWork {
     let parts: [PreparePart]
 
     private let service: TargetService
-    private let call: RequestContext
+    /// When the client gives up: wall clock, nanoseconds since 1970.
+    private let deadline: UInt64
     private let bulk: BulkDescriptor?
     private let buffer: RegisteredBuffer?
     /// What is to be read from the client's memory: from where, and to where in the buffer.
@@ -87,7 +121,7 @@ final class LocalWork {
 
     /// Throws when anything about the request is wrong, or a pool is full.
     init(
-        _ parts: [PreparePart], bulk: BulkDescriptor?, _ call: RequestContext,
+        _ parts: [PreparePart], bulk: BulkDescriptor?, payload: Payload, until deadline: UInt64,
         on service: TargetService
     ) throws(RPCError) {
         var promises: [(pool: UniqueID, bytes: UInt64)] = []
@@ -118,21 +152,18 @@ final class LocalWork {
                 }
                 position += length
             }
-            if total > 0 { buffer = try call.context.makeBuffer(count: total) }
+            if total > 0 {
+                guard let context = service.context else { throw .closed }
+                buffer = try context.makeBuffer(count: total)
+            }
         } else {
-            let count = unsafe call.payload.count
             for part in parts {
-                guard Int(part.dataOffset) + part.part.length <= count else {
+                guard Int(part.dataOffset) + part.part.length <= payload.range.count else {
                     throw .service(.invalidArgument, "the payload does not fit the operations")
                 }
-                starts.append(Int(part.dataOffset))
+                starts.append(payload.range.lowerBound + Int(part.dataOffset))
             }
-            if count > 0 {
-                let copy = try call.context.makeBuffer(count: count)
-                unsafe copy.bytes.copyMemory(from: call.payload)
-                buffer = copy
-            }
-            call.releasePayload()
+            buffer = payload.buffer
         }
         var updates: [Update] = []
         for (part, start) in zip(parts, starts) {
@@ -141,7 +172,7 @@ final class LocalWork {
         self.updates = updates
         self.parts = parts
         self.service = service
-        self.call = call
+        self.deadline = deadline
         self.bulk = bulk
         self.buffer = buffer
         self.pulls = pulls
@@ -150,7 +181,10 @@ final class LocalWork {
     }
 
     /// The updates that change anything.
-    var changes: [Update] { updates.filter { !$0.operations.isEmpty } }
+    var changes: [Update] {
+        let isAll = updates.allSatisfy { !$0.operations.isEmpty }
+        return isAll ? updates : updates.filter { !$0.operations.isEmpty }
+    }
 
     /// Gives the share of the pools back. The usage of the pools has it now, or nobody.
     func end() {
@@ -158,19 +192,14 @@ final class LocalWork {
         promises = []
     }
 
-    /// The payload of the request, for other members.
-    var payload: UnsafeRawBufferPointer? {
-        guard bulk == nil, let buffer else { return nil }
-        return unsafe UnsafeRawBufferPointer(buffer.bytes)
-    }
-
     /// Reads the data from the client's memory, if it did not come with the request.
     func bringData() async throws(RPCError) {
-        guard let bulk, let buffer else { return }
+        guard let bulk, let buffer, !pulls.isEmpty else { return }
+        guard let context = service.context else { throw .closed }
         for pull in pulls {
-            try await call.context.bulkGet(
+            try await context.bulkGet(
                 bulk, offset: pull.offset, into: buffer, range: pull.range,
-                deadline: .at(call.deadline))
+                deadline: .at(deadline))
         }
     }
 

@@ -13,10 +13,32 @@ extension TransactionService {
     private struct Plan {
         /// This target first.
         var members: [TargetAddress]
-        /// The parts of each member.
-        var parts: [TargetAddress: [PreparePart]] = [:]
-        /// Members that lead a redundancy group.
-        var leaders: Set<TargetAddress> = []
+        /// The parts of each member, by its place.
+        var parts: [[PreparePart]] = [[]]
+        /// Places of members that lead a redundancy group.
+        var leaders: MemberSet = []
+        /// Where members are, once there are many.
+        private var places: [TargetAddress: Int] = [:]
+
+        init(_ own: TargetAddress) {
+            members = [own]
+        }
+
+        /// The place of a member, which may be a new one.
+        mutating func place(of member: TargetAddress) -> Int {
+            if members.count <= 16 {
+                if let known = members.firstIndex(of: member) { return known }
+            } else {
+                if places.isEmpty {
+                    for (place, member) in members.enumerated() { places[member] = place }
+                }
+                if let known = places[member] { return known }
+                places[member] = members.count
+            }
+            members.append(member)
+            parts.append([])
+            return members.count - 1
+        }
     }
 
     /// Runs a transaction to its end and returns its epoch.
@@ -27,16 +49,18 @@ extension TransactionService {
         _ request: ObjectUpdateRequest, _ call: RequestContext
     ) async throws(RPCError) -> UInt64 {
         let plan = try plan(request)
-        let ownParts = plan.parts[own] ?? []
+        let ownParts = plan.parts[0]
         try checkReads(ownParts, call)
-        let work = try LocalWork(ownParts, bulk: request.bulk, call, on: target)
+        let payload = try Payload(of: call)
+        let work = try LocalWork(
+            ownParts, bulk: request.bulk, payload: payload, until: call.deadline, on: target)
         defer { work.end() }
+        let members = TransactionMembers(plan.members)
         var wishes = DTXRequest(
-            id: request.transaction, members: TransactionMembers(plan.members).encoded(),
-            isLeader: true)
+            id: request.transaction, members: members.encoded(), isLeader: true)
         fill(&wishes, ownParts, work, snapshot: request.snapshot)
         // Who will hold keys elsewhere must not wait for any here.
-        if plan.leaders.count == 1 { wishes.patience = target.patience(call) }
+        if plan.leaders == [0] { wishes.patience = target.patience(call) }
         let dtx: DTX
         do throws(VOSError) {
             dtx = try await vos.begin(wishes) { target.clock.now() }
@@ -45,9 +69,9 @@ extension TransactionService {
         }
         leading.insert(dtx.id)
         defer { leading.remove(dtx.id) }
-        let run = TransactionRun(dtx, members: plan.members, deadline: call.deadline)
+        let run = TransactionRun(dtx, members: members, deadline: call.deadline)
         for (place, member) in plan.members.enumerated().dropFirst() {
-            sendPart(place, member, request, plan, run, work, call)
+            queuePart(place, member, request, plan, run, payload)
         }
         await prepareOwn(run, work)
         await run.wait()
@@ -55,8 +79,7 @@ extension TransactionService {
     }
 
     private func plan(_ request: ObjectUpdateRequest) throws(RPCError) -> Plan {
-        var plan = Plan(members: [own])
-        var seen: Set<TargetAddress> = [own]
+        var plan = Plan(own)
         var offset = 0
         for (index, part) in request.parts.enumerated() {
             guard !part.operations.isEmpty || !part.reads.isEmpty else {
@@ -66,16 +89,16 @@ extension TransactionService {
             guard let leader = group.first, index > 0 || leader == own else {
                 throw .service(.staleMap, "the redundancy group is led by another target")
             }
-            plan.leaders.insert(leader)
+            plan.leaders.insert(plan.place(of: leader))
             // What was only read concerns nobody but the leader of the group.
             for member in part.operations.isEmpty ? group.prefix(1) : group {
-                if seen.insert(member).inserted { plan.members.append(member) }
+                let place = plan.place(of: member)
                 var prepare = PreparePart()
                 prepare.part = part
                 if member != leader { prepare.part.reads = [] }
                 prepare.leads = member == leader
                 prepare.dataOffset = UInt32(clamping: offset)
-                plan.parts[member, default: []].append(prepare)
+                plan.parts[place].append(prepare)
             }
             offset += part.length
         }
@@ -86,38 +109,133 @@ extension TransactionService {
         return plan
     }
 
-    /// Sends a member its parts, and notes its answer.
-    private func sendPart(
+    // MARK: - Batches
+
+    /// Puts a member's parts into its next batch.
+    private func queuePart(
         _ place: Int, _ member: TargetAddress, _ request: ObjectUpdateRequest, _ plan: Plan,
-        _ run: TransactionRun, _ work: LocalWork, _ call: RequestContext
+        _ run: TransactionRun, _ payload: Payload
     ) {
         var prepare = PrepareRequest()
         prepare.transaction = request.transaction
         prepare.epoch = run.dtx.epoch
-        prepare.members = TransactionMembers(plan.members)
+        prepare.deadline = run.deadline
+        prepare.members = run.members
         prepare.snapshot = request.snapshot
-        prepare.parts = plan.parts[member] ?? []
+        prepare.parts = plan.parts[place]
         prepare.bulk = request.bulk
-        prepare.committed = takeNews(for: member, max: PrepareRequest.committedMax)
-        let wall = target.world.clock.wallNanoseconds
-        let latest = wall + TransactionService.prepareTimeout.nanosecondsClamped
-        let message = prepare
-        let context = call.context
-        xstream.spawn { [self] in
-            do throws(RPCError) {
-                _ = try await context.call(
-                    TransactionProtocol.prepare, message,
-                    to: .rank(member.rank, tag: member.tag), payload: unsafe work.payload,
-                    deadline: .at(min(call.deadline, latest)), trace: call.trace)
-                acknowledged(message.committed, by: member)
-                await run.note(.prepared(place), self)
-            } catch {
-                giveBack(message.committed, for: member)
-                run.blame(error, member)
-                await run.note(.failed(place), self)
+        let entry = OutgoingPrepare(request: prepare, payload: payload, run: run, place: place)
+        outgoing[member, default: []].append(entry)
+        // Whoever puts in the first one sends what has gathered.
+        if outgoing[member]?.count == 1 {
+            xstream.spawn { [self] in
+                await letGather(member)
+                await sendBatches(to: member)
             }
         }
     }
+
+    /// The most rounds of the xstream that a batch waits for more.
+    private static let gatheringRoundsMax = 8
+
+    /// Waits while each round of the xstream brings more: a lone transaction waits for one, which
+    /// is short.
+    private func letGather(_ member: TargetAddress) async {
+        var count = 0
+        for _ in 0..<TransactionService.gatheringRoundsMax {
+            let now = outgoing[member]?.count ?? 0
+            guard now > count, now < PrepareBatchRequest.requestsMax else { return }
+            count = now
+            await xstream.yield()
+        }
+    }
+
+    private func sendBatches(to member: TargetAddress) async {
+        var entries = outgoing.removeValue(forKey: member) ?? []
+        while !entries.isEmpty {
+            var count = 0
+            var bytes = 0
+            while count < min(entries.count, PrepareBatchRequest.requestsMax),
+                bytes < PrepareBatchRequest.payloadMax
+            {
+                bytes += entries[count].payload.range.count
+                count += 1
+            }
+            let batch = Array(entries[0..<count])
+            entries.removeFirst(count)
+            if entries.isEmpty {
+                await send(batch, to: member)
+            } else {
+                xstream.spawn { [self] in await send(batch, to: member) }
+            }
+        }
+    }
+
+    /// Asks a member to prepare, and notes its answers.
+    private func send(_ entries: [OutgoingPrepare], to member: TargetAddress) async {
+        var message = PrepareBatchRequest()
+        message.committed = takeNews(for: member, max: PrepareBatchRequest.committedMax)
+        var bytes = 0
+        var latest: UInt64 = 0
+        for entry in entries {
+            var request = entry.request
+            request.payloadOffset = UInt32(bytes)
+            request.payloadLength = UInt32(entry.payload.range.count)
+            bytes += entry.payload.range.count
+            latest = max(latest, request.deadline)
+            message.requests.append(request)
+        }
+        let limit =
+            target.world.clock.wallNanoseconds
+            + TransactionService.prepareTimeout.nanosecondsClamped
+        do throws(RPCError) {
+            guard let context else { throw .closed }
+            let data = try gatherPayload(entries, count: bytes, context)
+            let reply = try await context.call(
+                TransactionProtocol.prepare, message, to: .rank(member.rank, tag: member.tag),
+                payload: unsafe data.bytes, deadline: .at(min(latest, limit)))
+            acknowledged(message.committed, by: member)
+            guard reply.outcomes.count == entries.count else { throw .badMessage }
+            for (entry, outcome) in zip(entries, reply.outcomes) {
+                if outcome.code == 0 {
+                    await entry.run.note(.prepared(entry.place), self)
+                } else {
+                    fail(
+                        entry, member,
+                        .application(code: outcome.code, message: outcome.message))
+                }
+            }
+            withExtendedLifetime(data) {}
+        } catch {
+            giveBack(message.committed, for: member)
+            for entry in entries { fail(entry, member, error) }
+        }
+    }
+
+    /// A member has not prepared. The abort goes into the log while others of the batch go on.
+    private func fail(_ entry: OutgoingPrepare, _ member: TargetAddress, _ error: RPCError) {
+        entry.run.blame(error, member)
+        xstream.spawn { [self] in await entry.run.note(.failed(entry.place), self) }
+    }
+
+    /// The data of a batch in one piece.
+    private func gatherPayload(
+        _ entries: [OutgoingPrepare], count: Int, _ context: Context
+    ) throws(RPCError) -> Payload {
+        guard count > 0 else { return Payload(nil, 0..<0) }
+        if entries.count == 1 { return entries[0].payload }
+        let buffer = try context.makeBuffer(count: count)
+        var start = 0
+        for entry in entries {
+            let bytes = unsafe entry.payload.bytes
+            unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start...])
+                .copyMemory(from: bytes)
+            start += bytes.count
+        }
+        return Payload(buffer, 0..<count)
+    }
+
+    // MARK: - Own part
 
     private func prepareOwn(_ run: TransactionRun, _ work: LocalWork) async {
         do throws(RPCError) {
@@ -158,21 +276,31 @@ extension TransactionService {
     }
 }
 
+/// A member's parts of a transaction, on their way into a batch.
+struct OutgoingPrepare {
+    let request: PrepareRequest
+    let payload: Payload
+    let run: TransactionRun
+    let place: Int
+}
+
 /// One transaction whose client waits.
 final class TransactionRun {
     let dtx: DTX
+    let members: TransactionMembers
     /// Of the client: wall clock, nanoseconds since 1970.
-    private let deadline: UInt64
+    let deadline: UInt64
     private(set) var machine: LeaderMachine
     /// What to tell the client when it is aborted.
     private(set) var failure: RPCError?
     private var waiter: SuspendedTask?
     private var isOver = false
 
-    init(_ dtx: DTX, members: [TargetAddress], deadline: UInt64) {
+    init(_ dtx: DTX, members: TransactionMembers, deadline: UInt64) {
         self.dtx = dtx
+        self.members = members
         self.deadline = deadline
-        machine = LeaderMachine(count: members.count)
+        machine = LeaderMachine(count: members.targets.count)
     }
 
     /// Suspends until the transaction is decided.

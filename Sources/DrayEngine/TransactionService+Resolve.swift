@@ -46,7 +46,7 @@ extension TransactionService {
                 log.info("transaction \(dtx.id) was found to be committed")
                 guard dtx.isLeader else { return }
                 committed[dtx.id] = (LeaderMachine(committedBy: members.count), members)
-                tell(dtx.id, members, urgent: Set(members))
+                tell(dtx.id, members, urgent: MemberSet(1..<members.count))
             case .abort:
                 guard dtx.phase == .prepared else { return }
                 log.info("transaction \(dtx.id) was found to be aborted")

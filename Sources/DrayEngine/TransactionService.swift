@@ -26,6 +26,8 @@ final class TransactionService {
     /// Members that are being told.
     var telling: Set<TargetAddress> = []
     var isTellingScheduled = false
+    /// What each member is to be asked to prepare, gathered for a moment.
+    var outgoing: [TargetAddress: [OutgoingPrepare]] = [:]
     /// Members' transactions whose prepare is under way, and that were aborted meanwhile.
     var doomed: Set<UniqueID> = []
     /// Transactions whose outcome is being looked for.
@@ -61,7 +63,7 @@ final class TransactionService {
 
     func serve(on context: Context) {
         context.register(TransactionProtocol.prepare) {
-            (request, call) async throws(RPCError) -> EmptyMessage in
+            (request, call) async throws(RPCError) -> PrepareBatchReply in
             try await self.prepare(request, call)
         }
         context.register(TransactionProtocol.decide) {
@@ -133,9 +135,11 @@ final class TransactionService {
     // MARK: - Telling members of commits
 
     /// Notes that members are to be told; the leaders of redundancy groups at once.
-    func tell(_ id: UniqueID, _ members: [TargetAddress], urgent: Set<TargetAddress>) {
-        for member in members.dropFirst() { news[member, default: []].append(id) }
-        for member in members.dropFirst() where urgent.contains(member) { tellNow(member) }
+    func tell(_ id: UniqueID, _ members: [TargetAddress], urgent: MemberSet) {
+        for (place, member) in members.enumerated().dropFirst() {
+            news[member, default: []].append(id)
+            if urgent.contains(place) { tellNow(member) }
+        }
         scheduleTelling()
     }
 
@@ -151,7 +155,8 @@ final class TransactionService {
 
     /// Takes what can travel to a member with something else.
     func takeNews(for member: TargetAddress, max count: Int) -> [UniqueID] {
-        guard var queue = news[member], !queue.isEmpty else { return [] }
+        // Taken out, so that it is changed in place.
+        guard var queue = news.updateValue([], forKey: member), !queue.isEmpty else { return [] }
         let part = Array(queue.prefix(count))
         queue.removeFirst(part.count)
         news[member] = queue
@@ -201,11 +206,66 @@ final class TransactionService {
 
     // MARK: - Member
 
+    /// Prepares each transaction of a batch; their records share the flushes of the log.
+    private func prepare(
+        _ batch: PrepareBatchRequest, _ call: RequestContext
+    ) async throws(RPCError) -> PrepareBatchReply {
+        for id in batch.committed { try commit(id) }
+        let payload = try Payload(of: call)
+        var reply = PrepareBatchReply()
+        guard batch.requests.count > 1 else {
+            for request in batch.requests {
+                reply.outcomes.append(await outcome(of: request, payload, call))
+            }
+            try await settle(batch, reply)
+            return reply
+        }
+        let gather = Gather<PrepareOutcome>(count: batch.requests.count)
+        for (index, request) in batch.requests.enumerated() {
+            xstream.spawn { [self] in
+                gather.finish(index, with: await outcome(of: request, payload, call))
+            }
+        }
+        reply.outcomes = await gather.results()
+        try await settle(batch, reply)
+        return reply
+    }
+
+    /// What was prepared has taken the commits with it to stable storage; else they go there now.
+    private func settle(
+        _ batch: PrepareBatchRequest, _ reply: PrepareBatchReply
+    ) async throws(RPCError) {
+        guard !batch.committed.isEmpty, !reply.outcomes.contains(where: { $0.code == 0 }) else {
+            return
+        }
+        try await flush()
+    }
+
+    private func outcome(
+        of request: PrepareRequest, _ payload: Payload, _ call: RequestContext
+    ) async -> PrepareOutcome {
+        var outcome = PrepareOutcome()
+        do throws(RPCError) {
+            let start = Int(request.payloadOffset)
+            let end = start + Int(request.payloadLength)
+            guard end <= payload.range.count else {
+                throw .service(.invalidArgument, "the payload does not fit the transactions")
+            }
+            try await prepare(request, Payload(payload.buffer, start..<end), call)
+        } catch .application(let code, let message) {
+            outcome.code = code
+            outcome.message = String(message.prefix(PrepareOutcome.messageMax / 4))
+        } catch {
+            outcome.code = ServiceCode.aborted.rawValue
+            outcome.message = "\(error)"
+        }
+        return outcome
+    }
+
     /// Brings this target's parts of a transaction to stable storage.
     private func prepare(
-        _ request: PrepareRequest, _ call: RequestContext
-    ) async throws(RPCError) -> EmptyMessage {
-        for id in request.committed { try commit(id) }
+        _ request: PrepareRequest, _ payload: Payload, _ call: RequestContext
+    ) async throws(RPCError) {
         var machine = participant(request.transaction)
         switch machine.on(.prepare).first {
         case .startPrepare: break
@@ -214,7 +274,7 @@ final class TransactionService {
                 dtx.epoch == request.epoch
             else { throw aborted }
             try await flush()
-            return EmptyMessage()
+            return
         case .replyFailed, .commit, .abort, .refuse, .acknowledge, .report, .protest, nil:
             throw aborted
         }
@@ -228,7 +288,9 @@ final class TransactionService {
             }
         }
         try checkReads(request.parts, call)
-        let work = try LocalWork(request.parts, bulk: request.bulk, call, on: target)
+        let deadline = min(request.deadline, call.deadline)
+        let work = try LocalWork(
+            request.parts, bulk: request.bulk, payload: payload, until: deadline, on: target)
         defer { work.end() }
         var wishes = DTXRequest(
             id: request.transaction, members: request.members.encoded(), isLeader: false)
@@ -241,7 +303,7 @@ final class TransactionService {
         }
         do throws(RPCError) {
             try await work.bringData()
-            guard target.world.clock.wallNanoseconds < call.deadline else { throw .timedOut }
+            guard target.world.clock.wallNanoseconds < deadline else { throw .timedOut }
         } catch {
             doomed.remove(dtx.id)
             await drop(dtx)
@@ -259,7 +321,6 @@ final class TransactionService {
             throw aborted
         }
         waiting.append((xstream.now, dtx.id))
-        return EmptyMessage()
     }
 
     private var aborted: RPCError { .service(.aborted, "the transaction was aborted") }

@@ -43,31 +43,81 @@ public struct PreparePart: Message, Hashable {
     }
 }
 
-/// Asks a member to bring its parts of a transaction to stable storage. An answer without an error
-/// says that it has.
+/// Asks a member to bring its parts of one transaction to stable storage.
 public struct PrepareRequest: Message, Hashable {
     public var transaction = UniqueID.zero
     public var epoch: UInt64 = 0
+    /// When the client gives up: wall clock, nanoseconds since 1970.
+    public var deadline: UInt64 = 0
     public var members = TransactionMembers()
     public var snapshot: UInt64 = 0
     public var parts: [PreparePart] = []
     /// Where the client's memory holds the data of all parts, when it is not in the payload.
     public var bulk: BulkDescriptor?
-    /// Transactions that were committed since; on stable storage when the answer comes.
-    public var committed: [UniqueID] = []
-
-    public static let committedMax = 256
+    /// Where in the payload the data of all parts begins, and how long it is.
+    public var payloadOffset: UInt32 = 0
+    public var payloadLength: UInt32 = 0
 
     public init() {}
 
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&transaction)
         try coder.code(&epoch)
+        try coder.code(&deadline)
         try coder.code(&members)
         try coder.code(&snapshot)
         try coder.code(&parts, max: ObjectLimits.partsMax)
         try coder.code(&bulk)
-        try coder.code(&committed, max: PrepareRequest.committedMax)
+        try coder.code(&payloadOffset)
+        try coder.code(&payloadLength)
+    }
+}
+
+/// Asks a member to prepare transactions that came to their leader at about the same time. The
+/// payload is their data.
+public struct PrepareBatchRequest: Message, Hashable {
+    public var requests: [PrepareRequest] = []
+    /// Transactions that were committed since; on stable storage when the answer comes.
+    public var committed: [UniqueID] = []
+
+    public static let requestsMax = 128
+    public static let committedMax = 1024
+    /// Bytes of data in one batch, but for that of a last transaction.
+    public static let payloadMax = 256 << 10
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&requests, max: PrepareBatchRequest.requestsMax)
+        try coder.code(&committed, max: PrepareBatchRequest.committedMax)
+    }
+}
+
+/// What became of each request of a batch.
+public struct PrepareBatchReply: Message, Hashable {
+    public var outcomes: [PrepareOutcome] = []
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&outcomes, max: PrepareBatchRequest.requestsMax)
+    }
+}
+
+/// What became of one request to prepare.
+public struct PrepareOutcome: Message, Hashable {
+    /// 0: it is on stable storage. Else a `ServiceCode`: it is not here.
+    public var code: UInt32 = 0
+    public var message = ""
+
+    public static let messageMax = 1024
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&code)
+        guard code != 0 else { return }
+        try coder.code(&message, max: PrepareOutcome.messageMax)
     }
 }
 
@@ -121,7 +171,7 @@ public struct QueryReply: Message, Hashable {
 public enum TransactionProtocol {
     public static let id = ProtocolID(base: 0x11, version: 1)
 
-    public static let prepare = Procedure<PrepareRequest, EmptyMessage>(
+    public static let prepare = Procedure<PrepareBatchRequest, PrepareBatchReply>(
         id, index: 0, name: "transaction.prepare")
     public static let decide = Procedure<DecideRequest, EmptyMessage>(
         id, index: 1, name: "transaction.decide")

@@ -11,7 +11,7 @@ public struct LeaderMachine: Sendable {
     /// How far the transaction is.
     public enum State: Hashable, Sendable {
         /// Not everybody has answered.
-        case preparing(missing: Set<Member>)
+        case preparing(missing: MemberSet)
         /// It will be aborted, once the leader's own prepare has ended: one that is under way
         /// cannot be called back.
         case failing
@@ -19,7 +19,7 @@ public struct LeaderMachine: Sendable {
         case aborting
         case aborted
         /// Visible at the leader. These do not know yet.
-        case committed(missing: Set<Member>)
+        case committed(missing: MemberSet)
         /// Everybody knows.
         case completed
     }
@@ -61,13 +61,13 @@ public struct LeaderMachine: Sendable {
     public init(count: Int) {
         precondition(count > 0, "a transaction has a leader")
         self.count = count
-        state = .preparing(missing: Set(0..<count))
+        state = .preparing(missing: MemberSet(0..<count))
     }
 
     /// A commit that was found in the leader's log after a restart.
     public init(committedBy count: Int) {
         self.init(count: count)
-        state = .committed(missing: Set(1..<count))
+        state = .committed(missing: MemberSet(1..<count))
     }
 
     /// Whether the client has its answer.
@@ -90,7 +90,7 @@ public struct LeaderMachine: Sendable {
                 state = .completed
                 return [.commit, .complete]
             }
-            state = .committed(missing: Set(1..<count))
+            state = .committed(missing: MemberSet(1..<count))
             return [.commit, .tellCommitted]
         case (.preparing, .failed(0)):
             state = .aborted

@@ -24,7 +24,7 @@ public struct ResolutionMachine: Sendable {
     public enum State: Hashable, Sendable {
         case askingLeader
         /// `arePrepared`: so far all who have answered are.
-        case askingOthers(missing: Set<Member>, arePrepared: Bool)
+        case askingOthers(missing: MemberSet, arePrepared: Bool)
         case committed
         case aborted
         /// It cannot be known now.
@@ -59,7 +59,7 @@ public struct ResolutionMachine: Sendable {
         others = (1..<max(1, count)).filter { $0 != own }
         state =
             own == 0
-            ? .askingOthers(missing: Set(others), arePrepared: true) : .askingLeader
+            ? .askingOthers(missing: MemberSet(others), arePrepared: true) : .askingLeader
     }
 
     /// What to do first.
@@ -87,7 +87,7 @@ public struct ResolutionMachine: Sendable {
                 state = .blocked
                 return [.wait]
             }
-            state = .askingOthers(missing: Set(others), arePrepared: false)
+            state = .askingOthers(missing: MemberSet(others), arePrepared: false)
             return [.ask(others)]
         case (.askingOthers(let missing, let known), .answered(let member, .prepared)):
             return heard(of: member, missing, arePrepared: known)
@@ -100,9 +100,9 @@ public struct ResolutionMachine: Sendable {
     }
 
     private mutating func heard(
-        of member: Member, _ missing: Set<Member>, arePrepared: Bool
+        of member: Member, _ missing: MemberSet, arePrepared: Bool
     ) -> [Action] {
-        let rest = missing.subtracting([member])
+        let rest = missing.removing(member)
         guard rest.isEmpty else {
             state = .askingOthers(missing: rest, arePrepared: arePrepared)
             return []

@@ -85,8 +85,17 @@ import Testing
         prepare.members = TransactionMembers([TargetAddress(rank: 1, target: 2)])
         prepare.parts = [part]
         prepare.bulk = BulkDescriptor()
-        prepare.committed = [id]
         try fuzz(prepare, seed: 25)
+        var batch = PrepareBatchRequest()
+        batch.requests = [prepare, prepare]
+        batch.committed = [id]
+        try fuzz(batch, seed: 32)
+        var outcome = PrepareOutcome()
+        outcome.code = 3
+        outcome.message = "why"
+        var outcomes = PrepareBatchReply()
+        outcomes.outcomes = [PrepareOutcome(), outcome]
+        try fuzz(outcomes, seed: 33)
         try fuzz(prepare.members, seed: 26)
         var decide = DecideRequest()
         decide.committed = [id, .zero]
