@@ -131,6 +131,9 @@ let package = Package(
             ],
             swiftSettings: testSettings),
         .testTarget(
+            name: "DraySimulatorTests", dependencies: ["DrayRuntime", "DraySimulator"],
+            swiftSettings: testSettings),
+        .testTarget(
             name: "DrayFileSystemTests",
             dependencies: [
                 "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayProtocol", "DrayEngine", "Dray",
