@@ -92,7 +92,8 @@ let package = Package(
         .target(
             name: "DraySimulator",
             dependencies: [
-                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayProtocol", "DrayEngine", "Dray",
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayPlacement", "DrayProtocol",
+                "DrayEngine", "Dray",
             ],
             exclude: ["README.md"], swiftSettings: settings),
         .executableTarget(

@@ -12,14 +12,14 @@ final class TargetService {
     private let world: World
     private let clock: HybridLogicalClock
     private let xstream: XStream
-    private let vos: VOS
-    private var context: Context?
+    let vos: VOS
+    private(set) var context: Context?
 
     /// What the target knows of pools and containers, as the system xstream gave it last.
     private var pools: [UniqueID: PoolRecord] = [:]
     private var containers: [UniqueID: ContainerRecord] = [:]
     /// Bytes of updates under way, which a pool's usage does not count yet.
-    private var promised: [UniqueID: UInt64] = [:]
+    private(set) var promised: [UniqueID: UInt64] = [:]
 
     init(
         index: Int, _ configuration: EngineConfiguration, world: World,
