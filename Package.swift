@@ -95,7 +95,8 @@ let package = Package(
         .target(
             name: "DraySimulator",
             dependencies: [
-                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayProtocol", "DrayEngine", "Dray",
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayPlacement", "DrayProtocol",
+                "DrayEngine", "Dray",
             ],
             exclude: ["README.md"], swiftSettings: settings),
         .executableTarget(
@@ -132,6 +133,9 @@ let package = Package(
                 "DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "DrayPlacement", "DrayProtocol",
                 "DrayEngine", "Dray", "DraySimulator",
             ],
+            swiftSettings: testSettings),
+        .testTarget(
+            name: "DraySimulatorTests", dependencies: ["DrayRuntime", "DraySimulator"],
             swiftSettings: testSettings),
         .testTarget(
             name: "DrayFileSystemTests",

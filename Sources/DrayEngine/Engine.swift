@@ -11,8 +11,8 @@ public final class Engine: Sendable {
     /// What it was started with.
     public let configuration: EngineConfiguration
 
-    private let system: XStreamBound<SystemService>
-    private let targets: [XStreamBound<TargetService>]
+    let system: XStreamBound<SystemService>
+    let targets: [XStreamBound<TargetService>]
 
     private init(
         configuration: EngineConfiguration, system: XStreamBound<SystemService>,

@@ -12,9 +12,9 @@ final class SystemService {
     private let world: World
     private let clock: HybridLogicalClock
     private let xstream: XStream
-    private let vos: VOS
+    let vos: VOS
     private let started: Instant
-    private var context: Context?
+    private(set) var context: Context?
     private var targets: [XStreamBound<TargetService>] = []
     private var entropy: Entropy
     private let log: Logger

@@ -9,25 +9,6 @@ internal import DrayRuntime
 /// A whole cluster on virtual time: engines, clients that change and check values, and faults,
 /// all decided by one seed. The engines and clients are the real code.
 public final class ClusterSimulation {
-    /// What is simulated.
-    public struct Options: Sendable {
-        public var engineCount = 2
-        public var targetCount = 2
-        public var clientCount = 3
-        /// Operations that each client has under way at once, 1 to 4.
-        public var laneCount = Workload.laneMax
-        /// How long the workload runs, in virtual time.
-        public var duration: Duration = .seconds(3)
-        /// Prints every fault with its time.
-        public var isVerbose = false
-        /// Where the engines' and clients' log lines go; nowhere when nil.
-        public var logLevel: String?
-        /// Prints every event that the hash covers, to compare two runs.
-        public var printsEvents = false
-
-        public init() {}
-    }
-
     static let deviceSize: UInt64 = 512 << 20
     static let logSize: UInt64 = 512 << 10
     static let retention: Duration = .milliseconds(300)
@@ -37,13 +18,18 @@ public final class ClusterSimulation {
 
     let simulation: Simulation
     let options: Options
+    let plan: Plan
     let fabric: SimulatedFabric
     let devices: SimulatedDeviceStore
     let cluster: UniqueID
     /// What devices do while nothing is wrong with them.
     private(set) var goodDevices = DeviceFaults()
     var entropy: Entropy
-    private(set) var report: SimulationReport
+    var report: SimulationReport
+    let shared = SharedValues()
+    var clients: [SimulatedClient] = []
+    /// The workloads of all processes there were, for their counts and violations.
+    var workloads: [Workload] = []
 
     private(set) var incarnations: [Int]
     private(set) var isRunning: [Bool]
@@ -54,10 +40,14 @@ public final class ClusterSimulation {
         self.options = options
         simulation = Simulation(seed: seed)
         entropy = simulation.entropy.fork("cluster")
+        plan = Plan(options, entropy: simulation.entropy.fork("plan"))
         fabric = SimulatedFabric(simulation: simulation)
         devices = SimulatedDeviceStore(simulation: simulation)
         cluster = UniqueID.random(using: &entropy)
         report = SimulationReport(seed: seed)
+        report.cluster =
+            "\(plan.engineCount) x \(plan.targetCount) targets, \(plan.clientCount) clients, "
+            + "\(plan.objectClass)"
         // Half of the clusters have power supplies that tear every write.
         goodDevices.crashOutcome = entropy.chance(1, in: 2) ? .tear : .random
         devices.setFaults(goodDevices)
@@ -66,8 +56,8 @@ public final class ClusterSimulation {
                 print("\(simulation.now.nanoseconds) \(kind) \(value)")
             }
         }
-        incarnations = Array(repeating: 0, count: options.engineCount)
-        isRunning = Array(repeating: false, count: options.engineCount)
+        incarnations = Array(repeating: 0, count: plan.engineCount)
+        isRunning = Array(repeating: false, count: plan.engineCount)
     }
 
     /// Runs everything and says what happened.
@@ -83,7 +73,7 @@ public final class ClusterSimulation {
 
     // MARK: - Processes
 
-    private func world(node: Int, incarnation: Int) -> World {
+    func world(node: Int, incarnation: Int) -> World {
         var log = LogFacilities(sink: { _ in })
         if let level = options.logLevel {
             log = LogFacilities(sink: { LogFacilities.standardError("node \(node): \($0)") })
@@ -99,12 +89,12 @@ public final class ClusterSimulation {
         return world
     }
 
-    private func configuration(rank: Int) -> EngineConfiguration {
-        let engines = (0..<options.engineCount).map { rank in
+    func configuration(rank: Int) -> EngineConfiguration {
+        let engines = (0..<plan.engineCount).map { rank in
             EngineRecord(
                 rank: UInt32(rank),
                 addresses: EngineConfiguration.addresses(
-                    base: "sim://engine-\(rank)", targetCount: options.targetCount))
+                    base: "sim://engine-\(rank)", targetCount: plan.targetCount))
         }
         var configuration = EngineConfiguration(
             cluster: cluster, rank: UInt32(rank), engines: engines,
@@ -117,7 +107,7 @@ public final class ClusterSimulation {
     }
 
     /// Runs `body` as a task of a fresh process until it is done. False when time ran out.
-    private func runAlone(
+    func runAlone(
         _ name: String, limit: Duration = .seconds(60),
         _ body: @escaping (World, XStream) async -> Void
     ) -> Bool {
@@ -133,7 +123,7 @@ public final class ClusterSimulation {
     }
 
     private func setUp() {
-        for rank in 0..<options.engineCount {
+        for rank in 0..<plan.engineCount {
             let configuration = configuration(rank: rank)
             do throws(BIOError) {
                 try devices.create(
@@ -175,7 +165,7 @@ public final class ClusterSimulation {
     }
 
     private var serving: [Int: Bool] = [:]
-    private var engines: [Int: Engine] = [:]
+    private(set) var engines: [Int: Engine] = [:]
 
     /// Ends an engine as SIGKILL and a power cut together do: it stops, and its device forgets
     /// what was not flushed.
@@ -197,157 +187,34 @@ public final class ClusterSimulation {
                 Simulation.identity(node: rank, incarnation: incarnations[rank]))
     }
 
-    private func waitForEngines() {
+    func waitForEngines() {
         let ready = simulation.run(for: .seconds(60)) {
-            (0..<options.engineCount).allSatisfy { serving[$0] == true }
+            (0..<plan.engineCount).allSatisfy { serving[$0] == true }
                 || !report.violations.isEmpty
         }
         if !ready { violation("the engines do not come up") }
     }
 
-    // MARK: - The run
-
-    private var description: ClusterDescription { description(timeout: .seconds(2)) }
-
-    private func description(timeout: Duration) -> ClusterDescription {
-        ClusterDescription(
-            addresses: (0..<options.engineCount).map { "sim://engine-\($0)" },
-            operationTimeout: timeout)
-    }
-
-    private var clientsDone = 0
-    private var workloads: [Workload] = []
-
-    private func runWorkload() {
-        guard createContainer() else { return }
-        let end = simulation.now + options.duration
-        for index in 0..<options.clientCount { startClient(index, until: end) }
-        let faults = FaultSchedule(self, until: end)
-        faults.start()
-        let limit = options.duration + .seconds(60)
-        let finished = simulation.run(for: limit) {
-            clientsDone == options.clientCount || !report.violations.isEmpty
-        }
-        if !finished { violation("the clients hang") }
-        faults.stop()
-        report.faults += faults.count
-        quiesce()
-        verify("after the run")
-        guard report.violations.isEmpty else { return finish() }
-        for rank in 0..<options.engineCount { kill(rank: rank) }
-        quiesce()
-        verify("after a restart of all engines")
-        guard report.violations.isEmpty else { return finish() }
-        rot()
-        verify("after blocks have rotted", rotten: true)
-        finish()
-    }
-
-    private func finish() {
-        for workload in workloads {
-            report.operations += workload.operations
-            report.acknowledgedWrites += workload.acknowledgedWrites
-            report.unknownOutcomes += workload.unknownOutcomes
-            report.damagedReads += workload.damagedReads
-            report.violations += workload.violations
-        }
-    }
-
-    private func createContainer() -> Bool {
-        let description = description
-        let done = runAlone("admin") { world, xstream in
-            do throws(DrayError) {
-                let cluster = try await Cluster.connect(to: description, world: world)
-                let pool = try await cluster.createPool(label: "tank", size: 256 << 20)
-                try await pool.createContainer(label: "data")
-                await cluster.close()
-            } catch {
-                self.violation("cannot create the container: \(error)")
-            }
-        }
-        if !done { violation("creating the container hangs") }
-        return done && report.violations.isEmpty
-    }
-
-    private func startClient(_ index: Int, until end: Instant) {
-        let node = ClusterSimulation.clientNodeFirst + index
-        let world = world(node: node, incarnation: 0)
-        let xstream = world.makeXStream(name: "client-\(index)")
-        // Some clients give up early, and their requests are on their way still.
-        let timeouts: [Duration] = [.seconds(2), .milliseconds(400), .milliseconds(100)]
-        let description = description(timeout: timeouts[index % timeouts.count])
-        xstream.simulate {
-            do throws(DrayError) {
-                let cluster = try await Cluster.connect(
-                    to: description, world: world, timeout: .seconds(30))
-                let container = try await cluster.pool("tank").container("data")
-                // On the client's own xstream: no detour between its tasks and its calls.
-                cluster.xstream.simulate {
-                    let workload = Workload(
-                        name: "c\(index)", container: container,
-                        arrayID: container.wellKnownObjectID(UInt32(100 + index)),
-                        xstream: cluster.xstream, entropy: world.entropy.fork("workload"))
-                    self.workloads.append(workload)
-                    workload.run(lanes: self.options.laneCount, until: end) {
-                        self.clientsDone += 1
-                    }
-                }
-            } catch {
-                self.violation("client \(index): \(error)")
-                self.clientsDone += 1
-            }
-        }
-    }
-
-    /// Ends all faults and lets everything come back.
-    private func quiesce() {
-        fabric.heal()
-        fabric.faults = .none
-        devices.crash(atBoundary: nil)
-        devices.setFaults(goodDevices)
-        for rank in 0..<options.engineCount {
-            if isDead(rank: rank) { kill(rank: rank) }
-            simulation.resume(node: rank, incarnation: incarnations[rank])
-            start(rank: rank)
-        }
-        waitForEngines()
-    }
-
-    /// Damages values where they lie on the devices.
-    private func rot() {
-        for rank in 0..<options.engineCount {
-            let configuration = configuration(rank: rank)
-            for area in configuration.dataAreas(deviceSize: ClusterSimulation.deviceSize) {
-                report.rottenBlocks += devices.rot(
-                    path: configuration.devicePath, in: area,
-                    oneIn: ClusterSimulation.rotPeriod)
-            }
-        }
-        simulation.record("rot", UInt64(report.rottenBlocks))
-    }
-
-    /// A new client reads back everything that every client wrote. When blocks are `rotten`, an
-    /// error that says so is as good an answer as the right one.
-    private func verify(_ when: String, rotten: Bool = false) {
-        guard report.violations.isEmpty else { return }
-        let description = description
-        let workloads = workloads
-        let done = runAlone("verify") { world, xstream in
-            do throws(DrayError) {
-                let cluster = try await Cluster.connect(to: description, world: world)
-                let container = try await cluster.pool("tank").container("data")
-                for workload in workloads {
-                    await workload.verify(through: container, rotten: rotten)
-                }
-                await cluster.close()
-            } catch {
-                self.violation("cannot verify \(when): \(error)")
-            }
-        }
-        if !done { violation("verifying \(when) hangs") }
-    }
-
     func violation(_ what: String) {
         report.violations.append(what)
+    }
+
+    // MARK: - Clocks
+
+    private var skews: [Int: Int64] = [:]
+
+    /// Sets the wall clock of a node off by `offset` nanoseconds, or right when that is zero.
+    /// Returns false, and does nothing, when it is off already.
+    func setSkew(node: Int, _ offset: Int64) -> Bool {
+        let current = skews[node] ?? 0
+        guard offset == 0 || current == 0 else { return false }
+        if offset != current { simulation.stepWallClock(node: node, by: offset - current) }
+        skews[node] = offset
+        return true
+    }
+
+    /// Sets all clocks right.
+    func endSkew() {
+        for node in skews.keys.sorted() { _ = setSkew(node: node, 0) }
     }
 }

@@ -2,9 +2,12 @@ internal import BIO
 internal import DrayFabric
 internal import DrayRuntime
 
-/// Injects faults at random moments: crashes, restarts, partitions, pauses, bad networks and slow
-/// disks. Every fault ends by itself after a while.
+/// Injects faults at random moments, of the kinds that the run may have (`FaultKind`). Every fault
+/// ends by itself after a while.
 final class FaultSchedule {
+    /// The most that a wall clock is off: far more than what may be.
+    static let skewMax: Duration = .seconds(3)
+
     private unowned let cluster: ClusterSimulation
     private let end: Instant
     private var entropy: Entropy
@@ -24,7 +27,7 @@ final class FaultSchedule {
     func stop() { isStopped = true }
 
     private func scheduleNext() {
-        let pause = 20 + entropy.below(400)
+        let pause = 20 + entropy.below(250)
         let time = cluster.simulation.now + .milliseconds(Int64(pause))
         cluster.simulation.schedule(at: time) { [self] in
             guard !isStopped, cluster.simulation.now < end else { return }
@@ -40,35 +43,52 @@ final class FaultSchedule {
         }
     }
 
+    private func draw() -> FaultKind? {
+        let kinds = cluster.plan.faults
+        let total = kinds.reduce(0) { $0 + $1.weight }
+        guard total > 0 else { return nil }
+        var left = entropy.below(total)
+        for kind in kinds {
+            if left < kind.weight { return kind }
+            left -= kind.weight
+        }
+        preconditionFailure("the weights changed")
+    }
+
     private func inject() {
-        let engines = cluster.options.engineCount
+        guard let kind = draw() else { return }
+        let engines = cluster.plan.engineCount
         let rank = Int(entropy.below(UInt64(engines)))
         count += 1
         cluster.simulation.record("fault", UInt64(count))
-        switch entropy.below(11) {
-        case 0, 1: crash([rank])
-        case 2: crash(Array(0..<engines))
-        case 3, 4, 5: crashAtBoundary()
-        case 6: partition(rank)
-        case 7:
+        switch kind {
+        case .crash: crash(entropy.chance(1, in: 3) ? Array(0..<engines) : [rank])
+        case .boundary: crashAtBoundary()
+        case .partition: partition()
+        case .network:
             say("network is bad")
             cluster.fabric.faults = .harsh
             after(50 + entropy.below(1_000)) { self.cluster.fabric.faults = .none }
-        case 8:
+        case .connections:
             say("engine \(rank) loses its connections")
-            for client in 0..<cluster.options.clientCount {
-                cluster.fabric.breakConnections(
-                    rank, ClusterSimulation.clientNodeFirst + client)
-            }
-        case 9: pause(rank)
-        default:
+            for node in nodes where node != rank { cluster.fabric.breakConnections(rank, node) }
+        case .pause: pause(rank)
+        case .disks:
             say("disks are slow")
             let good = cluster.goodDevices
             var slow = good
             slow.latencyMax = .milliseconds(20)
             cluster.devices.setFaults(slow)
             after(50 + entropy.below(1_000)) { self.cluster.devices.setFaults(good) }
+        case .client: killClient()
+        case .cancel: cancelTasks()
+        case .clock: skew()
         }
+    }
+
+    /// All engines, then all clients.
+    private var nodes: [Int] {
+        Array(0..<cluster.plan.engineCount) + cluster.clients.map(\.node)
     }
 
     private func crash(_ ranks: [Int]) {
@@ -87,7 +107,7 @@ final class FaultSchedule {
         let pause = 10 + entropy.below(1_000)
         after(40) { [self] in
             cluster.devices.crash(atBoundary: nil)
-            for rank in 0..<cluster.options.engineCount where cluster.isDead(rank: rank) {
+            for rank in 0..<cluster.plan.engineCount where cluster.isDead(rank: rank) {
                 say("engine \(rank) was killed at boundary \(boundary) of its device")
                 cluster.kill(rank: rank)
                 after(pause) { self.cluster.start(rank: rank) }
@@ -95,20 +115,56 @@ final class FaultSchedule {
         }
     }
 
-    private func partition(_ rank: Int) {
-        var others = Set(0..<cluster.options.engineCount)
-        others.remove(rank)
-        for client in 0..<cluster.options.clientCount where entropy.chance(1, in: 2) {
-            others.insert(ClusterSimulation.clientNodeFirst + client)
-        }
+    /// Some engines are cut off from the others, and from some of the clients.
+    private func partition() {
+        let engines = 0..<cluster.plan.engineCount
+        var inside = Set(engines.filter { _ in entropy.chance(1, in: 2) })
+        inside.insert(Int(entropy.below(UInt64(engines.count))))
+        var outside = Set(engines).subtracting(inside)
+        for client in cluster.clients where entropy.chance(1, in: 2) { outside.insert(client.node) }
         let kind = entropy.below(3)
-        say("engine \(rank) is cut off from \(others.sorted()), kind \(kind)")
+        say("\(inside.sorted()) are cut off from \(outside.sorted()), kind \(kind)")
         switch kind {
-        case 0: cluster.fabric.partition([rank], others)
-        case 1: cluster.fabric.partitionOneWay(from: [rank], to: others)
-        default: cluster.fabric.partitionOneWay(from: others, to: [rank])
+        case 0: cluster.fabric.partition(inside, outside)
+        case 1: cluster.fabric.partitionOneWay(from: inside, to: outside)
+        default: cluster.fabric.partitionOneWay(from: outside, to: inside)
         }
         after(20 + entropy.below(2_000)) { self.cluster.fabric.heal() }
+    }
+
+    private func killClient() {
+        let client = cluster.clients[Int(entropy.below(UInt64(cluster.clients.count)))]
+        guard client.isAlive else { return }
+        say("client \(client.index) is killed")
+        client.kill(in: cluster)
+        after(10 + entropy.below(500)) { [self] in client.start(in: cluster, until: end) }
+    }
+
+    /// Cancels what some lanes of a client do: at once, or one after the other.
+    private func cancelTasks() {
+        let client = cluster.clients[Int(entropy.below(UInt64(cluster.clients.count)))]
+        say("tasks of client \(client.index) are cancelled")
+        for lane in 0..<cluster.options.laneCount {
+            after(entropy.below(20)) { client.cancel(lane: lane) }
+        }
+    }
+
+    /// Sets one wall clock wrong.
+    private func skew() {
+        let nodes = nodes
+        let node = nodes[Int(entropy.below(UInt64(nodes.count)))]
+        let allowed = Int64(HybridLogicalClock.uncertaintyMax.nanosecondsClamped)
+        let most = Int64(FaultSchedule.skewMax.nanosecondsClamped)
+        let isAllowed = entropy.chance(1, in: 2)
+        var offset = Int64(entropy.below(UInt64(isAllowed ? allowed : most - allowed)))
+        if !isAllowed { offset += allowed }
+        if entropy.chance(1, in: 2) { offset = -offset }
+        guard cluster.setSkew(node: node, offset) else { return }
+        say("the clock of node \(node) is off by \(offset / 1_000_000) ms")
+        after(50 + entropy.below(1_500)) { [self] in
+            _ = cluster.setSkew(node: node, 0)
+            say("the clock of node \(node) is right again")
+        }
     }
 
     private func pause(_ rank: Int) {

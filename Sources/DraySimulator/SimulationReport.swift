@@ -1,7 +1,11 @@
 /// What one simulated run did and found.
 public struct SimulationReport: Sendable {
     public var seed: UInt64
+    /// What the cluster was like.
+    public var cluster = ""
     public var operations = 0
+    /// Those of `operations` that are part of the histories of shared values.
+    public var sharedOperations = 0
     public var acknowledgedWrites = 0
     public var unknownOutcomes = 0
     public var faults = 0
@@ -18,6 +22,7 @@ public struct SimulationReport: Sendable {
 
     /// A run below any of these has tested too little to count.
     public static let operationsMin = 200
+    public static let sharedOperationsMin = 80
     public static let acknowledgedWritesMin = 80
     public static let faultsMin = 8
     public static let damagedReadsMin = 1
@@ -29,6 +34,9 @@ public struct SimulationReport: Sendable {
         var shortfalls: [String] = []
         if operations < SimulationReport.operationsMin {
             shortfalls.append("\(operations) operations")
+        }
+        if sharedOperations < SimulationReport.sharedOperationsMin {
+            shortfalls.append("\(sharedOperations) operations on shared values")
         }
         if acknowledgedWrites < SimulationReport.acknowledgedWritesMin {
             shortfalls.append("\(acknowledgedWrites) acknowledged writes")
@@ -45,7 +53,8 @@ public struct SimulationReport: Sendable {
 
     /// One line.
     public var summary: String {
-        "seed \(seed): \(operations) operations, \(acknowledgedWrites) acknowledged writes, "
+        "seed \(seed): \(cluster): \(operations) operations (\(sharedOperations) on shared values), "
+            + "\(acknowledgedWrites) acknowledged writes, "
             + "\(unknownOutcomes) unknown outcomes, \(faults) faults, \(crashes) crashes, "
             + "\(damagedReads) damaged reads, "
             + "\((virtualSeconds * 10).rounded() / 10) s virtual, \(turns) turns, "

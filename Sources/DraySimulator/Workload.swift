@@ -4,25 +4,45 @@ internal import DrayRuntime
 /// One simulated client: changes and reads values that only it writes, and knows after every
 /// step what each of them may be.
 final class Workload {
+    /// What a workload is made with.
+    struct Setting {
+        var name: String
+        /// The number of the client.
+        var client: Int
+        var container: Container
+        var arrayID: ObjectID
+        var xstream: XStream
+        var entropy: Entropy
+        var shared: SharedValues
+        var clocksDiffer: Bool
+        /// Until when a change of unknown outcome, begun now, may still happen: so long after.
+        var lateness: Duration
+    }
+
+    private let setting: Setting
     private let name: String
-    private let container: Container
     private let xstream: XStream
     private var entropy: Entropy
     private let map: KeyValue
     private let array: DrayObject
+    private let shared: SharedWorkload
+    private let judge: ErrorJudge
     private var writeCount: UInt32 = 0
 
     private var keys: [PossibleStates<[UInt8]?>]
     private var arrays: [PossibleStates<[UInt32]>]
 
-    private(set) var operations = 0
-    private(set) var acknowledgedWrites = 0
-    private(set) var unknownOutcomes = 0
-    /// Reads that were refused because what is stored is damaged.
-    private(set) var damagedReads = 0
-    private(set) var violations: [String] = []
-    /// Blocks have rotted: a read may say so.
-    private var mayBeDamaged = false
+    /// What each lane may leave undone if it ends now: to be called then.
+    private var underWay: [Int: () -> Void] = [:]
+    private var tasks: [Int: Task<Void, Never>] = [:]
+
+    private var ownOperations = 0
+    private var ownWrites = 0
+    var operations: Int { ownOperations + shared.operations }
+    var acknowledgedWrites: Int { ownWrites + shared.acknowledgedWrites }
+    var unknownOutcomes: Int { judge.unknownOutcomes }
+    var damagedReads: Int { judge.damagedReads }
+    var violations: [String] { judge.violations }
 
     /// The most operations under way at once, each on keys and arrays of its own.
     static let laneMax = 4
@@ -33,31 +53,64 @@ final class Workload {
     static let cellSize = 1_000
     static let valueMax = 40_000
 
-    init(
-        name: String, container: Container, arrayID: ObjectID, xstream: XStream, entropy: Entropy
-    ) {
-        self.name = name
-        self.container = container
-        self.xstream = xstream
-        self.entropy = entropy
-        map = KeyValue(container: container)
-        array = container.object(arrayID)
+    init(_ setting: Setting) {
+        self.setting = setting
+        name = setting.name
+        xstream = setting.xstream
+        entropy = setting.entropy.fork("own")
+        judge = ErrorJudge(name: setting.name, clocksDiffer: setting.clocksDiffer)
+        shared = SharedWorkload(
+            client: setting.client, shared: setting.shared, container: setting.container,
+            xstream: setting.xstream, entropy: setting.entropy.fork("shared"), judge: judge)
+        map = KeyValue(container: setting.container)
+        array = setting.container.object(setting.arrayID)
         keys = Array(repeating: PossibleStates(nil), count: Workload.keyCount)
         arrays = Array(
             repeating: PossibleStates(Array(repeating: 0, count: Workload.cellCount)),
             count: Workload.arrayCount)
     }
 
+    /// Goes on with what another workload knows, which does nothing any more: the process that it
+    /// ran in was killed, or is not asked now.
+    func takeOver(_ other: Workload) {
+        keys = other.keys
+        arrays = other.arrays
+        writeCount = other.writeCount
+    }
+
     /// Runs random operations, `lanes` at a time, until `end`, then calls `done`.
     func run(lanes: Int, until end: Instant, then done: @escaping () -> Void) {
         var running = lanes
         for lane in 0..<lanes {
-            xstream.spawn { [self] in
-                await run(lane: lane, of: lanes, until: end)
+            start(lane: lane, of: lanes, until: end) {
                 running -= 1
                 if running == 0 { done() }
             }
         }
+    }
+
+    /// A lane is one task; when that is cancelled, another one goes on.
+    private func start(
+        lane: Int, of lanes: Int, until end: Instant, then done: @escaping () -> Void
+    ) {
+        tasks[lane] = xstream.spawnCancellable { [self] in
+            await run(lane: lane, of: lanes, until: end)
+            guard xstream.now < end, judge.violations.isEmpty else {
+                tasks[lane] = nil
+                done()
+                return
+            }
+            start(lane: lane, of: lanes, until: end, then: done)
+        }
+    }
+
+    /// Cancels the task of a lane, whatever it does. On the client's xstream.
+    func cancel(lane: Int) { tasks[lane]?.cancel() }
+
+    /// The process was killed: nobody knows what became of what is under way.
+    func die() {
+        for lane in underWay.keys.sorted() { underWay[lane]?() }
+        underWay = [:]
     }
 
     /// A random index below `count` that belongs to `lane`.
@@ -66,37 +119,69 @@ final class Workload {
     }
 
     private func run(lane: Int, of lanes: Int, until end: Instant) async {
-        while xstream.now < end, violations.isEmpty {
-            switch entropy.below(11) {
-            case 0...3: await putKey(pick(Workload.keyCount, lane, lanes))
-            case 4, 5: await removeKey(pick(Workload.keyCount, lane, lanes))
+        while xstream.now < end, judge.violations.isEmpty, !Task.isCancelled {
+            switch entropy.below(16) {
+            case 0...3: await putKey(pick(Workload.keyCount, lane, lanes), lane)
+            case 4, 5: await removeKey(pick(Workload.keyCount, lane, lanes), lane)
             case 6: await readKey(pick(Workload.keyCount, lane, lanes))
-            case 7...9: await writeArray(pick(Workload.arrayCount, lane, lanes))
-            default: await readArray(pick(Workload.arrayCount, lane, lanes))
+            case 7...9: await writeArray(pick(Workload.arrayCount, lane, lanes), lane)
+            case 10: await readArray(pick(Workload.arrayCount, lane, lanes))
+            default: await shared.runOne()
             }
-            if entropy.chance(1, in: 8) {
+            if entropy.chance(1, in: 5) {
                 await xstream.sleep(for: .microseconds(Int64(entropy.below(20_000))))
             }
         }
     }
 
-    /// Reads everything back, by keys, by list and by arrays; `container` may be that of another
-    /// client. When blocks are `rotten`, reads may be refused for that.
-    func verify(through container: Container, rotten: Bool) async {
-        let other = Workload(
-            name: name, container: container, arrayID: array.id, xstream: xstream,
-            entropy: entropy)
-        other.keys = keys
-        other.arrays = arrays
-        other.mayBeDamaged = rotten
-        for index in 0..<Workload.keyCount { await other.readKey(index, mustSucceed: true) }
-        for index in 0..<Workload.arrayCount { await other.readArray(index, mustSucceed: true) }
-        await other.verifyList()
-        keys = other.keys
-        arrays = other.arrays
-        operations += other.operations
-        damagedReads += other.damagedReads
-        violations += other.violations
+    /// Makes a change that may be interrupted for good at any moment: then `doubt` is called.
+    private func changing(
+        _ lane: Int, doubt: @escaping () -> Void, _ body: () async throws(DrayError) -> Void
+    ) async throws(DrayError) {
+        underWay[lane] = doubt
+        defer { underWay[lane] = nil }
+        try await body()
+    }
+
+    /// Until when a change that begins now may still happen.
+    private var lastMoment: Instant { xstream.now + setting.lateness }
+
+    /// Once nothing is wrong any more: operations of every kind, again and again until all of
+    /// them succeed. Returns what still fails at `limit`.
+    func converge(until limit: Instant) async -> String? {
+        while xstream.now < limit {
+            var succeeds = await shared.readAll()
+            if !(await shared.put(0)) { succeeds = false }
+            for lane in 0..<Workload.laneMax {
+                if !(await readKey(lane)) { succeeds = false }
+                if !(await putKey(lane, lane)) { succeeds = false }
+                if !(await readArray(lane)) { succeeds = false }
+            }
+            if succeeds { return nil }
+            await xstream.sleep(for: .milliseconds(100))
+        }
+        return judge.lastFailure
+    }
+
+    /// Until when something of this client may still happen by itself.
+    var settled: Instant {
+        (keys.map(\.settled) + arrays.map(\.settled)).max() ?? Instant(nanoseconds: 0)
+    }
+
+    /// Reads everything back, by keys, by list and by arrays, with what `other` knows. When blocks
+    /// are `rotten`, reads may be refused for that.
+    func verify(_ other: Workload, rotten: Bool) async {
+        takeOver(other)
+        judge.mayBeDamaged = rotten
+        for index in 0..<Workload.keyCount { await readKey(index, mustSucceed: true) }
+        for index in 0..<Workload.arrayCount { await readArray(index, mustSucceed: true) }
+        await verifyList()
+        other.takeOver(self)
+    }
+
+    /// Reads what all clients share.
+    func readShared() async {
+        if !(await shared.readAll()) { violation("shared values cannot be read") }
     }
 
     // MARK: - Keys
@@ -116,17 +201,16 @@ final class Workload {
         return value
     }
 
-    private func putKey(_ index: Int) async {
-        if keys[index].needsLook {
-            await readKey(index)
-            return
-        }
+    /// Returns whether the outcome is known.
+    @discardableResult
+    private func putKey(_ index: Int, _ lane: Int) async -> Bool {
+        if keys[index].needsLook { return await readKey(index) }
         let value = makeValue()
         let conditions: [DrayObject.Condition] = [.none, .none, .insert, .update]
         var condition = conditions[Int(entropy.below(UInt64(conditions.count)))]
         // A resend that is not recognised shows where the condition held at first.
         if keys[index].states[0] == nil, entropy.chance(1, in: 2) { condition = .insert }
-        operations += 1
+        ownOperations += 1
         let applied: ([UInt8]?) -> [UInt8]? = { state in
             switch condition {
             case .none: value
@@ -134,9 +218,13 @@ final class Workload {
             case .update: state == nil ? nil : value
             }
         }
+        let until = lastMoment
+        let doubt = { [self] in keys[index].doubt(at: xstream.now, until: until, applied) }
         do throws(DrayError) {
-            try await map.put(key(index), value, condition: condition)
-            let possible = keys[index].observe { state in
+            try await changing(lane, doubt: doubt) { () async throws(DrayError) in
+                try await map.put(key(index), value, condition: condition)
+            }
+            let possible = keys[index].observe(at: xstream.now) { state in
                 switch condition {
                 case .none: true
                 case .insert: state == nil
@@ -144,68 +232,82 @@ final class Workload {
                 }
             }
             if !possible { violation("key \(index): a condition held that could not") }
-            keys[index].acknowledge { _ in value }
-            acknowledgedWrites += 1
+            keys[index].acknowledge(at: xstream.now) { _ in value }
+            ownWrites += 1
         } catch {
             switch error.code {
             case .exists:
-                if condition != .insert || !keys[index].observe({ $0 != nil }) {
+                if condition != .insert || !keys[index].observe(at: xstream.now, { $0 != nil }) {
                     violation("key \(index): 'exists', but it cannot")
                 }
             case .notFound:
-                if condition != .update || !keys[index].observe({ $0 == nil }) {
+                if condition != .update || !keys[index].observe(at: xstream.now, { $0 == nil }) {
                     violation("key \(index): 'not found', but it must be there")
                 }
             default:
-                if isUnknown(error) { keys[index].doubt(applied) }
+                if judge.isUnknown(error, "key \(index)") { doubt() }
+                return false
             }
         }
+        return true
     }
 
-    private func removeKey(_ index: Int) async {
+    private func removeKey(_ index: Int, _ lane: Int) async {
         if keys[index].needsLook {
             await readKey(index)
             return
         }
         let condition: DrayObject.Condition = entropy.chance(1, in: 2) ? .none : .update
-        operations += 1
+        ownOperations += 1
+        let until = lastMoment
+        let doubt = { [self] in keys[index].doubt(at: xstream.now, until: until) { _ in nil } }
         do throws(DrayError) {
-            try await map.object.remove(dkey: key(index), condition: condition)
-            if condition == .update, !keys[index].observe({ $0 != nil }) {
+            try await changing(lane, doubt: doubt) { () async throws(DrayError) in
+                try await map.object.remove(dkey: key(index), condition: condition)
+            }
+            if condition == .update, !keys[index].observe(at: xstream.now, { $0 != nil }) {
                 violation("key \(index): removed, but it was not there")
             }
-            keys[index].acknowledge { _ in nil }
-            acknowledgedWrites += 1
+            keys[index].acknowledge(at: xstream.now) { _ in nil }
+            ownWrites += 1
         } catch {
             if condition == .update, error.code == .notFound {
-                if !keys[index].observe({ $0 == nil }) {
+                if !keys[index].observe(at: xstream.now, { $0 == nil }) {
                     violation("key \(index): 'not found', but it must be there")
                 }
-            } else if isUnknown(error) {
-                keys[index].doubt { _ in nil }
+            } else if judge.isUnknown(error, "key \(index)") {
+                doubt()
             }
         }
     }
 
-    private func readKey(_ index: Int, mustSucceed: Bool = false) async {
-        operations += 1
+    @discardableResult
+    private func readKey(_ index: Int, mustSucceed: Bool = false) async -> Bool {
+        ownOperations += 1
         do throws(DrayError) {
             let value = try await map.get(key(index))
-            if !keys[index].observe({ $0 == value }) {
+            if !keys[index].observe(at: xstream.now, { $0 == value }) {
                 violation(
                     "key \(index): read \(describe(value)), expected "
                         + keys[index].states.map(describe).joined(separator: " or "))
             }
+            return true
         } catch {
-            if isDamage(error) { return }
-            if mustSucceed || !isUnknown(error) {
-                violation("key \(index): cannot be read: \(error)")
-            }
+            readFailed(error, "key \(index)", mustSucceed: mustSucceed)
+            return false
+        }
+    }
+
+    private func readFailed(_ error: DrayError, _ subject: String, mustSucceed: Bool) {
+        let refused = judge.damagedReads
+        judge.judgeRead(error, subject)
+        if mustSucceed, judge.damagedReads == refused {
+            violation("\(subject): cannot be read: \(error)")
         }
     }
 
     private func verifyList() async {
-        operations += 1
+        ownOperations += 1
         let prefix = Array("\(name)/".utf8)
         var listed: [[UInt8]] = []
         var after: [UInt8]?
@@ -245,7 +347,7 @@ final class Workload {
         }
     }
 
-    private func writeArray(_ index: Int) async {
+    private func writeArray(_ index: Int, _ lane: Int) async {
         if arrays[index].needsLook {
             await readArray(index)
             return
@@ -257,25 +359,30 @@ final class Workload {
         let count = 1 + Int(entropy.below(UInt64(min(longest, Workload.cellCount - first))))
         let buffer = IOBuffer(count: count * Workload.cellSize)
         for cell in 0..<count { fill(buffer, cell: cell, with: write) }
-        operations += 1
+        ownOperations += 1
         let applied: ([UInt32]) -> [UInt32] = { state in
             var state = state
             for cell in first..<(first + count) { state[cell] = write }
             return state
         }
+        let until = lastMoment
+        let doubt = { [self] in arrays[index].doubt(at: xstream.now, until: until, applied) }
         do throws(DrayError) {
-            try await array.write(
-                dkey: arrayKey(index), akey: [1], offset: UInt64(first * Workload.cellSize),
-                buffer: buffer, range: 0..<buffer.count)
-            arrays[index].acknowledge(applied)
-            acknowledgedWrites += 1
+            try await changing(lane, doubt: doubt) { () async throws(DrayError) in
+                try await array.write(
+                    dkey: arrayKey(index), akey: [1], offset: UInt64(first * Workload.cellSize),
+                    buffer: buffer, range: 0..<buffer.count)
+            }
+            arrays[index].acknowledge(at: xstream.now, applied)
+            ownWrites += 1
         } catch {
-            if isUnknown(error) { arrays[index].doubt(applied) }
+            if judge.isUnknown(error, "array \(index)") { doubt() }
         }
     }
 
-    private func readArray(_ index: Int, mustSucceed: Bool = false) async {
-        operations += 1
+    @discardableResult
+    private func readArray(_ index: Int, mustSucceed: Bool = false) async -> Bool {
+        ownOperations += 1
         let count = Workload.cellCount * Workload.cellSize
         let buffer = IOBuffer(count: count)
         let expected = IOBuffer(count: count)
@@ -283,14 +390,11 @@ final class Workload {
             try await array.read(
                 dkey: arrayKey(index), akey: [1], offset: 0, into: buffer, range: 0..<count)
         } catch {
-            if isDamage(error) { return }
-            if mustSucceed || !isUnknown(error) {
-                violation("array \(index): cannot be read: \(error)")
-            }
-            return
+            readFailed(error, "array \(index)", mustSucceed: mustSucceed)
+            return false
         }
         let actual = buffer.array(0..<count)
-        let matches = arrays[index].observe { state in
+        let matches = arrays[index].observe(at: xstream.now) { state in
             for (cell, write) in state.enumerated() { fill(expected, cell: cell, with: write) }
             return expected.array(0..<count) == actual
         }
@@ -298,31 +402,8 @@ final class Workload {
             violation(
                 "array \(index): contents are none of \(arrays[index].states.count) possible")
         }
-    }
-
-    // MARK: -
-
-    /// Whether the error leaves the outcome open. Anything else is a violation.
-    private func isUnknown(_ error: DrayError) -> Bool {
-        switch error.code {
-        case .unavailable, .timedOut, .cancelled:
-            unknownOutcomes += 1
-            return true
-        case .notFound, .exists, .noSpace, .invalidArgument, .corrupt, .conflict, .device,
-            .internalError:
-            violation("unexpected error \(error.code): \(error)")
-            return false
-        }
-    }
-
-    /// Whether the error says that what is stored is damaged, and that can be so.
-    private func isDamage(_ error: DrayError) -> Bool {
-        guard mayBeDamaged, error.code == .corrupt else { return false }
-        damagedReads += 1
         return true
     }
 
-    private func violation(_ what: String) {
-        violations.append("client \(name): \(what)")
-    }
+    private func violation(_ what: String) { judge.violation(what) }
 }

@@ -18,17 +18,33 @@ struct Simulate: ParsableCommand {
     @Option(help: "The first seed.")
     var seed: UInt64 = 1
 
-    @Option(help: "Engines in the cluster.")
-    var engines = 2
+    @Option(help: "Engines in the cluster. Without it the seed decides, as for the next three.")
+    var engines: Int?
 
     @Option(help: "Targets of each engine.")
-    var targets = 2
+    var targets: Int?
 
     @Option(help: "Clients.")
-    var clients = 3
+    var clients: Int?
 
-    @Option(help: "Virtual seconds of workload.")
-    var seconds = 3
+    @Option(name: .customLong("class"), help: "The object class of all objects.")
+    var objectClass: String?
+
+    @Option(help: "Operations of each client at a time, 1 to 4.")
+    var lanes = 4
+
+    @Option(help: "Virtual milliseconds of workload.")
+    var milliseconds = 2_000
+
+    @Option(
+        help: """
+            What may go wrong, separated by commas: \
+            \(FaultKind.allCases.map(\.rawValue).joined(separator: ", ")), or none.
+            """)
+    var faults = FaultKind.allCases.map(\.rawValue).joined(separator: ",")
+
+    @Flag(help: "When a seed fails, look for the smallest cluster and workload with which it does.")
+    var shrink = false
 
     @Flag(help: "Print every fault.")
     var verbose = false
@@ -43,20 +59,51 @@ struct Simulate: ParsableCommand {
     var quiet = false
 
     mutating func validate() throws {
-        guard seeds > 0, engines > 0, targets > 0, clients > 0, seconds > 0 else {
+        guard seeds > 0, (engines ?? 1) > 0, (targets ?? 1) > 0, (clients ?? 1) > 0 else {
             throw ValidationError("counts must be positive")
         }
+        guard (1...4).contains(lanes) else { throw ValidationError("a client has 1 to 4 lanes") }
+        guard milliseconds > 0 else { throw ValidationError("time must be positive") }
+        let classes = ClusterSimulation.Options.objectClasses
+        if let objectClass, !classes.contains(objectClass.uppercased()) {
+            throw ValidationError(
+                "there is no class '\(objectClass)'; there are: "
+                    + classes.joined(separator: ", "))
+        }
+        _ = try faultKinds()
     }
 
-    mutating func run() throws {
+    private func faultKinds() throws -> Set<FaultKind> {
+        if faults == "none" { return [] }
+        var kinds: Set<FaultKind> = []
+        for name in faults.split(separator: ",") {
+            guard let kind = FaultKind(rawValue: String(name)) else {
+                throw ValidationError(
+                    "there is no fault '\(name)'; there are: "
+                        + FaultKind.allCases.map(\.rawValue).joined(separator: ", "))
+            }
+            kinds.insert(kind)
+        }
+        return kinds
+    }
+
+    private func options() throws -> ClusterSimulation.Options {
         var options = ClusterSimulation.Options()
         options.engineCount = engines
         options.targetCount = targets
         options.clientCount = clients
-        options.duration = .seconds(seconds)
+        options.objectClass = objectClass
+        options.laneCount = lanes
+        options.duration = .milliseconds(milliseconds)
+        options.faults = try faultKinds()
         options.isVerbose = verbose
         options.logLevel = log
         options.printsEvents = events
+        return options
+    }
+
+    mutating func run() throws {
+        let options = try options()
         var failed = 0
         var total = SimulationReport(seed: seed)
         for seed in seed..<(seed + UInt64(seeds)) {
@@ -68,11 +115,12 @@ struct Simulate: ParsableCommand {
             if !quiet || !report.passed { print(report.summary) }
             for violation in report.violations { print("  VIOLATION \(violation)") }
             for shortfall in report.shortfalls { print("  TOO LITTLE: \(shortfall)") }
-            if !report.passed {
-                failed += 1
-                print(
-                    "  repeat with: dray-simulate --verbose --seed \(seed) --engines \(engines)"
-                        + " --targets \(targets) --clients \(clients) --seconds \(seconds)")
+            guard !report.passed else { continue }
+            failed += 1
+            print("  repeat with: \(Shrinking.command(seed, options)) --verbose")
+            if shrink, !report.violations.isEmpty {
+                let smallest = Shrinking.smallest(seed, options) { print("  \($0)") }
+                print("  smallest: \(Shrinking.command(seed, smallest)) --verbose")
             }
         }
         print(

@@ -1,0 +1,54 @@
+package import CaRT
+internal import DrayRuntime
+internal import VOS
+
+/// What an engine holds at a moment: nothing of it may be left once all is quiet.
+package struct EngineCounts: Sendable {
+    /// The contexts by tag.
+    package var contexts: [ContextUsage] = []
+    /// Stores in which something is under way.
+    package var busyStores = 0
+    /// Bytes of updates that were promised space.
+    package var promisedBytes: UInt64 = 0
+
+    /// Whether nothing is under way.
+    package var isIdle: Bool {
+        contexts.allSatisfy(\.isIdle) && busyStores == 0 && promisedBytes == 0
+    }
+}
+
+extension Engine {
+    /// Counts what is under way. For tests and simulations.
+    ///
+    /// Traps when a store in which nothing is under way contradicts itself.
+    package func counts() async -> EngineCounts {
+        let system = system
+        var (contexts, isBusy) = await system.xstream.run {
+            ([system.value.context?.usage], Engine.isBusy(system.value.vos))
+        }
+        var counts = EngineCounts()
+        counts.busyStores = isBusy ? 1 : 0
+        for target in targets {
+            let promised: UInt64
+            let context: ContextUsage?
+            (context, isBusy, promised) = await target.xstream.run {
+                let service = target.value
+                return (
+                    service.context?.usage, Engine.isBusy(service.vos),
+                    service.promised.values.reduce(0, +)
+                )
+            }
+            contexts.append(context)
+            counts.busyStores += isBusy ? 1 : 0
+            counts.promisedBytes += promised
+        }
+        counts.contexts = contexts.compactMap { $0 }
+        return counts
+    }
+
+    private static func isBusy(_ store: VOS) -> Bool {
+        guard store.isQuiet else { return true }
+        store.checkInvariants()
+        return false
+    }
+}

@@ -1,0 +1,53 @@
+internal import CaRT
+internal import Dray
+
+/// Which errors may be, and what they say about the outcome, for one client.
+final class ErrorJudge {
+    private let name: String
+    /// Clocks may be off: a request may be refused for that.
+    private let clocksDiffer: Bool
+    /// Blocks have rotted: a read may say so.
+    var mayBeDamaged = false
+
+    private(set) var unknownOutcomes = 0
+    /// The last error that may be, in words.
+    private(set) var lastFailure = "nothing has failed"
+    /// Reads that were refused because what is stored is damaged.
+    private(set) var damagedReads = 0
+    private(set) var violations: [String] = []
+
+    init(name: String, clocksDiffer: Bool) {
+        self.name = name
+        self.clocksDiffer = clocksDiffer
+    }
+
+    /// Whether the error leaves the outcome open. Anything else is a violation.
+    func isUnknown(_ error: DrayError, _ subject: String) -> Bool {
+        lastFailure = "\(subject): \(error.code): \(error)"
+        switch error.code {
+        case .unavailable, .timedOut, .cancelled:
+            unknownOutcomes += 1
+            return true
+        case .internalError where clocksDiffer && error.cause == .clockSkew:
+            // An earlier attempt of the same operation may have got through.
+            unknownOutcomes += 1
+            return true
+        case .notFound, .exists, .noSpace, .invalidArgument, .corrupt, .conflict, .device,
+            .internalError:
+            violation("\(subject): unexpected error \(error.code): \(error)")
+            return false
+        }
+    }
+
+    /// A read has failed: that is all right when its outcome is unknown, or what is stored is
+    /// damaged and can be.
+    func judgeRead(_ error: DrayError, _ subject: String) {
+        if mayBeDamaged, error.code == .corrupt {
+            damagedReads += 1
+            return
+        }
+        _ = isUnknown(error, subject)
+    }
+
+    func violation(_ what: String) { violations.append("client \(name): \(what)") }
+}

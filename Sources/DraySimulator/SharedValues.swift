@@ -1,0 +1,102 @@
+internal import Dray
+internal import DrayRuntime
+
+/// Keys and arrays that all clients change at once, and the history of what they did and saw.
+final class SharedValues {
+    /// Where they stand; all clients use the same.
+    static let keyCount = 8
+    static let arrayCount = 2
+    static let cellCount = 12
+    /// The whole array needs a bulk transfer, a few cells do not.
+    static let cellSize = 2_500
+    /// The well-known number of the object that holds the arrays.
+    static let arrayObject: UInt32 = 2
+
+    var keys = History<Int, RegisterModel.Action>()
+    var arrays = History<Int, CellArrayModel.Action>()
+    private var valueCount: UInt64 = 0
+    private var writeCount: UInt32 = 0
+
+    /// The number of the next value, which no other has.
+    func nextValue() -> UInt64 {
+        valueCount += 1
+        return valueCount
+    }
+
+    /// The number of the next write to an array.
+    func nextWrite() -> UInt32 {
+        writeCount += 1
+        return writeCount
+    }
+
+    /// What no order of the operations explains, in words.
+    func check() -> [String] {
+        var problems: [String] = []
+        for (key, outcome) in keys.check(RegisterModel.self) {
+            if let problem = outcome.problem { problems.append("shared key \(key): \(problem)") }
+        }
+        for (array, outcome) in arrays.check(CellArrayModel.self) {
+            if let problem = outcome.problem {
+                problems.append("shared array \(array): \(problem)")
+            }
+        }
+        return problems
+    }
+
+    // MARK: - Bytes
+
+    static func key(_ index: Int) -> [UInt8] { Array("shared".utf8) + [0, UInt8(index)] }
+
+    static func arrayKey(_ index: Int) -> [UInt8] { Array("array".utf8) + [UInt8(index)] }
+
+    /// The bytes of a value: its number, then as many as the number says.
+    static func bytes(of value: UInt64) -> [UInt8] {
+        let sizes = [0, 56, 1_000, 4_088, 9_000, 24_000]
+        var mixer = Entropy(seed: value)
+        // Large ones are rare: they are for the way by bulk transfers.
+        let size = min(mixer.below(6), mixer.below(6))
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(8 + sizes[Int(size)])
+        for place in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: value >> UInt64(8 * place))) }
+        for place in 0..<sizes[Int(size)] {
+            bytes.append(UInt8(truncatingIfNeeded: value &* 31 &+ UInt64(place)))
+        }
+        return bytes
+    }
+
+    /// The number of the value with these bytes; nil for a mixture, or anything else.
+    static func value(of bytes: [UInt8]) -> UInt64? {
+        guard bytes.count >= 8 else { return nil }
+        var value: UInt64 = 0
+        for place in 0..<8 { value |= UInt64(bytes[place]) << UInt64(8 * place) }
+        return bytes == SharedValues.bytes(of: value) ? value : nil
+    }
+
+    static func fill(_ buffer: IOBuffer, with write: UInt32) {
+        for offset in 0..<buffer.count {
+            unsafe buffer.bytes[offset] = byte(of: write, at: offset % cellSize)
+        }
+    }
+
+    /// What a write puts into each cell: its number, then bytes that depend on it.
+    private static func byte(of write: UInt32, at place: Int) -> UInt8 {
+        if write == 0 { return 0 }
+        if place < 4 { return UInt8(truncatingIfNeeded: write >> UInt32(8 * place)) }
+        return UInt8(truncatingIfNeeded: write &* 31 &+ UInt32(place))
+    }
+
+    /// The write that filled each cell of the buffer, 0 for none; nil when a cell is a mixture.
+    static func writes(in buffer: IOBuffer) -> [UInt32]? {
+        let bytes = buffer.array(0..<buffer.count)
+        var writes: [UInt32] = []
+        for start in stride(from: 0, to: bytes.count, by: cellSize) {
+            var write: UInt32 = 0
+            for place in 0..<4 { write |= UInt32(bytes[start + place]) << UInt32(8 * place) }
+            for place in 0..<cellSize where bytes[start + place] != byte(of: write, at: place) {
+                return nil
+            }
+            writes.append(write)
+        }
+        return writes
+    }
+}

@@ -1,0 +1,76 @@
+internal import DrayPlacement
+internal import DrayRuntime
+
+extension ClusterSimulation {
+    /// What is simulated. What is nil is drawn from the seed.
+    public struct Options: Sendable {
+        public var engineCount: Int?
+        /// Targets of each engine.
+        public var targetCount: Int?
+        public var clientCount: Int?
+        /// Operations that each client has under way at once, 1 to 4.
+        public var laneCount = Workload.laneMax
+        /// How long the workload runs, in virtual time.
+        public var duration: Duration = .seconds(2)
+        /// The object class of the container, one of `objectClasses`.
+        public var objectClass: String?
+        /// What may go wrong.
+        public var faults: Set<FaultKind> = Set(FaultKind.allCases)
+        /// Prints every fault with its time.
+        public var isVerbose = false
+        /// Where the engines' and clients' log lines go; nowhere when nil.
+        public var logLevel: String?
+        /// Prints every event that the hash covers, to compare two runs.
+        public var printsEvents = false
+
+        public init() {}
+
+        /// The names of the classes that a run may have.
+        public static var objectClasses: [String] { Plan.objectClasses.map(\.description) }
+    }
+
+    /// What one run has: as the options say, or else as the seed does.
+    struct Plan {
+        /// The classes that a container may have.
+        static let objectClasses: [ObjectClass] = [
+            .s1, .sx, .rp2g1, .rp3g1, .rp3gx, .rp3gx,
+        ]
+        static let engineCounts = 3...7
+        static let targetCounts = 1...2
+        static let clientCounts = 3...5
+
+        let engineCount: Int
+        let targetCount: Int
+        let clientCount: Int
+        let objectClass: ObjectClass
+        /// In the order of `FaultKind`.
+        let faults: [FaultKind]
+
+        init(_ options: Options, entropy: Entropy) {
+            var entropy = entropy
+            func draw(_ range: ClosedRange<Int>) -> Int {
+                range.lowerBound + Int(entropy.below(UInt64(range.count)))
+            }
+            // Drawn in any case: an option changes nothing but what it names.
+            let drawn = (
+                draw(Plan.engineCounts), draw(Plan.targetCounts), draw(Plan.clientCounts),
+                Plan.objectClasses[draw(0...(Plan.objectClasses.count - 1))]
+            )
+            // Half of the clusters have clocks that agree, and are held to more.
+            let clocksAgree = entropy.chance(1, in: 2)
+            engineCount = options.engineCount ?? drawn.0
+            targetCount = options.targetCount ?? drawn.1
+            clientCount = options.clientCount ?? drawn.2
+            objectClass = options.objectClass.flatMap { ObjectClass($0) } ?? drawn.3
+            faults = FaultKind.allCases.filter {
+                options.faults.contains($0) && !($0 == .clock && clocksAgree)
+            }
+        }
+
+        /// How much longer than a client's patience a change may still happen: by so much engines
+        /// may take its deadline to be later than it is.
+        var lateness: Duration {
+            faults.contains(.clock) ? FaultSchedule.skewMax * 2 : .milliseconds(1)
+        }
+    }
+}
