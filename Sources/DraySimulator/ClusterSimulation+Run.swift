@@ -40,6 +40,7 @@ extension ClusterSimulation {
         for workload in workloads {
             report.operations += workload.operations
             report.acknowledgedWrites += workload.acknowledgedWrites
+            report.commits += workload.commits
             report.unknownOutcomes += workload.unknownOutcomes
             report.damagedReads += workload.damagedReads
             report.violations += workload.violations

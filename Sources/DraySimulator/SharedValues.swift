@@ -14,6 +14,7 @@ final class SharedValues {
 
     var keys = History<Int, RegisterModel.Action>()
     var arrays = History<Int, CellArrayModel.Action>()
+    var transactions = TransactionHistory()
     private var valueCount: UInt64 = 0
     private var writeCount: UInt32 = 0
 
@@ -39,6 +40,9 @@ final class SharedValues {
             if let problem = outcome.problem {
                 problems.append("shared array \(array): \(problem)")
             }
+        }
+        if let problem = transactions.check().problem {
+            problems.append("transactions: \(problem)")
         }
         return problems
     }

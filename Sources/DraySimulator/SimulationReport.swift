@@ -7,6 +7,8 @@ public struct SimulationReport: Sendable {
     /// Those of `operations` that are part of the histories of shared values.
     public var sharedOperations = 0
     public var acknowledgedWrites = 0
+    /// Transactions that have committed.
+    public var commits = 0
     public var unknownOutcomes = 0
     public var faults = 0
     public var crashes = 0
@@ -24,6 +26,7 @@ public struct SimulationReport: Sendable {
     public static let operationsMin = 200
     public static let sharedOperationsMin = 80
     public static let acknowledgedWritesMin = 80
+    public static let commitsMin = 10
     public static let faultsMin = 8
     public static let damagedReadsMin = 1
 
@@ -41,6 +44,7 @@ public struct SimulationReport: Sendable {
         if acknowledgedWrites < SimulationReport.acknowledgedWritesMin {
             shortfalls.append("\(acknowledgedWrites) acknowledged writes")
         }
+        if commits < SimulationReport.commitsMin { shortfalls.append("\(commits) commits") }
         if faults < SimulationReport.faultsMin { shortfalls.append("\(faults) faults") }
         if damagedReads < SimulationReport.damagedReadsMin {
             shortfalls.append("\(damagedReads) reads of rotten blocks")
@@ -54,7 +58,7 @@ public struct SimulationReport: Sendable {
     /// One line.
     public var summary: String {
         "seed \(seed): \(cluster): \(operations) operations (\(sharedOperations) on shared values), "
-            + "\(acknowledgedWrites) acknowledged writes, "
+            + "\(acknowledgedWrites) acknowledged writes, \(commits) commits, "
             + "\(unknownOutcomes) unknown outcomes, \(faults) faults, \(crashes) crashes, "
             + "\(damagedReads) damaged reads, "
             + "\((virtualSeconds * 10).rounded() / 10) s virtual, \(turns) turns, "

@@ -26,6 +26,7 @@ final class Workload {
     private let map: KeyValue
     private let array: DrayObject
     private let shared: SharedWorkload
+    private let transactions: TransactionWorkload
     private let judge: ErrorJudge
     private var writeCount: UInt32 = 0
 
@@ -38,8 +39,9 @@ final class Workload {
 
     private var ownOperations = 0
     private var ownWrites = 0
-    var operations: Int { ownOperations + shared.operations }
+    var operations: Int { ownOperations + shared.operations + transactions.operations }
     var acknowledgedWrites: Int { ownWrites + shared.acknowledgedWrites }
+    var commits: Int { transactions.commits }
     var unknownOutcomes: Int { judge.unknownOutcomes }
     var damagedReads: Int { judge.damagedReads }
     var violations: [String] { judge.violations }
@@ -62,6 +64,9 @@ final class Workload {
         shared = SharedWorkload(
             client: setting.client, shared: setting.shared, container: setting.container,
             xstream: setting.xstream, entropy: setting.entropy.fork("shared"), judge: judge)
+        transactions = TransactionWorkload(
+            client: setting.client, shared: setting.shared, container: setting.container,
+            xstream: setting.xstream, entropy: setting.entropy.fork("transactions"), judge: judge)
         map = KeyValue(container: setting.container)
         array = setting.container.object(setting.arrayID)
         keys = Array(repeating: PossibleStates(nil), count: Workload.keyCount)
@@ -126,6 +131,7 @@ final class Workload {
             case 6: await readKey(pick(Workload.keyCount, lane, lanes))
             case 7...9: await writeArray(pick(Workload.arrayCount, lane, lanes), lane)
             case 10: await readArray(pick(Workload.arrayCount, lane, lanes))
+            case 11, 12: await transactions.runOne()
             default: await shared.runOne()
             }
             if entropy.chance(1, in: 5) {
@@ -152,6 +158,7 @@ final class Workload {
         while xstream.now < limit {
             var succeeds = await shared.readAll()
             if !(await shared.put(0)) { succeeds = false }
+            if !(await transactions.readAll()) { succeeds = false }
             for lane in 0..<Workload.laneMax {
                 if !(await readKey(lane)) { succeeds = false }
                 if !(await putKey(lane, lane)) { succeeds = false }
@@ -182,6 +189,7 @@ final class Workload {
     /// Reads what all clients share.
     func readShared() async {
         if !(await shared.readAll()) { violation("shared values cannot be read") }
+        if !(await transactions.readAll()) { violation("accounts cannot be read") }
     }
 
     // MARK: - Keys

@@ -1,0 +1,230 @@
+internal import Dray
+internal import DrayRuntime
+
+/// Accounts in several objects, between which all clients move money in transactions, and pairs
+/// of values that are changed by compound requests. Everything is recorded; whether an order of
+/// the transactions explains it is checked when the run is over.
+final class TransactionWorkload {
+    /// The well-known numbers of the objects that hold the accounts.
+    static let objects: [UInt32] = [200, 201, 202]
+    static let accountCount = 9
+    /// What every account holds at first, without being stored.
+    static let initialBalance: Int64 = 100
+    /// Two dkeys of one object that are always written together.
+    static let pairObject: UInt32 = 203
+    static let pairKeys = [100, 101]
+
+    private let client: Int
+    private let shared: SharedValues
+    private let container: Container
+    private let xstream: XStream
+    private var entropy: Entropy
+    private let judge: ErrorJudge
+
+    private(set) var operations = 0
+    private(set) var commits = 0
+
+    init(
+        client: Int, shared: SharedValues, container: Container, xstream: XStream,
+        entropy: Entropy, judge: ErrorJudge
+    ) {
+        self.client = client
+        self.shared = shared
+        self.container = container
+        self.xstream = xstream
+        self.entropy = entropy
+        self.judge = judge
+    }
+
+    /// One random transaction.
+    func runOne() async {
+        switch entropy.below(8) {
+        case 0...3: await transfer()
+        case 4: await audit()
+        case 5: await peek()
+        case 6: await writePair()
+        default: await readPair()
+        }
+    }
+
+    /// Reads everything. Returns whether that could be done.
+    func readAll() async -> Bool {
+        let isAudited = await audit()
+        let isRead = await readPair()
+        return isAudited && isRead
+    }
+
+    // MARK: - Kinds of transactions
+
+    private func pickAccount() -> Int {
+        // A few are used much more than others.
+        let count = UInt64(TransactionWorkload.accountCount)
+        return Int(min(entropy.below(count), entropy.below(count)))
+    }
+
+    /// Moves money from one account to another.
+    private func transfer() async {
+        let from = pickAccount()
+        let to = (from + 1 + Int(entropy.below(UInt64(TransactionWorkload.accountCount - 1))))
+            % TransactionWorkload.accountCount
+        let amount = Int64(entropy.below(20))
+        let pause = entropy.chance(1, in: 4) ? entropy.below(5_000) : 0
+        await run { (transaction, token) in
+            let first = try await self.read(from, transaction, token)
+            if pause > 0 { await self.xstream.sleep(for: .microseconds(Int64(pause))) }
+            let second = try await self.read(to, transaction, token)
+            try await self.write(from, first - amount, transaction, token)
+            try await self.write(to, second + amount, transaction, token)
+        }
+    }
+
+    /// Reads every account: together they hold what they held at first.
+    @discardableResult
+    private func audit() async -> Bool {
+        var sum: Int64 = 0
+        let isCommitted = await run { (transaction, token) in
+            sum = 0
+            for account in 0..<TransactionWorkload.accountCount {
+                sum += try await self.read(account, transaction, token)
+            }
+        }
+        let expected =
+            Int64(TransactionWorkload.accountCount) * TransactionWorkload.initialBalance
+        if isCommitted, sum != expected {
+            judge.violation("all accounts together hold \(sum), which should be \(expected)")
+        }
+        return isCommitted
+    }
+
+    /// Reads some accounts and writes another one with what it had.
+    private func peek() async {
+        let accounts = [pickAccount(), pickAccount()]
+        let written = pickAccount()
+        await run { (transaction, token) in
+            for account in accounts where account != written {
+                _ = try await self.read(account, transaction, token)
+            }
+            let balance = try await self.read(written, transaction, token)
+            try await self.write(written, balance, transaction, token)
+        }
+    }
+
+    /// Writes both values of the pair in one request.
+    private func writePair() async {
+        operations += 1
+        let token = shared.transactions.begin(client: client)
+        let number = shared.nextValue()
+        let numbers = TransactionWorkload.pairKeys.map { (key: $0, value: number + UInt64($0) << 32) }
+        for (key, value) in numbers { shared.transactions.add(.write(key, value), to: token) }
+        do throws(DrayError) {
+            try await pair.update(
+                numbers.map { .put(dkey: dkey($0.key), akey: [1], value: bytes($0.value, 0)) })
+            commit(token)
+        } catch {
+            end(token, error)
+        }
+    }
+
+    @discardableResult
+    private func readPair() async -> Bool {
+        await run { (transaction, token) in
+            for key in TransactionWorkload.pairKeys {
+                let value = try await transaction.get(self.pair, dkey: self.dkey(key), akey: [1])
+                self.shared.transactions.add(
+                    .read(key, self.content(value, key)?.number), to: token)
+            }
+        }
+    }
+
+    // MARK: - Steps
+
+    private var pair: DrayObject {
+        container.object(container.wellKnownObjectID(TransactionWorkload.pairObject))
+    }
+
+    private func object(_ account: Int) -> DrayObject {
+        let objects = TransactionWorkload.objects
+        return container.object(container.wellKnownObjectID(objects[account % objects.count]))
+    }
+
+    private func dkey(_ key: Int) -> [UInt8] { [UInt8(key)] }
+
+    /// A number that no other write has, and a balance.
+    private func bytes(_ number: UInt64, _ balance: Int64) -> [UInt8] {
+        let balance = UInt64(bitPattern: balance)
+        return (0..<8).map { UInt8(truncatingIfNeeded: number >> UInt64(8 * $0)) }
+            + (0..<8).map { UInt8(truncatingIfNeeded: balance >> UInt64(8 * $0)) }
+    }
+
+    private func content(_ bytes: [UInt8]?, _ key: Int) -> (number: UInt64, balance: Int64)? {
+        guard let bytes else { return nil }
+        guard bytes.count == 16 else {
+            judge.violation("account \(key): a value of \(bytes.count) bytes")
+            return nil
+        }
+        var number: UInt64 = 0
+        var balance: UInt64 = 0
+        for place in 0..<8 {
+            number |= UInt64(bytes[place]) << UInt64(8 * place)
+            balance |= UInt64(bytes[8 + place]) << UInt64(8 * place)
+        }
+        return (number, Int64(bitPattern: balance))
+    }
+
+    private func read(
+        _ account: Int, _ transaction: Transaction, _ token: TransactionHistory.Token
+    ) async throws(DrayError) -> Int64 {
+        let bytes = try await transaction.get(object(account), dkey: dkey(account), akey: [1])
+        let content = content(bytes, account)
+        shared.transactions.add(.read(account, content?.number), to: token)
+        return content?.balance ?? TransactionWorkload.initialBalance
+    }
+
+    private func write(
+        _ account: Int, _ balance: Int64, _ transaction: Transaction,
+        _ token: TransactionHistory.Token
+    ) async throws(DrayError) {
+        let number = shared.nextValue()
+        shared.transactions.add(.write(account, number), to: token)
+        try await transaction.put(
+            object(account), dkey: dkey(account), akey: [1], value: bytes(number, balance))
+    }
+
+    // MARK: - Outcomes
+
+    /// Runs a transaction and records its end. Returns whether it has committed.
+    @discardableResult
+    private func run(
+        _ body: (Transaction, TransactionHistory.Token) async throws -> Void
+    ) async -> Bool {
+        operations += 1
+        let token = shared.transactions.begin(client: client)
+        do {
+            try await container.transaction { transaction in
+                self.shared.transactions.restart(token)
+                try await body(transaction, token)
+            }
+            commit(token)
+            return true
+        } catch let error as DrayError {
+            end(token, error)
+        } catch {
+            judge.violation("a transaction ends with \(error)")
+        }
+        return false
+    }
+
+    private func commit(_ token: TransactionHistory.Token) {
+        shared.transactions.commit(token)
+        commits += 1
+    }
+
+    private func end(_ token: TransactionHistory.Token, _ error: DrayError) {
+        if judge.mayBeDamaged {
+            judge.judgeRead(error, "a transaction")
+        } else {
+            _ = judge.isUnknown(error, "a transaction")
+        }
+        if !error.mayHaveHappened { shared.transactions.abort(token) }
+    }
+}
