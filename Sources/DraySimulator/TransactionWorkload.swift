@@ -65,7 +65,8 @@ final class TransactionWorkload {
     /// Moves money from one account to another.
     private func transfer() async {
         let from = pickAccount()
-        let to = (from + 1 + Int(entropy.below(UInt64(TransactionWorkload.accountCount - 1))))
+        let to =
+            (from + 1 + Int(entropy.below(UInt64(TransactionWorkload.accountCount - 1))))
             % TransactionWorkload.accountCount
         let amount = Int64(entropy.below(20))
         let pause = entropy.chance(1, in: 4) ? entropy.below(5_000) : 0
@@ -114,7 +115,9 @@ final class TransactionWorkload {
         operations += 1
         let token = shared.transactions.begin(client: client)
         let number = shared.nextValue()
-        let numbers = TransactionWorkload.pairKeys.map { (key: $0, value: number + UInt64($0) << 32) }
+        let numbers = TransactionWorkload.pairKeys.map {
+            (key: $0, value: number + UInt64($0) << 32)
+        }
         for (key, value) in numbers { shared.transactions.add(.write(key, value), to: token) }
         do throws(DrayError) {
             try await pair.update(
