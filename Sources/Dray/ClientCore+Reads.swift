@@ -17,10 +17,11 @@ extension ClientCore {
     /// Calls one replica after another until one answers, or the operation's time is over. Reads of
     /// transactions ask the leader alone.
     private func reading<Value>(
-        _ object: DrayObject, group: Int, leaderOnly: Bool = false,
+        _ object: DrayObject, group: Int, in transaction: TransactionState? = nil,
         _ body: (Destination, Deadline) async throws(RPCError) -> Value
     ) async throws(DrayError) -> Value {
-        let end = operationEnd()
+        let leaderOnly = transaction != nil
+        let end = transaction?.end ?? operationEnd(in: object.container)
         let members = Array(try layout(of: object).members(ofGroup: group))
         var backoff = Backoff()
         var corruption: RPCError?
@@ -134,7 +135,8 @@ extension ClientCore {
 
     func read(
         _ object: DrayObject, dkey: [UInt8], akey: [UInt8], offset: UInt64, buffer: IOBuffer,
-        range: Range<Int>, in transaction: TransactionState? = nil
+        range: Range<Int>, in transaction: TransactionState? = nil,
+        progress: ((Int) -> Void)? = nil
     ) async throws(DrayError) {
         var request = ObjectFetchRequest()
         request.target = target(of: object)
@@ -173,6 +175,7 @@ extension ClientCore {
                 try unsafe verify(UnsafeRawBufferPointer(part), reply.checksums, object)
             }
             start = end
+            progress?(start - range.lowerBound)
         }
     }
 
@@ -199,7 +202,7 @@ extension ClientCore {
         request.snapshot = transaction?.snapshotToAsk ?? 0
         let group = try group(object, request.dkey)
         let message = request
-        let reply = try await reading(object, group: group, leaderOnly: transaction != nil) {
+        let reply = try await reading(object, group: group, in: transaction) {
             (destination, deadline) async throws(RPCError) -> ObjectFetchReply in
             received = []
             return try await context.call(
@@ -229,7 +232,7 @@ extension ClientCore {
         let group = try group(object, request.dkey)
         let length = Int(request.length)
         let (reply, buffer) = try await reading(
-            object, group: group, leaderOnly: transaction != nil
+            object, group: group, in: transaction
         ) {
             (destination, deadline) async throws(RPCError) -> (ObjectFetchReply, RegisteredBuffer)
             in
@@ -343,7 +346,7 @@ extension ClientCore {
         var request = request
         request.snapshot = transaction?.snapshotToAsk ?? 0
         let message = request
-        let reply = try await reading(object, group: group, leaderOnly: transaction != nil) {
+        let reply = try await reading(object, group: group, in: transaction) {
             (destination, deadline) async throws(RPCError) -> ObjectEnumerateReply in
             try await context.call(
                 ObjectProtocol.enumerate, message, to: destination, deadline: deadline)

@@ -55,7 +55,7 @@ extension ClientCore {
 
     func write(
         _ object: DrayObject, dkey: [UInt8], akey: [UInt8], offset: UInt64, buffer: IOBuffer,
-        range: Range<Int>
+        range: Range<Int>, progress: ((Int) -> Void)? = nil
     ) async throws(DrayError) {
         var start = range.lowerBound
         while start < range.upperBound {
@@ -67,6 +67,7 @@ extension ClientCore {
             operation.offset = offset + UInt64(start - range.lowerBound)
             try await update(object, operation, .callers(buffer, start..<end))
             start = end
+            progress?(start - range.lowerBound)
         }
     }
 
@@ -129,7 +130,7 @@ extension ClientCore {
         let count = unsafe data.bytes.count
         guard count > ObjectLimits.inlineMax else {
             try await attempt(
-                request, object, isRestarted: isRestarted, until: end ?? operationEnd()
+                request, object, isRestarted: isRestarted, until: end ?? operationEnd(in: object.container)
             ) { (request, deadline) async throws(RPCError) in
                 _ = try await context.call(
                     ObjectProtocol.update, request, to: destination,
@@ -142,7 +143,7 @@ extension ClientCore {
         request.bulk = handle.descriptor
         do throws(DrayError) {
             try await attempt(
-                request, object, isRestarted: isRestarted, until: end ?? operationEnd()
+                request, object, isRestarted: isRestarted, until: end ?? operationEnd(in: object.container)
             ) { (request, deadline) async throws(RPCError) in
                 _ = try await context.call(
                     ObjectProtocol.update, request, to: destination, exposing: [handle],

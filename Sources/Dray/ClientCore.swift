@@ -63,12 +63,12 @@ final class ClientCore {
         UniqueID(high: clientID, low: context.clock.now())
     }
 
-    /// When an operation that begins now ends.
-    func operationEnd() -> OperationEnd {
+    /// When an operation that begins now ends; one in a container may have a time of its own.
+    func operationEnd(in container: Container? = nil) -> OperationEnd {
+        let timeout = container?.timeout ?? operationTimeout
         let wall = context.clock.now()
         return OperationEnd(
-            time: xstream.now + operationTimeout,
-            deadline: .at(wall + operationTimeout.nanosecondsClamped))
+            time: xstream.now + timeout, deadline: .at(wall + timeout.nanosecondsClamped))
     }
 
     // MARK: - Cluster map

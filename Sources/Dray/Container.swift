@@ -10,6 +10,23 @@ public struct Container: Sendable {
     /// The pool it is in.
     public let pool: Pool
 
+    /// How long operations on its objects try; nil: as long as the cluster's description says.
+    public private(set) var timeout: Duration?
+
+    init(record: ContainerRecord, pool: Pool) {
+        self.record = record
+        self.pool = pool
+    }
+
+    /// The same container, whose operations give up after `timeout`.
+    ///
+    ///     try await container.within(.seconds(2)).object(id).put(...)
+    public func within(_ timeout: Duration) -> Container {
+        var container = self
+        container.timeout = timeout
+        return container
+    }
+
     public var id: UniqueID { record.id }
     public var label: String { record.label }
     public var objectClass: ObjectClass { record.objectClass }

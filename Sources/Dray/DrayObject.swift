@@ -98,30 +98,35 @@ public struct DrayObject: Sendable {
     }
 
     /// Writes `range` of `buffer` into the array, from byte `offset` on. Durable when it returns.
-    /// Atomic up to 1 MiB; longer ranges are written in parts of that size.
+    /// Atomic up to 1 MiB; longer ranges are written in parts of that size, each with a deadline
+    /// of its own. `progress` is called after each, with the bytes so far, on the client's xstream.
     public func write(
-        dkey: [UInt8], akey: [UInt8], offset: UInt64, buffer: IOBuffer, range: Range<Int>
+        dkey: [UInt8], akey: [UInt8], offset: UInt64, buffer: IOBuffer, range: Range<Int>,
+        progress: (@Sendable (Int) -> Void)? = nil
     ) async throws(DrayError) {
         try checkKeys(dkey, akey)
         try checkRange(range, of: buffer, offset: offset)
         let object = self
         try await container.pool.cluster.onCore { core throws(DrayError) in
             try await core.write(
-                object, dkey: dkey, akey: akey, offset: offset, buffer: buffer, range: range)
+                object, dkey: dkey, akey: akey, offset: offset, buffer: buffer, range: range,
+                progress: progress)
         }
     }
 
     /// Reads the array from byte `offset` on into `range` of `buffer`. Bytes that were never
-    /// written are zero.
+    /// written are zero. `progress` as for `write`.
     public func read(
-        dkey: [UInt8], akey: [UInt8], offset: UInt64, into buffer: IOBuffer, range: Range<Int>
+        dkey: [UInt8], akey: [UInt8], offset: UInt64, into buffer: IOBuffer, range: Range<Int>,
+        progress: (@Sendable (Int) -> Void)? = nil
     ) async throws(DrayError) {
         try checkKeys(dkey, akey)
         try checkRange(range, of: buffer, offset: offset)
         let object = self
         try await container.pool.cluster.onCore { core throws(DrayError) in
             try await core.read(
-                object, dkey: dkey, akey: akey, offset: offset, buffer: buffer, range: range)
+                object, dkey: dkey, akey: akey, offset: offset, buffer: buffer, range: range,
+                progress: progress)
         }
     }
 

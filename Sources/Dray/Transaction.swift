@@ -155,7 +155,8 @@ extension Container {
         _ body: (Transaction) async throws -> Value
     ) async throws -> Value {
         let cluster = pool.cluster
-        let end = await cluster.onCore { core in core.operationEnd() }
+        let container = self
+        let end = await cluster.onCore { core in core.operationEnd(in: container) }
         var attempts = 0
         while true {
             let state = await cluster.onCore { core in
@@ -233,7 +234,7 @@ extension DrayObject {
         let object = self
         for change in changes { try checkKeys(change.operation.dkey, change.operation.akey) }
         try await container.pool.cluster.onCore { core throws(DrayError) in
-            let state = TransactionState(until: core.operationEnd())
+            let state = TransactionState(until: core.operationEnd(in: object.container))
             for change in changes {
                 var operation = change.operation
                 operation.length = UInt32(clamping: change.data.count)
