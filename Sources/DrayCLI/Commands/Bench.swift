@@ -29,16 +29,19 @@ final class Bench {
     }
 
     func run() async throws(CommandFailure) -> BenchResult {
-        let object: DrayObject
+        var objects: [DrayObject] = []
         do throws(DrayError) {
-            object = container.object(
-                try await container.makeObjectID(objectClass: plan.objectClass))
+            for _ in 0..<plan.objects {
+                objects.append(
+                    container.object(
+                        try await container.makeObjectID(objectClass: plan.objectClass)))
+            }
         } catch {
             throw CommandFailure(error, "container \(container.label)")
         }
-        let workers = (0..<plan.depth).map { index in
+        let workers = (0..<plan.depth).map { [objects] index in
             Worker(
-                index: index, plan: plan, object: object, entropy: entropy.fork("worker \(index)"))
+                index: index, plan: plan, objects: objects, entropy: entropy.fork("worker \(index)"))
         }
         if plan.readPercent > 0 { await inParallel(workers) { await self.fill($0) } }
         let start = xstream.now
@@ -47,7 +50,7 @@ final class Bench {
         let seconds = HumanDuration(xstream.now.since(start)).seconds
         if failure == nil, plan.verify { await inParallel(workers) { await self.check($0) } }
         do throws(DrayError) {
-            try await object.punch()
+            for object in objects { try await object.punch() }
         } catch {
             fail(CommandFailure(error, "removing the object"))
         }
@@ -131,16 +134,17 @@ final class Bench {
     final class Worker {
         private let index: Int
         private let plan: BenchPlan
-        private let object: DrayObject
+        /// Each value is written to all of them at once, and read from the first.
+        private let objects: [DrayObject]
         private let buffer: IOBuffer
         var entropy: Entropy
         /// How often each value was written.
         var versions: [UInt32]
 
-        init(index: Int, plan: BenchPlan, object: DrayObject, entropy: Entropy) {
+        init(index: Int, plan: BenchPlan, objects: [DrayObject], entropy: Entropy) {
             self.index = index
             self.plan = plan
-            self.object = object
+            self.objects = objects
             self.entropy = entropy
             buffer = IOBuffer(count: plan.size)
             let share = plan.values / plan.depth + (index < plan.values % plan.depth ? 1 : 0)
@@ -178,13 +182,34 @@ final class Bench {
                     }
                 }
             }
-            try await object.write(
-                dkey: dkey(slot), akey: Bench.akey, offset: 0, buffer: buffer,
-                range: 0..<plan.size)
+            guard objects.count > 1 else {
+                try await objects[0].write(
+                    dkey: dkey(slot), akey: Bench.akey, offset: 0, buffer: buffer,
+                    range: 0..<plan.size)
+                return
+            }
+            try await writeTransaction(slot)
+        }
+
+        private func writeTransaction(_ slot: Int) async throws(DrayError) {
+            let bytes = buffer.array(0..<plan.size)
+            let (objects, dkey) = (objects, dkey(slot))
+            do {
+                try await objects[0].container.transaction { transaction in
+                    for object in objects {
+                        try await transaction.write(
+                            object, dkey: dkey, akey: Bench.akey, offset: 0, bytes: bytes)
+                    }
+                }
+            } catch let error as DrayError {
+                throw error
+            } catch {
+                throw DrayError(.internalError, "\(error)")
+            }
         }
 
         func read(_ slot: Int) async throws(DrayError) {
-            try await object.read(
+            try await objects[0].read(
                 dkey: dkey(slot), akey: Bench.akey, offset: 0, into: buffer, range: 0..<plan.size)
         }
 

@@ -21,6 +21,8 @@ struct BenchCommand: AsyncParsableCommand {
     var objectClass: ClassArgument?
     @Option(name: .long, help: "Bytes of each value; several are measured in turn.")
     var size: [Size] = [Size(bytes: 4096)]
+    @Option(name: .long, help: "Objects that each write changes, in one transaction.")
+    var objects = 1
     @Option(name: .long, help: "Operations in flight; several are measured in turn.")
     var depth: [Int] = [1, 16, 64]
     @Option(name: .long, help: "Reads among the operations, in percent.") var read = 0
@@ -44,6 +46,10 @@ struct BenchCommand: AsyncParsableCommand {
 
     func validate() throws {
         guard (0...100).contains(read) else { throw ValidationError("--read is 0 to 100.") }
+        guard (1...64).contains(objects) else { throw ValidationError("--objects is 1 to 64.") }
+        guard objects == 1 || size.allSatisfy({ $0.bytes * UInt64(objects) <= 1 << 20 }) else {
+            throw ValidationError("A transaction writes at most 1MiB: --objects times --size.")
+        }
         guard values > 0 else { throw ValidationError("--values must be at least 1.") }
         guard size.allSatisfy({ (1...64 << 20).contains($0.bytes) }) else {
             throw ValidationError("--size is 1 byte to 64MiB.")
@@ -62,7 +68,7 @@ struct BenchCommand: AsyncParsableCommand {
                 for depth in depth {
                     let plan = BenchPlan(
                         objectClass: objectClass?.objectClass ?? container.objectClass,
-                        size: Int(size.bytes), depth: depth, readPercent: read,
+                        objects: objects, size: Int(size.bytes), depth: depth, readPercent: read,
                         duration: time.duration, count: count,
                         values: max(depth, min(values, Int(BenchCommand.sizeMax / size.bytes))),
                         verify: verify, seed: seed, pause: pause.duration)
@@ -81,6 +87,7 @@ struct BenchCommand: AsyncParsableCommand {
 /// One measurement.
 struct BenchPlan: Sendable {
     var objectClass: ObjectClass
+    var objects: Int
     var size: Int
     var depth: Int
     var readPercent: Int
