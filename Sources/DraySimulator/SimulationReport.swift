@@ -53,8 +53,8 @@ public struct SimulationReport: Sendable {
 
     /// One line.
     public var summary: String {
-        "seed \(seed): \(cluster): \(operations) operations (\(sharedOperations) on shared values), "
-            + "\(acknowledgedWrites) acknowledged writes, "
+        "seed \(seed): \(cluster): \(operations) operations "
+            + "(\(sharedOperations) on shared values), \(acknowledgedWrites) acknowledged writes, "
             + "\(unknownOutcomes) unknown outcomes, \(faults) faults, \(crashes) crashes, "
             + "\(damagedReads) damaged reads, "
             + "\((virtualSeconds * 10).rounded() / 10) s virtual, \(turns) turns, "
