@@ -83,6 +83,8 @@ struct CallTracker {
         var nextHello: UInt64 = 0
         var unansweredHellos = 0
         var helloInterval = CallTracker.probeAfter
+        /// When the first call was sent that has run out of time since the last hello's answer.
+        var silentSince = UInt64.max
     }
 
     struct Waiter {
@@ -299,9 +301,28 @@ struct CallTracker {
             if slots[Int(first.slot)].phase == .ending {
                 actions.append(.quarantine(slot: first.slot))
             } else {
+                let slot = slots[Int(first.slot)]
                 giveUp(first.slot, .timedOut, now: now, into: &actions)
+                if slot.phase == .inFlight {
+                    wasSilent(slot.peer, since: slot.sentAt, now: now, into: &actions)
+                }
             }
         }
+    }
+
+    /// A call had no answer in its time. Where no call has long enough for a probe, that must do to
+    /// ask: a peer that has started again does not answer who it does not know.
+    private mutating func wasSilent(
+        _ peer: Int32, since time: UInt64, now: UInt64, into actions: inout [CallAction]
+    ) {
+        let index = Int(peer)
+        guard peers[index].phase == .ready, peers[index].nextHello != .max else { return }
+        peers[index].silentSince = min(peers[index].silentSince, time)
+        let isDue =
+            peers[index].unansweredHellos > 0
+            ? peers[index].nextHello <= now
+            : peers[index].silentSince + CallTracker.probeAfter <= now
+        if isDue { ask(peer, now: now, into: &actions) }
     }
 
     // MARK: - Peers
@@ -358,13 +379,18 @@ struct CallTracker {
                     slots[Int(first)].sentAt + CallTracker.probeAfter <= now
                 else { continue }
             }
-            let tries = peers[index].unansweredHellos
-            let nonce = greet(Int32(index), now: now)
-            actions.append(
-                .hello(
-                    peer: Int32(index), nonce: nonce,
-                    reconnect: tries > 0 && tries % CallTracker.probesBeforeReconnect == 0))
+            ask(Int32(index), now: now, into: &actions)
         }
+    }
+
+    /// Sends a peer another hello, from time to time over a new connection.
+    private mutating func ask(_ peer: Int32, now: UInt64, into actions: inout [CallAction]) {
+        let tries = peers[Int(peer)].unansweredHellos
+        let nonce = greet(peer, now: now)
+        actions.append(
+            .hello(
+                peer: peer, nonce: nonce,
+                reconnect: tries > 0 && tries % CallTracker.probesBeforeReconnect == 0))
     }
 
     /// Whether some peer may need a hello soon.
@@ -383,6 +409,7 @@ struct CallTracker {
         let index = Int(peer)
         let old = peers[index]
         peers[index].unansweredHellos = 0
+        peers[index].silentSince = .max
         peers[index].nextHello = now + peers[index].helloInterval
         if old.phase == .greeting { peers[index].helloInterval = CallTracker.probeAfter }
         peers[index].phase = .ready
@@ -414,6 +441,7 @@ struct CallTracker {
         let phase = peers[index].phase
         peers[index].phase = .unknown
         peers[index].unansweredHellos = 0
+        peers[index].silentSince = .max
         failInFlight(index, .unreachable, into: &actions)
         switch phase {
         case .unknown:

@@ -57,8 +57,9 @@ public struct SimulationReport: Sendable {
 
     /// One line.
     public var summary: String {
-        "seed \(seed): \(cluster): \(operations) operations (\(sharedOperations) on shared values), "
-            + "\(acknowledgedWrites) acknowledged writes, \(commits) commits, "
+        "seed \(seed): \(cluster): \(operations) operations "
+            + "(\(sharedOperations) on shared values), \(acknowledgedWrites) acknowledged writes, "
+            + "\(commits) commits, "
             + "\(unknownOutcomes) unknown outcomes, \(faults) faults, \(crashes) crashes, "
             + "\(damagedReads) damaged reads, "
             + "\((virtualSeconds * 10).rounded() / 10) s virtual, \(turns) turns, "

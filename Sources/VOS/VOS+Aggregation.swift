@@ -189,7 +189,10 @@ extension VOS {
                 let now = world.clock.wallNanoseconds
                 let isTight = store.allocator.freeBlocks < store.allocator.totalBlocks / 8
                 let kept = isTight ? min(options.retention, 1_000_000_000) : options.retention
-                if now > kept { try await aggregate(upTo: now - kept) }
+                // No further than epochs go: the wall clock may be ahead, and the updates that come
+                // when it is right again must not be too old.
+                let newest = shadows.last?.epoch ?? 0
+                if now > kept { try await aggregate(upTo: min(now - kept, newest)) }
                 if wantsCheckpoint { try await checkpoint() }
             } catch .closed {
                 return

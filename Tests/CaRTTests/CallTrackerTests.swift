@@ -156,6 +156,34 @@ import Testing
         tracker.checkInvariants()
     }
 
+    /// Calls that all end before a probe is due find out about a peer that has started again too.
+    @Test func aCallThatRunsOutAsksThePeer() {
+        var (tracker, peer) = Self.make(credits: 2)
+        var actions: [CallAction] = []
+        let patience = CallTracker.probeAfter / 2
+        var now = Self.second
+        var hellos = 0
+        for _ in 0..<20 {
+            guard
+                case .send(let slot) = tracker.open(
+                    peer: peer, deadline: now + patience, exposes: false, now: now)
+            else { return }
+            tracker.sent(slot, now: now)
+            now += patience
+            tracker.probe(now: now, into: &actions)
+            #expect(actions.isEmpty)
+            tracker.expire(now: now, into: &actions)
+            for case .hello in actions { hellos += 1 }
+            #expect(actions.contains(.end(slot: slot, .timedOut)))
+            _ = tracker.end(slot)
+            tracker.close(slot)
+            actions = []
+        }
+        // Less and less often: the answer may be late.
+        #expect((2...10).contains(hellos))
+        tracker.checkInvariants()
+    }
+
     @Test(arguments: [(UInt64(7), RPCError.unreachable), (8, .peerRestarted)])
     func anotherSessionEndsWhatWasSentInTheOldOne(instance: UInt64, error: RPCError) {
         var (tracker, peer) = Self.make(credits: 1)
