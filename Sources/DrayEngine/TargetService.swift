@@ -273,8 +273,14 @@ final class TargetService {
     private func reading<Value>(
         at snapshot: UInt64, _ body: (UInt64) async throws(VOSError) -> Value
     ) async throws(VOSError) -> (Value, UInt64) {
+        guard snapshot > 0 else { return (try await body(clock.now()), 0) }
         guard snapshot == ObjectFetchRequest.now else {
-            return (try await body(snapshot > 0 ? snapshot : clock.now()), snapshot)
+            do throws(VOSError) {
+                return (try await body(snapshot), snapshot)
+            } catch .epochTooOld {
+                // A transaction that takes so long begins again.
+                throw .conflict
+            }
         }
         for _ in 1..<TargetService.snapshotAttemptsMax {
             let epoch = clock.now()
