@@ -130,7 +130,8 @@ extension ClientCore {
         let count = unsafe data.bytes.count
         guard count > ObjectLimits.inlineMax else {
             try await attempt(
-                request, object, isRestarted: isRestarted, until: end ?? operationEnd(in: object.container)
+                request, object, isRestarted: isRestarted,
+                until: end ?? operationEnd(in: object.container)
             ) { (request, deadline) async throws(RPCError) in
                 _ = try await context.call(
                     ObjectProtocol.update, request, to: destination,
@@ -143,7 +144,8 @@ extension ClientCore {
         request.bulk = handle.descriptor
         do throws(DrayError) {
             try await attempt(
-                request, object, isRestarted: isRestarted, until: end ?? operationEnd(in: object.container)
+                request, object, isRestarted: isRestarted,
+                until: end ?? operationEnd(in: object.container)
             ) { (request, deadline) async throws(RPCError) in
                 _ = try await context.call(
                     ObjectProtocol.update, request, to: destination, exposing: [handle],

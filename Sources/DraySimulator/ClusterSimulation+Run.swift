@@ -24,11 +24,13 @@ extension ClusterSimulation {
         quiesce()
         converge()
         checkNothingIsLeft()
+        compareReplicas("after the run")
         verify("after the run")
         if report.violations.isEmpty {
             for rank in 0..<plan.engineCount { kill(rank: rank) }
             quiesce()
             verify("after a restart of all engines")
+            compareReplicas("after a restart of all engines")
         }
         // Also after other violations: it may show the same in other words.
         report.sharedOperations = shared.keys.count + shared.arrays.count
@@ -176,6 +178,34 @@ extension ClusterSimulation {
     }
 
     // MARK: - Verification
+
+    /// The well-known numbers of all objects that anybody uses.
+    private var objectNumbers: [UInt32] {
+        [1, SharedValues.arrayObject] + clients.map { UInt32(100 + $0.index) }
+            + TransactionWorkload.objects + [TransactionWorkload.pairObject]
+    }
+
+    /// Nothing changes any more: all replicas must be equal, byte and epoch.
+    private func compareReplicas(_ when: String) {
+        guard !hasViolations else { return }
+        let description = description()
+        let done = runAlone("compare") { [self] world, _ in
+            do throws(DrayError) {
+                let cluster = try await Cluster.connect(to: description, world: world)
+                let container = try await cluster.pool("tank").container("data")
+                for number in objectNumbers {
+                    let object = container.object(container.wellKnownObjectID(number))
+                    for difference in try await ReplicaComparison.differences(in: object) {
+                        violation("\(when): \(difference)")
+                    }
+                }
+                await cluster.close()
+            } catch {
+                violation("replicas cannot be compared \(when): \(error)")
+            }
+        }
+        if !done { violation("comparing replicas \(when) hangs") }
+    }
 
     /// A new client reads back everything that every client wrote. When blocks are `rotten`, an
     /// error that says so is as good an answer as the right one.

@@ -41,7 +41,8 @@ final class Bench {
         }
         let workers = (0..<plan.depth).map { [objects] index in
             Worker(
-                index: index, plan: plan, objects: objects, entropy: entropy.fork("worker \(index)"))
+                index: index, plan: plan, objects: objects, entropy: entropy.fork("worker \(index)")
+            )
         }
         if plan.readPercent > 0 { await inParallel(workers) { await self.fill($0) } }
         let start = xstream.now
