@@ -230,7 +230,9 @@ extension ClientCore {
         let length = Int(request.length)
         let (reply, buffer) = try await reading(
             object, group: group, leaderOnly: transaction != nil
-        ) { (destination, deadline) async throws(RPCError) -> (ObjectFetchReply, RegisteredBuffer) in
+        ) {
+            (destination, deadline) async throws(RPCError) -> (ObjectFetchReply, RegisteredBuffer)
+            in
             let buffer = try context.makeBuffer(count: length)
             let handle = try context.expose(buffer, range: 0..<length, access: .remoteWrite)
             var message = request
