@@ -128,6 +128,9 @@ let package = Package(
             name: "DrayPlacementTests", dependencies: ["DrayRuntime", "DrayPlacement"],
             swiftSettings: testSettings),
         .testTarget(
+            name: "DrayTransactionsTests", dependencies: ["DrayRuntime", "DrayTransactions"],
+            swiftSettings: testSettings),
+        .testTarget(
             name: "DrayEngineTests",
             dependencies: [
                 "DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "DrayPlacement", "DrayProtocol",

@@ -78,6 +78,7 @@ public struct LeaderMachine: Sendable {
         }
     }
 
+    /// Takes note of what happened; returns what is to be done about it.
     public mutating func on(_ event: Event) -> [Action] {
         switch (state, event) {
         case (.preparing(var missing), .prepared(let member)):

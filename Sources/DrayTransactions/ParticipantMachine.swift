@@ -58,6 +58,7 @@ public struct ParticipantMachine: Sendable {
         self.state = state
     }
 
+    /// Takes note of what happened; returns what is to be done about it.
     public mutating func on(_ event: Event) -> [Action] {
         switch (state, event) {
         case (.unknown, .prepare):

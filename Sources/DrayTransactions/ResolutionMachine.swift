@@ -70,6 +70,7 @@ public struct ResolutionMachine: Sendable {
         return [.commit]
     }
 
+    /// Takes note of what happened; returns what is to be done about it.
     public mutating func on(_ event: Event) -> [Action] {
         switch (state, event) {
         case (.askingLeader, .answered(0, .committed)),

@@ -159,8 +159,8 @@ final class KeyLocks {
         return true
     }
 
-    /// Takes all of `requests` whoever holds them: what a transaction held before a restart, or what
-    /// another target has ordered.
+    /// Takes all of `requests` whoever holds them: what a transaction held before a restart, or
+    /// what another target has ordered.
     func adopt(_ requests: [Request]) {
         for request in requests { grant(request.mode, at: request.key) }
     }
