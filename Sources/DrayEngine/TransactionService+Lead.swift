@@ -261,8 +261,9 @@ extension TransactionService {
     ) async throws(RPCError) -> UInt64 {
         switch run.machine.state {
         case .committed:
-            committed[run.dtx.id] = (run.machine, plan.members)
-            tell(run.dtx.id, plan.members, urgent: plan.leaders)
+            noteCommit(
+                run.dtx.id,
+                Commit(machine: run.machine, members: plan.members, urgent: plan.leaders))
             return run.dtx.epoch
         case .completed: return run.dtx.epoch
         case .aborted:

@@ -45,8 +45,11 @@ extension TransactionService {
                 vos.commit(dtx)
                 log.info("transaction \(dtx.id) was found to be committed")
                 guard dtx.isLeader else { return }
-                committed[dtx.id] = (LeaderMachine(committedBy: members.count), members)
-                tell(dtx.id, members, urgent: MemberSet(1..<members.count))
+                noteCommit(
+                    dtx.id,
+                    Commit(
+                        machine: LeaderMachine(committedBy: members.count), members: members,
+                        urgent: MemberSet(1..<members.count)))
             case .abort:
                 guard dtx.phase == .prepared else { return }
                 log.info("transaction \(dtx.id) was found to be aborted")
@@ -128,6 +131,8 @@ extension TransactionService {
         case .unknown:
             // The leader remembers a commit until everybody knows of it.
             if request.asksLeader { return .aborted }
+            // And tells of one only when it has written it down: it would not have to ask.
+            if request.asksAsLeader, request.epoch <= vos.transactionHorizon { return .aborted }
             guard request.epoch > vos.transactionHorizon else { return .undecided }
             do throws(VOSError) {
                 try await vos.refuse(id, epoch: request.epoch)

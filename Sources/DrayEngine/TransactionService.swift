@@ -19,8 +19,15 @@ final class TransactionService {
 
     /// Transactions that this target leads right now, and whose clients wait.
     var leading: Set<UniqueID> = []
-    /// Committed ones that some members do not know of yet, with their machines.
-    var committed: [UniqueID: (machine: LeaderMachine, members: [TargetAddress])] = [:]
+    /// A transaction that is committed, and that some members do not know of yet.
+    struct Commit {
+        var machine: LeaderMachine
+        var members: [TargetAddress]
+        /// Places of members that keep keys locked until they know.
+        var urgent: MemberSet = []
+    }
+
+    var committed: [UniqueID: Commit] = [:]
     /// What each member is to be told, in order.
     var news: [TargetAddress: Deque<UniqueID>] = [:]
     /// Members that are being told.
@@ -77,6 +84,9 @@ final class TransactionService {
         vos.onBlocked = { [unowned self] dtx in
             if !leading.contains(dtx.id) { resolve(dtx) }
         }
+        vos.onCommitsDurable = { [unowned self] ids in
+            for id in ids { tell(id) }
+        }
         resume()
         xstream.spawn { await self.watch() }
     }
@@ -99,10 +109,10 @@ final class TransactionService {
                 vos.complete(completion.id)
                 continue
             }
-            committed[completion.id] = (LeaderMachine(committedBy: members.count), members)
-            for member in members.dropFirst() { news[member, default: []].append(completion.id) }
+            committed[completion.id] = Commit(
+                machine: LeaderMachine(committedBy: members.count), members: members)
+            tell(completion.id)
         }
-        scheduleTelling()
         for dtx in vos.undecided { resolve(dtx) }
     }
 
@@ -134,22 +144,46 @@ final class TransactionService {
 
     // MARK: - Telling members of commits
 
-    /// Notes that members are to be told; the leaders of redundancy groups at once.
-    func tell(_ id: UniqueID, _ members: [TargetAddress], urgent: MemberSet) {
-        for (place, member) in members.enumerated().dropFirst() {
+    /// Notes a commit. Members are told once it is on stable storage here: so a leader that finds a
+    /// transaction prepared after a restart knows that nobody was told of a commit, and whoever has
+    /// forgotten the transaction by then has not got it.
+    func noteCommit(_ id: UniqueID, _ commit: Commit) {
+        committed[id] = commit
+        if commit.urgent == [] || commit.urgent == [0] {
+            scheduleTelling()
+        } else {
+            xstream.spawn { [self] in await flushCommits() }
+        }
+    }
+
+    private func flushCommits() async {
+        do throws(VOSError) {
+            try await vos.flushOutcomes()
+        } catch {
+            log.error("commits cannot be written: \(error)")
+        }
+    }
+
+    /// A commit is on stable storage: members are to be told, those that keep keys locked at once.
+    private func tell(_ id: UniqueID) {
+        guard let commit = committed[id] else { return }
+        for (place, member) in commit.members.enumerated().dropFirst() {
             news[member, default: []].append(id)
-            if urgent.contains(place) { tellNow(member) }
+            if commit.urgent.contains(place) { tellNow(member) }
         }
         scheduleTelling()
     }
 
     private func scheduleTelling(after delay: Duration = TransactionService.newsDelay) {
-        guard !isTellingScheduled, news.values.contains(where: { !$0.isEmpty }) else { return }
+        guard !isTellingScheduled, !committed.isEmpty else { return }
         isTellingScheduled = true
         xstream.schedule(at: xstream.now + delay) { [self] in
             isTellingScheduled = false
-            // In a fixed order: a dictionary's differs from process to process.
-            for member in news.keys.sorted() { tellNow(member) }
+            xstream.spawn { [self] in
+                await flushCommits()
+                // In a fixed order: a dictionary's differs from process to process.
+                for member in news.keys.sorted() { tellNow(member) }
+            }
         }
     }
 

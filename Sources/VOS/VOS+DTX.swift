@@ -268,6 +268,9 @@ extension VOS {
             try store.enqueue(LogRecord.encodeOutcomes(part)) { [self] sequence in
                 lastSequence = sequence
                 outcomesUnderWay -= 1
+                guard let onCommitsDurable else { return }
+                let commits = part.filter { $0.kind == .committed }.map(\.id)
+                if !commits.isEmpty { onCommitsDurable(commits) }
             }
             outcomesUnderWay += 1
             outcomes.removeFirst(count)

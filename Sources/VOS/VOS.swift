@@ -38,6 +38,8 @@ internal import Logging
     /// Bytes of the records of what is prepared.
     var preparedBytes = 0
     var blockedHandler: ((DTX) -> Void)?
+    /// Called with transactions whose commit has come to stable storage.
+    public var onCommitsDurable: (([UniqueID]) -> Void)?
     /// The epochs of updates under way: aggregation stays below them.
     var epochsInFlight = ContiguousArray<UInt64>()
     /// Versions that something newer hides, by the epoch of what hides them.
