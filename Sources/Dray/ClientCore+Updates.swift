@@ -197,11 +197,6 @@ extension ClientCore {
     ) -> DrayError {
         var result = DrayError(error, subject(object))
         if isUnknown {
-            if case .application(let code, let message) = error,
-                code == ServiceCode.tooOld.rawValue
-            {
-                result = DrayError(.unavailable, "\(subject(object)): \(message)", cause: error)
-            }
             result.mayHaveHappened = true
         } else if !Retry.isUnknown(error), case .application = error, result.code != .device {
             result.mayHaveHappened = false

@@ -88,9 +88,9 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
         case .notFound: .notFound
         case .exists: .exists
         case .noSpace: .noSpace
-        case .unavailable, .staleMap, .busy, .aborted, .undecided: .unavailable
+        case .unavailable, .staleMap, .busy, .aborted, .undecided, .tooOld: .unavailable
         case .conflict: .conflict
-        case .invalidArgument, .tooOld: .invalidArgument
+        case .invalidArgument: .invalidArgument
         case .corrupt: .corrupt
         case .device: .device
         case nil: .internalError

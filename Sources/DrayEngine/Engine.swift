@@ -148,6 +148,7 @@ func openStore(
     var options = VOSOptions()
     options.inlineThreshold = configuration.inlineThreshold
     if let retention = configuration.retention { options.retention = retention }
+    if let age = configuration.transactionAge { options.transactionAge = age }
     do throws(VOSError) {
         return try await VOS.open(store: store, world: world, on: xstream, options: options)
     } catch {

@@ -30,6 +30,10 @@ public struct EngineConfiguration: Sendable {
     /// How long superseded versions are kept, in nanoseconds; nil for the store's own default.
     package var retention: UInt64?
 
+    /// How long decided transactions are remembered, in nanoseconds; nil for the store's own
+    /// default.
+    package var transactionAge: UInt64?
+
     public init(
         cluster: UniqueID, rank: UInt32, engines: [EngineRecord], devicePath: String
     ) {

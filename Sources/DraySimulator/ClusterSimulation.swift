@@ -103,6 +103,7 @@ public final class ClusterSimulation {
         // every run.
         configuration.logSize = ClusterSimulation.logSize
         configuration.retention = ClusterSimulation.retention.nanosecondsClamped
+        configuration.transactionAge = plan.transactionAge?.nanosecondsClamped
         return configuration
     }
 

@@ -43,6 +43,8 @@ extension ClusterSimulation {
         let targetCount: Int
         let clientCount: Int
         let objectClass: ObjectClass
+        /// How long engines remember transactions; nil for as long as real ones do.
+        let transactionAge: Duration?
         /// In the order of `FaultKind`.
         let faults: [FaultKind]
 
@@ -58,6 +60,8 @@ extension ClusterSimulation {
             )
             // Half of the clusters have clocks that agree, and are held to more.
             let clocksAgree = entropy.chance(1, in: 2)
+            // And half of them forget soon what they have decided.
+            transactionAge = entropy.chance(1, in: 2) ? .seconds(1) : nil
             engineCount = options.engineCount ?? drawn.0
             targetCount = options.targetCount ?? drawn.1
             clientCount = options.clientCount ?? drawn.2

@@ -2,10 +2,10 @@ import DraySimulator
 import Testing
 
 @Suite struct SimulatedClusterTests {
-    /// Without optimisation one lane of each client is enough to wait for.
+    /// Without optimisation two lanes of each client are enough to wait for.
     private func run(seed: UInt64) -> SimulationReport {
         var options = ClusterSimulation.Options()
-        options.laneCount = 1
+        options.laneCount = 2
         return ClusterSimulation(seed: seed, options: options).run()
     }
 
