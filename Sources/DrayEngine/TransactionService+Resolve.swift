@@ -121,7 +121,11 @@ extension TransactionService {
         let id = request.transaction
         switch vos.state(of: id) {
         case .committed: return .committed
-        case .aborted: return .aborted
+        case .aborted:
+            // Not before it is on stable storage: this target might prepare it after a restart, or
+            // find that it has done so when its device failed.
+            try await flush()
+            return .aborted
         case .active(let dtx):
             let isDurable = dtx.phase == .prepared && !dtx.isLeader
             return isDurable ? .prepared : .undecided
