@@ -45,6 +45,10 @@ extension TransactionService {
                 vos.commit(dtx)
                 log.info("transaction \(dtx.id) was found to be committed")
                 guard dtx.isLeader else { return }
+                guard members.count > 1 else {
+                    vos.complete(dtx.id)
+                    return
+                }
                 committed[dtx.id] = (LeaderMachine(committedBy: members.count), members)
                 tell(dtx.id, members, urgent: Set(members))
             case .abort:
