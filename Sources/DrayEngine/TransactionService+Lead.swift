@@ -252,6 +252,14 @@ extension TransactionService {
             await run.note(.prepared(0), self)
         } catch {
             run.blame(RPCError(error), nil)
+            // When the device has failed, it may be prepared all the same after the next start:
+            // nobody may hear of an abort that the log does not know.
+            do throws(VOSError) {
+                try await vos.flushOutcomes()
+            } catch {
+                run.leaveUndecided(error)
+                return
+            }
             await run.note(.failed(0), self)
         }
     }
@@ -269,10 +277,9 @@ extension TransactionService {
         case .aborted:
             tellAborted(run.dtx.id, plan.members)
             throw run.failure ?? .service(.aborted, "the transaction was aborted")
-        case .aborting:
+        case .preparing, .failing, .aborting:
             // The device failed: the next start will tell.
             throw run.failure ?? .service(.device, "the decision cannot be written")
-        case .preparing, .failing: preconditionFailure("a transaction ended undecided")
         }
     }
 }
@@ -339,8 +346,7 @@ final class TransactionRun {
                 do throws(VOSError) {
                     try await service.vos.abort(dtx)
                 } catch {
-                    failure = RPCError(error)
-                    end()
+                    leaveUndecided(error)
                     return
                 }
                 await note(.abortIsDurable, service)
@@ -349,6 +355,12 @@ final class TransactionRun {
             }
         }
         if machine.isDecided { end() }
+    }
+
+    /// The device failed, and with it the decision.
+    func leaveUndecided(_ error: VOSError) {
+        failure = RPCError(error)
+        end()
     }
 
     private func end() {

@@ -45,6 +45,10 @@ extension TransactionService {
                 vos.commit(dtx)
                 log.info("transaction \(dtx.id) was found to be committed")
                 guard dtx.isLeader else { return }
+                guard members.count > 1 else {
+                    vos.complete(dtx.id)
+                    return
+                }
                 noteCommit(
                     dtx.id,
                     Commit(
@@ -123,8 +127,15 @@ extension TransactionService {
     ) async throws(RPCError) -> ResolutionMachine.Answer {
         let id = request.transaction
         switch vos.state(of: id) {
-        case .committed: return .committed
-        case .aborted: return .aborted
+        case .committed:
+            // Nobody hears of a commit that is not on stable storage: see `noteCommit`.
+            try await flush()
+            return .committed
+        case .aborted:
+            // Not before it is on stable storage: this target might prepare it after a restart, or
+            // find that it has done so when its device failed.
+            try await flush()
+            return .aborted
         case .active(let dtx):
             let isDurable = dtx.phase == .prepared && !dtx.isLeader
             return isDurable ? .prepared : .undecided

@@ -464,7 +464,7 @@ final class TransactionService {
         return EmptyMessage()
     }
 
-    private func flush() async throws(RPCError) {
+    func flush() async throws(RPCError) {
         do throws(VOSError) {
             try await vos.flushOutcomes()
         } catch {

@@ -5,6 +5,14 @@ internal import DrayRuntime
 struct PreparedOperation {
     var key: IndexKey.Bytes
     let record: IndexRecord
+
+    /// The names in the key.
+    var names: (dkey: [UInt8]?, akey: [UInt8]?) {
+        guard record.dkeyEnd > 0 else { return (nil, nil) }
+        let dkey = IndexKey.name(in: key, at: IndexKey.objectLength + 1)?.name
+        guard record.akeyEnd > 0 else { return (dkey, nil) }
+        return (dkey, IndexKey.name(in: key, at: Int(record.dkeyEnd) + 1)?.name)
+    }
 }
 
 /// A record of the write-ahead log.
@@ -68,18 +76,24 @@ enum LogRecord {
         bytes.put(UInt16(prepared.count))
         var previous: [UInt8]?
         for (operation, prepared) in zip(update.operations, prepared) {
-            let record = prepared.record
-            let (dkey, akey) = operation.body.names
-            bytes.append(record.kind.rawValue)
-            var flags = record.hasBlocks ? RecordCoding.flagBlocks : 0
-            let same = dkey != nil && dkey == previous
-            if same { flags |= RecordCoding.flagSameDkey }
-            bytes.append(flags)
-            if let dkey, !same { bytes.put(string: dkey) }
-            if let akey { bytes.put(string: akey) }
-            RecordCoding.put(record, to: &bytes)
-            previous = dkey
+            put(prepared.record, operation.body.names, after: &previous, to: &bytes)
         }
+    }
+
+    /// One change. `previous` is the distribution key of the one before.
+    private static func put(
+        _ record: IndexRecord, _ names: (dkey: [UInt8]?, akey: [UInt8]?),
+        after previous: inout [UInt8]?, to bytes: inout [UInt8]
+    ) {
+        bytes.append(record.kind.rawValue)
+        var flags = record.hasBlocks ? RecordCoding.flagBlocks : 0
+        let same = names.dkey != nil && names.dkey == previous
+        if same { flags |= RecordCoding.flagSameDkey }
+        bytes.append(flags)
+        if let dkey = names.dkey, !same { bytes.put(string: dkey) }
+        if let akey = names.akey { bytes.put(string: akey) }
+        RecordCoding.put(record, to: &bytes)
+        previous = names.dkey
     }
 
     /// The record of a part of a transaction. `prepared` are the operations of all `updates`, in
@@ -87,8 +101,48 @@ enum LogRecord {
     static func encode(
         _ dtx: DTX, _ updates: [Update], prepared: [PreparedOperation]
     ) -> [UInt8] {
+        var bytes = head(of: dtx, operationCount: prepared.count)
+        bytes.put(UInt16(updates.count))
+        var next = 0
+        for update in updates {
+            let end = next + update.operations.count
+            put(update, prepared[next..<end], to: &bytes)
+            next = end
+        }
+        return bytes
+    }
+
+    /// The record of a part of a transaction of which changes were taken out.
+    static func encode(_ dtx: DTX) -> [UInt8] {
+        var bytes = head(of: dtx, operationCount: dtx.operations.count)
+        var parts: [Range<Int>] = []
+        for (index, operation) in dtx.operations.enumerated() {
+            if let last = parts.last, last.count < VOSLimits.operationsMax,
+                IndexKey.agree(
+                    dtx.operations[last.lowerBound].key, operation.key,
+                    length: IndexKey.objectLength)
+            {
+                parts[parts.count - 1] = last.lowerBound..<index + 1
+            } else {
+                parts.append(index..<index + 1)
+            }
+        }
+        bytes.put(UInt16(parts.count))
+        for part in parts {
+            bytes += dtx.operations[part.lowerBound].key[0..<IndexKey.objectLength]
+            bytes.put(UInt16(part.count))
+            var previous: [UInt8]?
+            for operation in dtx.operations[part] {
+                put(operation.record, operation.names, after: &previous, to: &bytes)
+            }
+        }
+        return bytes
+    }
+
+    /// What stands before the changes.
+    private static func head(of dtx: DTX, operationCount: Int) -> [UInt8] {
         var bytes: [UInt8] = []
-        bytes.reserveCapacity(256 + 96 * prepared.count)
+        bytes.reserveCapacity(256 + 96 * operationCount)
         bytes.append(RecordType.prepared.rawValue)
         bytes.append(version)
         bytes.append(id: dtx.id)
@@ -99,13 +153,6 @@ enum LogRecord {
         for lock in dtx.locks {
             bytes.put(lock.key)
             bytes.append(lock.mode.rawValue)
-        }
-        bytes.put(UInt16(updates.count))
-        var next = 0
-        for update in updates {
-            let end = next + update.operations.count
-            put(update, prepared[next..<end], to: &bytes)
-            next = end
         }
         return bytes
     }

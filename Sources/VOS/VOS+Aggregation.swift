@@ -166,7 +166,7 @@ extension VOS {
                 count += 1
                 return true
             }
-            guard count > 0 else { return }
+            guard count > 0 || hasUndecided(from: prefix, to: end) else { return }
             let stop = limit
             try await append(LogRecord.encodeRange(from: prefix, to: stop)) { [self] sequence in
                 apply(.range(from: prefix, to: stop), sequence: sequence)

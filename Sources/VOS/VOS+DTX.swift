@@ -57,13 +57,19 @@ extension VOS {
         }
         try begin()
         defer { end() }
-        guard active[request.id] == nil, transactions.outcome(request.id) == nil,
-            !transactions.isAborted(request.id), !inProgress.contains(request.id)
-        else { throw .duplicateInProgress(request.id) }
+        guard case .unknown = state(of: request.id), !inProgress.contains(request.id) else {
+            throw .duplicateInProgress(request.id)
+        }
+        let wishes = DTXWishes(request)
+        guard wishes.locks.count + wishes.followed.count <= VOSLimits.locksMax,
+            request.parts.count <= VOSLimits.locksMax
+        else {
+            throw .badArgument(
+                "a transaction of more than \(VOSLimits.locksMax) keys, with the objects")
+        }
         let dtx = DTX(id: request.id, members: request.members, isLeader: request.isLeader)
         active[request.id] = dtx
         do throws(VOSError) {
-            let wishes = DTXWishes(request)
             if let patience = request.patience {
                 guard await locks.acquire(wishes.locks, until: patience) else { throw .undecided }
             } else {
@@ -121,7 +127,8 @@ extension VOS {
     /// Writes the values and the record of a transaction that was begun. Durable when it returns.
     /// `updates` are those of the request, their data in place.
     ///
-    /// When it throws, the transaction has ended here, and nothing is left of it.
+    /// When it throws, the transaction has ended here, and nothing is left of it; but when the
+    /// device has failed, it may be prepared after the next start, unless `flushOutcomes` returns.
     public func prepare(_ dtx: DTX, _ updates: [Update]) async throws(VOSError) {
         precondition(dtx.phase == .begun)
         dtx.phase = .preparing
@@ -155,10 +162,16 @@ extension VOS {
         } catch {
             if !reserved.isEmpty { store.allocator.cancel(reserved) }
             dtx.operations = []
-            transactions.add(dtx.id, epoch: dtx.epoch, isCommitted: false)
-            finish(dtx, .aborted)
+            didAbort(dtx)
             throw error
         }
+    }
+
+    /// Nothing of it is durable. The log will say that it never will be.
+    private func didAbort(_ dtx: DTX) {
+        transactions.add(dtx.id, epoch: dtx.epoch, isCommitted: false)
+        finish(dtx, .aborted)
+        outcomes.append(DTXOutcome(kind: .aborted, id: dtx.id, epoch: dtx.epoch))
     }
 
     func didPrepare(_ dtx: DTX, sequence: UInt64) {
@@ -202,9 +215,7 @@ extension VOS {
     /// returns; until then its keys stay locked. Throws when the device fails.
     public func abort(_ dtx: DTX) async throws(VOSError) {
         switch dtx.phase {
-        case .begun:
-            transactions.add(dtx.id, epoch: dtx.epoch, isCommitted: false)
-            finish(dtx, .aborted)
+        case .begun: didAbort(dtx)
         case .prepared:
             try begin()
             defer { end() }
@@ -236,9 +247,11 @@ extension VOS {
     /// Notes that a transaction which is not here must never be prepared here. Durable when it
     /// returns.
     public func refuse(_ id: UniqueID, epoch: UInt64) async throws(VOSError) {
-        guard case .unknown = state(of: id) else { return }
-        transactions.add(id, epoch: epoch, isCommitted: false)
-        outcomes.append(DTXOutcome(kind: .aborted, id: id, epoch: epoch))
+        if case .unknown = state(of: id) {
+            transactions.add(id, epoch: epoch, isCommitted: false)
+            outcomes.append(DTXOutcome(kind: .aborted, id: id, epoch: epoch))
+        }
+        // Also what somebody else has refused a moment ago.
         try await flushOutcomes()
     }
 
@@ -316,16 +329,25 @@ extension VOS {
         for dtx in undecided {
             var kept: [PreparedOperation] = []
             for operation in dtx.operations {
-                let key = operation.key
-                if IndexKey.compare(key, from) >= 0, IndexKey.compare(key, to) < 0 {
+                if operation.isIn(from, to) {
                     let blocks = operation.record.blocks
                     if !blocks.isEmpty, !isRecovering { store.allocator.free(blocks) }
                 } else {
                     kept.append(operation)
                 }
             }
+            guard kept.count < dtx.operations.count else { continue }
             dtx.operations = kept
+            // The next checkpoint must not bring them back.
+            preparedBytes -= dtx.record.count
+            dtx.record = LogRecord.encode(dtx)
+            preparedBytes += dtx.record.count
         }
+    }
+
+    /// Whether anything undecided has changes between two keys.
+    func hasUndecided(from: IndexKey.Bytes, to: IndexKey.Bytes) -> Bool {
+        undecided.contains { $0.operations.contains { $0.isIn(from, to) } }
     }
 
     // MARK: - Reads of transactions
@@ -362,6 +384,12 @@ extension VOS {
             throw .conflict
         }
         stamps.didRead(object: object, dkey: dkey, at: snapshot)
+    }
+}
+
+extension PreparedOperation {
+    fileprivate func isIn(_ from: IndexKey.Bytes, _ to: IndexKey.Bytes) -> Bool {
+        IndexKey.compare(key, from) >= 0 && IndexKey.compare(key, to) < 0
     }
 }
 

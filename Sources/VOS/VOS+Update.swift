@@ -24,7 +24,7 @@ extension VOS {
         try begin()
         defer { end() }
         if update.transaction != .zero {
-            if let epoch = transactions.outcome(update.transaction) { return epoch }
+            if case .committed(let epoch) = state(of: update.transaction) { return epoch }
             guard active[update.transaction] == nil,
                 inProgress.insert(update.transaction).inserted
             else {

@@ -10,6 +10,8 @@ public enum VOSLimits {
     public static let operationsMax = 1024
     /// The longest log record that an update may make, in bytes: keys and inline values.
     public static let recordLengthMax = 512 << 10
+    /// The most keys that a transaction may hold, those of objects included.
+    public static let locksMax = 65_535
     /// The longest list of the members of a transaction, in bytes.
     public static let membersLengthMax = 65_536
     /// The longest range that one array fetch may read, in bytes.

@@ -271,6 +271,87 @@ import Testing
         }
     }
 
+    /// A prepared transaction of two objects, of which one change lies in blocks.
+    private var prepared: DTX {
+        let dtx = DTX(id: .dtx(5), members: [1, 2, 3], isLeader: true)
+        dtx.epoch = 77
+        dtx.locks = [
+            KeyLocks.Request(key: 1, mode: .write), KeyLocks.Request(key: 9, mode: .readBelow),
+        ]
+        let other = ObjectID(high: 1, low: 2)
+        for (object, dkey, akey) in [
+            (Names.object, nil, nil), (Names.object, [0, 1], nil), (Names.object, [0, 1], [2]),
+            (other, [3], []), (other, [3], [0]),
+        ] as [(ObjectID, [UInt8]?, [UInt8]?)] {
+            let path = NamePath(
+                object: IndexKey.object(Names.pool, Names.container, object), dkey: dkey, akey: akey
+            )
+            let index = dtx.operations.count
+            let record = IndexRecord(
+                kind: [.objectPunch, .dkeyPunch, .akeyPunch, .single, .extent][index],
+                dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: 77,
+                offset: index == 4 ? 9 : 0, byteCount: [0, 0, 0, 3, 9000][index],
+                inline: index == 3 ? [1, 2, 3] : [],
+                blocks: index == 4
+                    ? [BlockExtent(start: 4, count: 1), BlockExtent(start: 9, count: 2)] : [],
+                checksums: index < 3 ? [] : [8])
+            dtx.operations.append(PreparedOperation(key: path.key(for: record), record: record))
+        }
+        return dtx
+    }
+
+    /// Cut off, and with any bit of any byte changed: an error or a record, never a trap.
+    @Test func decodingOfTransactionsSurvivesAnyBytes() throws {
+        let dtx = prepared
+        let record = LogRecord.encode(dtx)
+        guard case .prepared(let decoded) = try LogRecord.decode(record) else {
+            return #expect(Bool(false))
+        }
+        #expect(decoded.id == dtx.id && decoded.epoch == 77 && decoded.isLeader)
+        #expect(decoded.members == [1, 2, 3] && decoded.locks == dtx.locks)
+        #expect(decoded.operations.map(\.key) == dtx.operations.map(\.key))
+        #expect(decoded.operations.map(\.record.kind) == dtx.operations.map(\.record.kind))
+        #expect(decoded.blocks == dtx.blocks && decoded.operations[3].record.inline == [1, 2, 3])
+        #expect(decoded.record == record && LogRecord.encode(decoded) == record)
+        let list = [
+            DTXOutcome(kind: .committed, id: .dtx(1), epoch: 5),
+            DTXOutcome(kind: .aborted, id: .dtx(2), epoch: .max),
+            DTXOutcome(kind: .completed, id: .dtx(3), epoch: 0),
+        ]
+        let outcomes = LogRecord.encodeOutcomes(list)
+        guard case .outcomes(list) = try LogRecord.decode(outcomes) else {
+            return #expect(Bool(false))
+        }
+        guard case .outcomes([]) = try LogRecord.decode(LogRecord.encodeOutcomes([])) else {
+            return #expect(Bool(false))
+        }
+        var random = Entropy(seed: 4)
+        for bytes in [record, outcomes] {
+            for length in 0..<bytes.count {
+                #expect(throws: MalformedBytes.self) {
+                    try LogRecord.decode(Array(bytes[0..<length]))
+                }
+            }
+            #expect(throws: MalformedBytes.self) { try LogRecord.decode(bytes + [0]) }
+            for index in bytes.indices {
+                for mask in [1, 0x80, 0xff] as [UInt8] {
+                    var changed = bytes
+                    changed[index] ^= mask
+                    _ = try? LogRecord.decode(changed)
+                }
+            }
+            for _ in 0..<4_000 {
+                var changed = bytes
+                for _ in 0...random.below(4) {
+                    let value: [UInt8] = [0, 1, 0x7f, 0xff, UInt8(random.below(256))]
+                    let index = Int(random.below(UInt64(changed.count)))
+                    changed[index] = value[Int(random.below(5))]
+                }
+                _ = try? LogRecord.decode(changed)
+            }
+        }
+    }
+
     /// Checkpoints with anything in them, behind checksums that are right.
     @Test func checkpointsOfAnyBytesAreRefused() throws {
         var directory = CheckpointDirectory()
