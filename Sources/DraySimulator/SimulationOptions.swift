@@ -74,7 +74,7 @@ extension ClusterSimulation {
         /// How much longer than a client's patience a change may still happen: by so much engines
         /// may take its deadline to be later than it is.
         var lateness: Duration {
-            faults.contains(.clock) ? FaultSchedule.skewMax * 2 : .milliseconds(1)
+            faults.contains(.clock) ? FaultSchedule.skewMax * 2 : .microseconds(10)
         }
     }
 }
