@@ -129,7 +129,7 @@ extension ClientCore {
         let count = unsafe data.bytes.count
         guard count > ObjectLimits.inlineMax else {
             try await attempt(
-                request, object, isRestarted: isRestarted, until: end ?? operationEnd()
+                request, object, leader, isRestarted: isRestarted, until: end ?? operationEnd()
             ) { (request, deadline) async throws(RPCError) in
                 _ = try await context.call(
                     ObjectProtocol.update, request, to: destination,
@@ -142,7 +142,7 @@ extension ClientCore {
         request.bulk = handle.descriptor
         do throws(DrayError) {
             try await attempt(
-                request, object, isRestarted: isRestarted, until: end ?? operationEnd()
+                request, object, leader, isRestarted: isRestarted, until: end ?? operationEnd()
             ) { (request, deadline) async throws(RPCError) in
                 _ = try await context.call(
                     ObjectProtocol.update, request, to: destination, exposing: [handle],
@@ -157,14 +157,15 @@ extension ClientCore {
     }
 
     private func attempt(
-        _ request: ObjectUpdateRequest, _ object: DrayObject, isRestarted: Bool,
-        until end: OperationEnd,
+        _ request: ObjectUpdateRequest, _ object: DrayObject, _ leader: TargetAddress,
+        isRestarted: Bool, until end: OperationEnd,
         _ call: (ObjectUpdateRequest, Deadline) async throws(RPCError) -> Void
     ) async throws(DrayError) {
         var request = request
         request.transaction = newTransaction()
         // Whether an earlier attempt under this identity may have been served.
         var isUnknown = false
+        var earlier: RPCError?
         var backoff = Backoff()
         while true {
             let failure: RPCError
@@ -176,8 +177,11 @@ extension ClientCore {
             }
             let next = Retry(after: failure, isRestarted: isRestarted, wasUnknown: isUnknown)
             guard next != .giveUp, xstream.now < end.time, !Task.isCancelled else {
-                throw updateError(failure, object, isUnknown: isUnknown)
+                throw updateError(
+                    ClientCore.cause(failure, after: earlier), object, leader,
+                    isUnknown: isUnknown || Retry.isUnknown(failure))
             }
+            earlier = failure
             switch next {
             case .giveUp: break
             case .again: isUnknown = isUnknown || Retry.isUnknown(failure)
@@ -190,9 +194,9 @@ extension ClientCore {
     }
 
     private func updateError(
-        _ error: RPCError, _ object: DrayObject, isUnknown: Bool
+        _ error: RPCError, _ object: DrayObject, _ leader: TargetAddress, isUnknown: Bool
     ) -> DrayError {
-        var result = DrayError(error, subject(object))
+        var result = DrayError(error, subject(object), engine: leader.rank)
         if isUnknown {
             if case .application(let code, let message) = error,
                 code == ServiceCode.tooOld.rawValue

@@ -36,7 +36,8 @@ public struct Transaction: Sendable {
         try object.checkKeys(dkey, akey)
         guard range.count <= ObjectLimits.dataMax else {
             throw DrayError(
-                .invalidArgument, "a transaction reads at most \(ObjectLimits.dataMax) bytes at once")
+                .invalidArgument,
+                "a transaction reads at most \(ObjectLimits.dataMax) bytes at once")
         }
         guard !range.isEmpty else { return [] }
         return try await reading { (core, state) throws(DrayError) in
