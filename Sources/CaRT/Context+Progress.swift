@@ -129,7 +129,35 @@ extension Context: PollSource {
                 sendExpired(slot)
             } else if !trySend(slot) {
                 retrySends.append(slot)
+                refusedAgain(sends.slots[Int(slot)].purpose)
+            } else if sends.slots[Int(slot)].purpose.kind == .toPeer {
+                links[Int(sends.slots[Int(slot)].purpose.owner)].askAt = 0
             }
+        }
+    }
+
+    /// How long, in nanoseconds, messages to a peer are refused before the fabric is asked whether
+    /// anybody listens there: longer than a new connection takes.
+    private static let askAfter: UInt64 = 20_000_000
+    /// Until it is asked again, while it does not know.
+    private static let askAgain: UInt64 = 5_000_000
+    /// Until it is asked again, when somebody listens and takes nothing.
+    private static let askLater: UInt64 = 500_000_000
+
+    /// A peer does not take what is sent to it: it may be busy, or gone. Over TCP a provider refuses
+    /// in both cases, and nobody should wait for one that is gone until his deadline.
+    private func refusedAgain(_ purpose: SendPurpose) {
+        guard purpose.kind == .toPeer else { return }
+        let peer = Int(purpose.owner)
+        if links[peer].askAt == 0 { links[peer].askAt = pollTime &+ Context.askAfter }
+        guard links[peer].askAt <= pollTime else { return }
+        switch endpoint.listening(at: links[peer].address) {
+        case .accepted: links[peer].askAt = pollTime &+ Context.askLater
+        case .unknown: links[peer].askAt = pollTime &+ Context.askAgain
+        case .refused:
+            // The next message to it is refused for the same reason: ask at once.
+            links[peer].askAt = pollTime
+            connectionLost(Int32(peer))
         }
     }
 

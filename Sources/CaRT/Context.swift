@@ -282,6 +282,9 @@ struct PeerLink {
     var epoch: UInt32 = 0
     /// The most that may travel inline.
     var eagerLimit: Int
+    /// When the fabric is asked whether the peer still listens; only matters while it refuses
+    /// messages to it. 0: it has not lately. Monotonic nanoseconds.
+    var askAt: UInt64 = 0
 }
 
 /// Memory that a peer may still use although its call is over.

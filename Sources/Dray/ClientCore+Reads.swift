@@ -25,8 +25,10 @@ extension ClientCore {
         let members = Array(try layout(of: object).members(ofGroup: group))
         var backoff = Backoff()
         var corruption: RPCError?
+        var earlier: RPCError?
         while true {
             var failure = RPCError.unreachable
+            var engine = members[0].rank
             for member in leaderOnly ? [members[0]] : trustedFirst(members) {
                 var deadline = end.deadline
                 if members.count > 1, !leaderOnly {
@@ -37,6 +39,7 @@ extension ClientCore {
                     return try await body(.rank(member.rank, tag: member.tag), deadline)
                 } catch {
                     failure = error
+                    engine = member.rank
                 }
                 guard members.count > 1 else { break }
                 if ClientCore.isSilence(failure) {
@@ -44,14 +47,20 @@ extension ClientCore {
                 }
                 if ClientCore.isDamage(failure) { corruption = failure }
                 guard ClientCore.mayAskAnother(failure), xstream.now < end.time, !Task.isCancelled
-                else { throw DrayError(failure, subject(object)) }
+                else {
+                    throw DrayError(
+                        ClientCore.cause(failure, after: earlier), subject(object), engine: engine)
+                }
             }
             let isFinal =
                 members.count == 1 || leaderOnly
                 ? !ClientCore.mayRetry(failure) : corruption != nil
             guard !isFinal, xstream.now < end.time, !Task.isCancelled else {
-                throw DrayError(corruption ?? failure, subject(object))
+                throw DrayError(
+                    corruption ?? ClientCore.cause(failure, after: earlier), subject(object),
+                    engine: engine)
             }
+            earlier = failure
             await xstream.sleep(for: backoff.next(using: &entropy))
         }
     }
@@ -370,7 +379,7 @@ extension ClientCore {
         while true {
             let message = request
             let reply = try await retrying(
-                "\(subject(object)) at engine \(replica.rank), target \(replica.target)"
+                "\(subject(object)), target \(replica.target)", engine: replica.rank
             ) { (deadline) async throws(RPCError) -> ObjectInspectReply in
                 try await context.call(
                     ObjectProtocol.inspect, message,

@@ -130,7 +130,7 @@ extension ClientCore {
         let count = unsafe data.bytes.count
         guard count > ObjectLimits.inlineMax else {
             try await attempt(
-                request, object, isRestarted: isRestarted,
+                request, object, leader, isRestarted: isRestarted,
                 until: end ?? operationEnd(in: object.container)
             ) { (request, deadline) async throws(RPCError) in
                 _ = try await context.call(
@@ -144,7 +144,7 @@ extension ClientCore {
         request.bulk = handle.descriptor
         do throws(DrayError) {
             try await attempt(
-                request, object, isRestarted: isRestarted,
+                request, object, leader, isRestarted: isRestarted,
                 until: end ?? operationEnd(in: object.container)
             ) { (request, deadline) async throws(RPCError) in
                 _ = try await context.call(
@@ -160,14 +160,15 @@ extension ClientCore {
     }
 
     private func attempt(
-        _ request: ObjectUpdateRequest, _ object: DrayObject, isRestarted: Bool,
-        until end: OperationEnd,
+        _ request: ObjectUpdateRequest, _ object: DrayObject, _ leader: TargetAddress,
+        isRestarted: Bool, until end: OperationEnd,
         _ call: (ObjectUpdateRequest, Deadline) async throws(RPCError) -> Void
     ) async throws(DrayError) {
         var request = request
         request.transaction = newTransaction()
         // Whether an earlier attempt under this identity may have been served.
         var isUnknown = false
+        var earlier: RPCError?
         var backoff = Backoff()
         while true {
             let failure: RPCError
@@ -179,8 +180,11 @@ extension ClientCore {
             }
             let next = Retry(after: failure, isRestarted: isRestarted, wasUnknown: isUnknown)
             guard next != .giveUp, xstream.now < end.time, !Task.isCancelled else {
-                throw updateError(failure, object, isUnknown: isUnknown)
+                throw updateError(
+                    ClientCore.cause(failure, after: earlier), object, leader,
+                    isUnknown: isUnknown || Retry.isUnknown(failure))
             }
+            earlier = failure
             switch next {
             case .giveUp: break
             case .again: isUnknown = isUnknown || Retry.isUnknown(failure)
@@ -193,9 +197,9 @@ extension ClientCore {
     }
 
     private func updateError(
-        _ error: RPCError, _ object: DrayObject, isUnknown: Bool
+        _ error: RPCError, _ object: DrayObject, _ leader: TargetAddress, isUnknown: Bool
     ) -> DrayError {
-        var result = DrayError(error, subject(object))
+        var result = DrayError(error, subject(object), engine: leader.rank)
         if isUnknown {
             result.mayHaveHappened = true
         } else if !Retry.isUnknown(error), case .application = error, result.code != .device {

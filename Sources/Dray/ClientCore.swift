@@ -119,18 +119,21 @@ final class ClientCore {
     /// Calls until it succeeds, fails for good, or the operation's time is over. What failed in
     /// a way that says nothing about the outcome is sent again, with the same content.
     func retrying<Value>(
-        _ subject: @autoclosure () -> String, until end: OperationEnd? = nil,
-        _ body: (Deadline) async throws(RPCError) -> Value
+        _ subject: @autoclosure () -> String, engine: UInt32? = nil,
+        until end: OperationEnd? = nil, _ body: (Deadline) async throws(RPCError) -> Value
     ) async throws(DrayError) -> Value {
         let end = end ?? operationEnd()
         var backoff = Backoff()
+        var earlier: RPCError?
         while true {
             do throws(RPCError) {
                 return try await body(end.deadline)
             } catch {
                 guard ClientCore.mayRetry(error), xstream.now < end.time, !Task.isCancelled else {
-                    throw DrayError(error, subject())
+                    throw DrayError(
+                        ClientCore.cause(error, after: earlier), subject(), engine: engine)
                 }
+                earlier = error
                 await xstream.sleep(for: backoff.next(using: &entropy))
             }
         }
@@ -146,6 +149,12 @@ final class ClientCore {
             .wrongRank, .wrongTag, .staleGroup, .clockSkew, .fabric, .closed, .messageTooLong:
             false
         }
+    }
+
+    /// Why an operation failed whose last attempt ended with `error`: the attempt for which no time
+    /// was left says less than the one before.
+    static func cause(_ error: RPCError, after earlier: RPCError?) -> RPCError {
+        error == .timedOut ? earlier ?? error : error
     }
 
     /// Calls the system context of some engine, another one at each attempt.

@@ -327,7 +327,12 @@ final class TransactionRun {
             return
         }
         let who = member.map { "engine \($0.rank)" } ?? "the engine"
-        failure = failure ?? .service(.aborted, "\(who): \(error)")
+        let what =
+            switch error {
+            case .unreachable, .timedOut, .peerRestarted: "\(who) does not answer"
+            default: "\(who): \(error)"
+            }
+        failure = failure ?? .service(.aborted, what)
     }
 
     func note(_ event: LeaderMachine.Event, _ service: TransactionService) async {

@@ -422,8 +422,8 @@ final class TransactionService {
                 guard case .active(let dtx) = vos.state(of: id), !dtx.isLeader else { continue }
                 vos.commit(dtx)
             case .protest:
-                log.error(
-                    "transaction \(id) is said to be committed, and is \(participant(id).state)")
+                let state = participant(id).state
+                log.error("transaction \(id) is said to be committed, and is \(state)")
                 throw .service(.invalidArgument, "the transaction cannot be committed here")
             case .acknowledge, .startPrepare, .replyPrepared, .replyFailed, .abort, .refuse,
                 .report:

@@ -68,12 +68,26 @@ open class Endpoint {
     /// What the owning xstream must do before it blocks; called after `poll` found nothing.
     open func prepareToBlock() -> BlockReadiness { abstract() }
 
+    /// Whether anybody listens at `address`, for a provider that does not say so when it sends: its
+    /// `.tryAgain` lasts for as long as nobody does. Never blocks; the answer may take a few calls.
+    open func listening(at address: FabricAddress) -> Listening { .unknown }
+
     /// Closes the endpoint. Nothing may be posted afterwards; what was posted is not reported.
     open func close() { abstract() }
 
     private func abstract() -> Never {
         preconditionFailure("Endpoint is abstract")
     }
+}
+
+/// Whether anybody listens at an address.
+public enum Listening: Sendable {
+    /// Somebody does.
+    case accepted
+    /// Nobody does: the process that did is gone.
+    case refused
+    /// Nothing is known, or not yet.
+    case unknown
 }
 
 /// A peer that an endpoint can send to: an index into its address vector.

@@ -13,6 +13,7 @@ internal import DrayRuntime
     private var isClosed = false
     private var keys: Entropy
     private let format: UInt32
+    private var probes = ListenerProbes()
 
     init(
         providerName: String, libfabricProvider: String, listen: ListenAddress, text: String,
@@ -181,9 +182,16 @@ internal import DrayRuntime
         return unsafe dray_fabric_try_wait(handle) == 0 ? .descriptor(descriptor) : .busy
     }
 
+    override func listening(at address: FabricAddress) -> Listening {
+        precondition(!isClosed)
+        guard !isNamed, let socket = SocketAddress(bytes: address.bytes) else { return .unknown }
+        return probes.ask(socket)
+    }
+
     override func close() {
         precondition(!isClosed, "an endpoint is closed once")
         isClosed = true
+        probes = ListenerProbes()
         unsafe dray_fabric_close(handle)
     }
 }

@@ -1,5 +1,6 @@
 import DrayFabric
 import DrayRuntime
+import Glibc
 import Testing
 
 @testable import CaRT
@@ -149,6 +150,70 @@ import Testing
             #expect(client.counters.inFlight == 0)
             #expect(client.counters.waiting == 0)
         }
+    }
+
+    /// Over TCP nobody waits for a peer that is gone until his deadline, neither with a request
+    /// that is under way nor with a new one.
+    @Test(arguments: FabricKind.tcpKinds)
+    func noticesThatAPeerIsGone(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let client = try rig.makeContext()
+            let server = try rig.makeContext()
+            let state = serve(server)
+            let there = Destination.address(server.address)
+            _ = try await client.call(TestProtocol.echo, Blob(), to: there)
+            var end: RPCError??
+            rig.xstream.spawn {
+                end = await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.wait, Blob(), to: there)
+                }
+            }
+            try await rig.wait("the request") { state.held.count == 1 }
+            let killed = rig.xstream.now
+            // As a crash does it: nobody is told.
+            server.shutDown()
+            state.held = []
+            try await rig.wait("the end of the request") { end != nil }
+            #expect(end == .some(.unreachable))
+            for _ in 0..<20 {
+                let error = await failure { () throws(RPCError) in
+                    try await client.call(TestProtocol.echo, Blob(), to: there)
+                }
+                #expect(error == .unreachable)
+            }
+            // Deadlines are ten seconds away.
+            #expect(rig.xstream.now.since(killed) < .seconds(5))
+            #expect(client.counters.inFlight == 0)
+            #expect(client.counters.waiting == 0)
+        }
+    }
+
+    /// A peer that does nothing for a while is waited for.
+    @Test(arguments: FabricKind.tcpKinds)
+    func waitsForABusyPeer(kind: FabricKind) async throws {
+        var world = World.real()
+        world.fabric = LibfabricFabric(entropy: world.entropy.fork("busy"))
+        let other = world.makeXStream(name: "busy")
+        defer { other.stop() }
+        let made = world
+        let server = try await other.run { () async throws -> XStreamBound<Context> in
+            let server = try Context(
+                world: made, xstream: other, address: kind.rawValue,
+                options: ContextOptions(clock: HybridLogicalClock(clock: made.clock)))
+            serve(server)
+            return XStreamBound(server, to: other)
+        }
+        let address = await other.run { server.value.address }
+        try await withRig(kind) { rig in
+            let client = try rig.makeContext()
+            // Neither connections nor messages are taken meanwhile.
+            other.submit { usleep(400_000) }
+            let answer = try await client.call(
+                TestProtocol.echo, Blob(number: 5), to: .address(address))
+            #expect(answer.number == 5)
+            #expect(client.counters.peersLost == 0)
+        }
+        await other.run { await server.value.close() }
     }
 
     @Test func refusesClocksAhead() async throws {
