@@ -77,7 +77,8 @@ extension ClusterSimulation {
         let done = runAlone("admin") { world, xstream in
             do throws(DrayError) {
                 let cluster = try await Cluster.connect(to: description, world: world)
-                let pool = try await cluster.createPool(label: "tank", size: 1 << 30)
+                let size = UInt64(self.plan.engineCount) * ClusterSimulation.poolSizePerEngine
+                let pool = try await cluster.createPool(label: "tank", size: size)
                 try await pool.createContainer(label: "data", objectClass: self.plan.objectClass)
                 await cluster.close()
             } catch {

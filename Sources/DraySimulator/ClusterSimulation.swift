@@ -10,6 +10,7 @@ internal import DrayRuntime
 /// all decided by one seed. The engines and clients are the real code.
 public final class ClusterSimulation {
     static let deviceSize: UInt64 = 512 << 20
+    static let poolSizePerEngine: UInt64 = 128 << 20
     static let logSize: UInt64 = 512 << 10
     static let retention: Duration = .milliseconds(300)
     static let clientNodeFirst = 100

@@ -45,8 +45,9 @@ struct PossibleStates<State: Hashable> {
     /// Until when something may still happen by itself.
     var settled: Instant { pending.map(\.until).max() ?? Instant(nanoseconds: 0) }
 
-    /// What is pending may have happened by now; what is overdue happens no more.
-    private mutating func settle(at now: Instant) {
+    /// What is pending may have happened by now; what is overdue happens no more. To be called
+    /// before each operation: what was overdue when that began has not happened during it.
+    mutating func settle(at now: Instant) {
         catchUp()
         pending.removeAll { $0.until < now }
     }

@@ -212,6 +212,7 @@ final class Workload {
     /// Returns whether the outcome is known.
     @discardableResult
     private func putKey(_ index: Int, _ lane: Int) async -> Bool {
+        keys[index].settle(at: xstream.now)
         if keys[index].needsLook { return await readKey(index) }
         let value = makeValue()
         let conditions: [DrayObject.Condition] = [.none, .none, .insert, .update]
@@ -261,6 +262,7 @@ final class Workload {
     }
 
     private func removeKey(_ index: Int, _ lane: Int) async {
+        keys[index].settle(at: xstream.now)
         if keys[index].needsLook {
             await readKey(index)
             return
@@ -292,6 +294,7 @@ final class Workload {
     @discardableResult
     private func readKey(_ index: Int, mustSucceed: Bool = false) async -> Bool {
         ownOperations += 1
+        keys[index].settle(at: xstream.now)
         do throws(DrayError) {
             let value = try await map.get(key(index))
             if !keys[index].observe(at: xstream.now, { $0 == value }) {
@@ -356,6 +359,7 @@ final class Workload {
     }
 
     private func writeArray(_ index: Int, _ lane: Int) async {
+        arrays[index].settle(at: xstream.now)
         if arrays[index].needsLook {
             await readArray(index)
             return
@@ -391,6 +395,7 @@ final class Workload {
     @discardableResult
     private func readArray(_ index: Int, mustSucceed: Bool = false) async -> Bool {
         ownOperations += 1
+        arrays[index].settle(at: xstream.now)
         let count = Workload.cellCount * Workload.cellSize
         let buffer = IOBuffer(count: count)
         let expected = IOBuffer(count: count)
