@@ -61,7 +61,8 @@ final class Workload {
         judge = ErrorJudge(name: setting.name, clocksDiffer: setting.clocksDiffer)
         shared = SharedWorkload(
             client: setting.client, shared: setting.shared, container: setting.container,
-            xstream: setting.xstream, entropy: setting.entropy.fork("shared"), judge: judge)
+            xstream: setting.xstream, entropy: setting.entropy.fork("shared"), judge: judge,
+            lateness: setting.lateness)
         map = KeyValue(container: setting.container)
         array = setting.container.object(setting.arrayID)
         keys = Array(repeating: PossibleStates(nil), count: Workload.keyCount)
