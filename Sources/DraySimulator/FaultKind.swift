@@ -25,8 +25,8 @@ public enum FaultKind: String, CaseIterable, Sendable {
     var weight: UInt64 {
         switch self {
         case .crash, .boundary: 3
-        case .client, .cancel: 2
-        case .partition, .network, .connections, .pause, .disks, .clock: 1
+        case .client, .cancel, .pause, .disks: 2
+        case .partition, .network, .connections, .clock: 1
         }
     }
 }

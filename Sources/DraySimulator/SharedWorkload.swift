@@ -11,14 +11,17 @@ final class SharedWorkload {
     private let xstream: XStream
     private var entropy: Entropy
     private let judge: ErrorJudge
+    /// How long after it began a change of unknown outcome may still happen.
+    private let lateness: Duration
 
     private(set) var operations = 0
     private(set) var acknowledgedWrites = 0
 
     init(
         client: Int, shared: SharedValues, container: Container, xstream: XStream,
-        entropy: Entropy, judge: ErrorJudge
+        entropy: Entropy, judge: ErrorJudge, lateness: Duration
     ) {
+        self.lateness = lateness
         self.client = client
         self.shared = shared
         self.xstream = xstream
@@ -114,7 +117,9 @@ final class SharedWorkload {
         _ body: () async throws(DrayError) -> Void
     ) async -> Bool {
         operations += 1
-        let token = shared.keys.begin(client: client, key: index, change: action, at: xstream.now)
+        let token = shared.keys.begin(
+            client: client, key: index, change: action, at: xstream.now,
+            until: xstream.now + lateness)
         do throws(DrayError) {
             try await body()
             shared.keys.finish(token, as: action)
@@ -144,7 +149,8 @@ final class SharedWorkload {
         SharedValues.fill(buffer, with: number)
         let action = CellArrayModel.Action.write(number, cells)
         let token = shared.arrays.begin(
-            client: client, key: index, change: action, at: xstream.now)
+            client: client, key: index, change: action, at: xstream.now,
+            until: xstream.now + lateness)
         do throws(DrayError) {
             try await array.write(
                 dkey: SharedValues.arrayKey(index), akey: [1],

@@ -63,7 +63,8 @@ final class Workload {
         judge = ErrorJudge(name: setting.name, clocksDiffer: setting.clocksDiffer)
         shared = SharedWorkload(
             client: setting.client, shared: setting.shared, container: setting.container,
-            xstream: setting.xstream, entropy: setting.entropy.fork("shared"), judge: judge)
+            xstream: setting.xstream, entropy: setting.entropy.fork("shared"), judge: judge,
+            lateness: setting.lateness)
         transactions = TransactionWorkload(
             client: setting.client, shared: setting.shared, container: setting.container,
             xstream: setting.xstream, entropy: setting.entropy.fork("transactions"), judge: judge)

@@ -190,6 +190,18 @@ struct RegisterCase: Sendable, CustomTestStringConvertible {
         #expect(check(operations) == .passed)
     }
 
+    @Test func aHistoryKnowsTheLastMomentOfAnOperation() {
+        var history = History<String, RegisterModel.Action>()
+        func time(_ nanoseconds: UInt64) -> Instant { Instant(nanoseconds: nanoseconds) }
+        _ = history.begin(client: 1, key: "a", change: .put(1, .none), at: time(1), until: time(5))
+        for moment in [3, 6, 7, 8] as [UInt64] {
+            let read = history.begin(client: 2, key: "a", change: nil, at: time(moment))
+            history.finish(read, as: .get(moment < 8 ? nil : 1))
+        }
+        #expect(history.partitioned()[0].operations[0].end == 3)
+        #expect(history.check(RegisterModel.self)[0].outcome.problem != nil)
+    }
+
     @Test func aHistorySortsOperationsByKey() {
         var history = History<String, RegisterModel.Action>()
         let time = Instant(nanoseconds: 0)

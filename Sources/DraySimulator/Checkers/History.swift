@@ -30,7 +30,7 @@ package struct RecordedOperation<Action: Hashable & Sendable>: Hashable, Sendabl
 /// which it happened.
 ///
 /// Each operation begins once. It ends by `finish` when its result is known, by `drop` when it did
-/// not happen, or never: then it may have happened at any time since.
+/// not happen, or never: then it may have happened at any time since, up to its last moment.
 package struct History<Key: Hashable & Comparable, Action: Hashable & Sendable> {
     private struct Entry {
         var client: Int
@@ -39,6 +39,8 @@ package struct History<Key: Hashable & Comparable, Action: Hashable & Sendable> 
         var change: Action?
         var begin: Int
         var time: Instant
+        /// After this it has happened, or never will.
+        var until: Instant
         var ending = Ending.none
     }
 
@@ -62,12 +64,14 @@ package struct History<Key: Hashable & Comparable, Action: Hashable & Sendable> 
     package var count: Int { entries.count }
 
     /// An operation is invoked. `change` is what it does, also if nobody hears of its result; nil
-    /// for one that only reads.
+    /// for one that only reads. After `until` it does not happen any more.
     package mutating func begin(
-        client: Int, key: Key, change: Action?, at time: Instant
+        client: Int, key: Key, change: Action?, at time: Instant, until: Instant = .never
     ) -> Token {
         entries.append(
-            Entry(client: client, key: key, change: change, begin: position, time: time))
+            Entry(
+                client: client, key: key, change: change, begin: position, time: time,
+                until: until))
         position += 1
         return Token(index: entries.count - 1)
     }
@@ -103,13 +107,25 @@ package struct History<Key: Hashable & Comparable, Action: Hashable & Sendable> 
                 guard let change = entry.change else { continue }
                 action = change
             }
+            let isCertain = end != nil
+            if !isCertain { end = firstBegin(after: entry.until) }
             var operation = RecordedOperation(
                 client: entry.client, action: action, begin: entry.begin, end: end,
-                isCertain: end != nil)
+                isCertain: isCertain)
             operation.time = entry.time
             groups[entry.key, default: []].append(operation)
         }
         return groups.keys.sorted().map { ($0, groups[$0] ?? []) }
+    }
+
+    /// The place of the first operation that begins after `time`; nil when there is none.
+    private func firstBegin(after time: Instant) -> Int? {
+        var (low, high) = (0, entries.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if entries[middle].time > time { high = middle } else { low = middle + 1 }
+        }
+        return low < entries.count ? entries[low].begin : nil
     }
 
     /// Checks every key by itself, in order.

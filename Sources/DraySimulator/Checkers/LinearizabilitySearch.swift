@@ -198,14 +198,21 @@ package struct LinearizabilitySearch<Model: SequentialModel> {
             looked += 1
             guard looked <= searchMax else { return false }
             var tried: [Model.Action] = []
+            var triedOptional: [Model.Action] = []
             for other in open
             where !situation.done.contains(other) && !situation.spent.contains(other) {
                 let operation = operation(at: other)
                 guard other == slot || !Model.isReadOnly(operation.action) else { continue }
-                if operation.isCertain || operation.end == nil {
-                    // Of several that are alike the one that returns first does.
-                    if tried.contains(operation.action) { continue }
-                    tried.append(operation.action)
+                // Of several that are alike the one whose end comes first does; what need not
+                // happen, and has no end, comes after all that must.
+                let action = operation.action
+                if operation.isCertain {
+                    if other != slot, tried.contains(action) { continue }
+                    tried.append(action)
+                } else {
+                    if other != slot, triedOptional.contains(action) { continue }
+                    if operation.end == nil, tried.contains(action) { continue }
+                    triedOptional.append(action)
                 }
                 guard let next = after(other, situation) else { continue }
                 if next.done.contains(slot) || next.spent.contains(slot) {
