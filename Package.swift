@@ -103,6 +103,13 @@ let package = Package(
             name: "dray-simulate", dependencies: ["DraySimulator", argumentParser],
             exclude: ["README.md"], swiftSettings: settings),
         .executableTarget(
+            name: "dray-kill",
+            dependencies: [
+                "DrayRuntime", "DrayFabric", "DrayPlacement", "Dray", "DraySimulator",
+                argumentParser, logging,
+            ],
+            exclude: ["README.md"], swiftSettings: settings),
+        .executableTarget(
             name: "DrayCLI",
             dependencies: [
                 "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayPlacement", "DrayProtocol",

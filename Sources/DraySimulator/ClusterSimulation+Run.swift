@@ -33,7 +33,7 @@ extension ClusterSimulation {
             compareReplicas("after a restart of all engines")
         }
         // Also after other violations: it may show the same in other words.
-        report.sharedOperations = shared.keys.count + shared.arrays.count
+        report.sharedOperations = shared.operationCount
         report.violations += shared.check()
         if report.violations.isEmpty {
             rot()
@@ -96,7 +96,6 @@ extension ClusterSimulation {
         let workload = Workload(
             Workload.Setting(
                 name: "c\(client.index)", client: client.index, container: container,
-                arrayID: container.wellKnownObjectID(UInt32(100 + client.index)),
                 xstream: xstream, entropy: world.entropy.fork("workload \(client.index)"),
                 shared: shared, clocksDiffer: plan.faults.contains(.clock),
                 lateness: client.timeout + plan.lateness))
@@ -180,12 +179,6 @@ extension ClusterSimulation {
 
     // MARK: - Verification
 
-    /// The well-known numbers of all objects that anybody uses.
-    private var objectNumbers: [UInt32] {
-        [1, SharedValues.arrayObject] + clients.map { UInt32(100 + $0.index) }
-            + TransactionWorkload.objects + [TransactionWorkload.pairObject]
-    }
-
     /// Nothing changes any more: all replicas must be equal, byte and epoch.
     private func compareReplicas(_ when: String) {
         guard !hasViolations else { return }
@@ -194,8 +187,7 @@ extension ClusterSimulation {
             do throws(DrayError) {
                 let cluster = try await Cluster.connect(to: description, world: world)
                 let container = try await cluster.pool("tank").container("data")
-                for number in objectNumbers {
-                    let object = container.object(container.wellKnownObjectID(number))
+                for object in Workload.objects(in: container, clients: clients.count) {
                     for difference in try await ReplicaComparison.differences(in: object) {
                         violation("\(when): \(difference)")
                     }

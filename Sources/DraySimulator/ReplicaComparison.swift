@@ -1,11 +1,11 @@
-internal import Dray
+package import Dray
 internal import DrayPlacement
 internal import DrayProtocol
 
 /// Compares all replicas of objects: values, epochs, and the checksums of what devices give.
-enum ReplicaComparison {
+package enum ReplicaComparison {
     /// What is different, in words; one line for each redundancy group.
-    static func differences(in object: DrayObject) async throws(DrayError) -> [String] {
+    package static func differences(in object: DrayObject) async throws(DrayError) -> [String] {
         var differences: [String] = []
         for (group, replicas) in try await object.replicas().enumerated() {
             guard let first = replicas.first else { continue }

@@ -1,8 +1,13 @@
 internal import Dray
 internal import DrayRuntime
+internal import Synchronization
 
 /// Keys and arrays that all clients change at once, and the history of what they did and saw.
-final class SharedValues {
+///
+/// Clients of a real cluster have threads of their own: what they do gets its place in a history
+/// under a lock. A place taken before the call and one taken after its return are in the order of
+/// real time, whichever threads took them.
+package final class SharedValues: Sendable {
     /// Where they stand; all clients use the same.
     static let keyCount = 8
     static let arrayCount = 2
@@ -12,27 +17,30 @@ final class SharedValues {
     /// The well-known number of the object that holds the arrays.
     static let arrayObject: UInt32 = 2
 
-    var keys = History<Int, RegisterModel.Action>()
-    var arrays = History<Int, CellArrayModel.Action>()
-    var transactions = TransactionHistory()
-    private var valueCount: UInt64 = 0
-    private var writeCount: UInt32 = 0
+    let keys = Mutex(History<Int, RegisterModel.Action>())
+    let arrays = Mutex(History<Int, CellArrayModel.Action>())
+    let transactions = Mutex(TransactionHistory())
+    // Counters only: no other memory hangs on their order.
+    private let valueCount = Atomic<UInt64>(0)
+    private let writeCount = Atomic<UInt32>(0)
+
+    package init() {}
 
     /// The number of the next value, which no other has.
-    func nextValue() -> UInt64 {
-        valueCount += 1
-        return valueCount
-    }
+    func nextValue() -> UInt64 { valueCount.add(1, ordering: .relaxed).newValue }
 
     /// The number of the next write to an array.
-    func nextWrite() -> UInt32 {
-        writeCount += 1
-        return writeCount
+    func nextWrite() -> UInt32 { writeCount.add(1, ordering: .relaxed).newValue }
+
+    /// The operations on keys and arrays that were begun.
+    package var operationCount: Int {
+        keys.withLock { $0.count } + arrays.withLock { $0.count }
     }
 
     /// What no order of the operations explains, in words.
-    func check() -> [String] {
+    package func check() -> [String] {
         var problems: [String] = []
+        let (keys, arrays) = (keys.withLock { $0 }, arrays.withLock { $0 })
         for (key, outcome) in keys.check(RegisterModel.self) {
             if let problem = outcome.problem { problems.append("shared key \(key): \(problem)") }
         }
@@ -41,7 +49,7 @@ final class SharedValues {
                 problems.append("shared array \(array): \(problem)")
             }
         }
-        if let problem = transactions.check().problem {
+        if let problem = transactions.withLock({ $0 }).check().problem {
             problems.append("transactions: \(problem)")
         }
         return problems

@@ -1,5 +1,6 @@
 internal import Dray
 internal import DrayRuntime
+internal import Synchronization
 
 /// What one client does with the values that it shares with all others. Everything is recorded;
 /// what it means is checked when the run is over.
@@ -47,6 +48,13 @@ final class SharedWorkload {
         }
     }
 
+    /// One random read. Returns whether it was answered.
+    func readOne() async -> Bool {
+        entropy.chance(3, in: 4)
+            ? await get(pick(SharedValues.keyCount))
+            : await read(pick(SharedValues.arrayCount), whole: false)
+    }
+
     /// Reads everything. Returns whether all of it could be read.
     func readAll() async -> Bool {
         var isRead = true
@@ -55,6 +63,27 @@ final class SharedWorkload {
             isRead = false
         }
         return isRead
+    }
+
+    /// Until when a change that begins now may still happen.
+    private var lastMoment: Instant { xstream.now + lateness }
+
+    private func begin(
+        key: Int, _ change: RegisterModel.Action?
+    ) -> History<Int, RegisterModel.Action>.Token {
+        shared.keys.withLock {
+            $0.begin(
+                client: client, key: key, change: change, at: xstream.now, until: lastMoment)
+        }
+    }
+
+    private func begin(
+        array: Int, _ change: CellArrayModel.Action?
+    ) -> History<Int, CellArrayModel.Action>.Token {
+        shared.arrays.withLock {
+            $0.begin(
+                client: client, key: array, change: change, at: xstream.now, until: lastMoment)
+        }
     }
 
     // MARK: - Keys
@@ -75,14 +104,14 @@ final class SharedWorkload {
     @discardableResult
     private func get(_ index: Int) async -> Bool {
         operations += 1
-        let token = shared.keys.begin(client: client, key: index, change: nil, at: xstream.now)
+        let token = begin(key: index, nil)
         do throws(DrayError) {
             let bytes = try await map.get(SharedValues.key(index))
             let value = bytes.flatMap { SharedValues.value(of: $0) }
             if bytes != nil, value == nil {
                 judge.violation("shared key \(index): a value that nobody wrote")
             }
-            shared.keys.finish(token, as: .get(value))
+            shared.keys.withLock { $0.finish(token, as: .get(value)) }
             return true
         } catch {
             judge.judgeRead(error, "shared key \(index)")
@@ -117,17 +146,15 @@ final class SharedWorkload {
         _ body: () async throws(DrayError) -> Void
     ) async -> Bool {
         operations += 1
-        let token = shared.keys.begin(
-            client: client, key: index, change: action, at: xstream.now,
-            until: xstream.now + lateness)
+        let token = begin(key: index, action)
         do throws(DrayError) {
             try await body()
-            shared.keys.finish(token, as: action)
+            shared.keys.withLock { $0.finish(token, as: action) }
             acknowledgedWrites += 1
         } catch {
             switch (error.code, condition) {
             case (.exists, .insert), (.notFound, .update):
-                shared.keys.finish(token, as: .refused(condition))
+                shared.keys.withLock { $0.finish(token, as: .refused(condition)) }
             default: return !judge.isUnknown(error, "shared key \(index)")
             }
         }
@@ -148,15 +175,13 @@ final class SharedWorkload {
         let buffer = IOBuffer(count: cells.count * SharedValues.cellSize)
         SharedValues.fill(buffer, with: number)
         let action = CellArrayModel.Action.write(number, cells)
-        let token = shared.arrays.begin(
-            client: client, key: index, change: action, at: xstream.now,
-            until: xstream.now + lateness)
+        let token = begin(array: index, action)
         do throws(DrayError) {
             try await array.write(
                 dkey: SharedValues.arrayKey(index), akey: [1],
                 offset: UInt64(cells.lowerBound * SharedValues.cellSize), buffer: buffer,
                 range: 0..<buffer.count)
-            shared.arrays.finish(token, as: action)
+            shared.arrays.withLock { $0.finish(token, as: action) }
             acknowledgedWrites += 1
         } catch {
             _ = judge.isUnknown(error, "shared array \(index)")
@@ -168,7 +193,7 @@ final class SharedWorkload {
         operations += 1
         let cells = whole ? 0..<SharedValues.cellCount : pickCells()
         let buffer = IOBuffer(count: cells.count * SharedValues.cellSize)
-        let token = shared.arrays.begin(client: client, key: index, change: nil, at: xstream.now)
+        let token = begin(array: index, nil)
         do throws(DrayError) {
             try await array.read(
                 dkey: SharedValues.arrayKey(index), akey: [1],
@@ -178,7 +203,7 @@ final class SharedWorkload {
                 judge.violation("shared array \(index): a cell holds parts of two writes")
                 return true
             }
-            shared.arrays.finish(token, as: .read(first: cells.lowerBound, writes))
+            shared.arrays.withLock { $0.finish(token, as: .read(first: cells.lowerBound, writes)) }
             return true
         } catch {
             judge.judgeRead(error, "shared array \(index)")

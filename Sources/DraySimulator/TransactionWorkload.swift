@@ -1,5 +1,6 @@
 internal import Dray
 internal import DrayRuntime
+internal import Synchronization
 
 /// Accounts in several objects, between which all clients move money in transactions, and pairs
 /// of values that are changed by compound requests. Everything is recorded; whether an order of
@@ -113,12 +114,12 @@ final class TransactionWorkload {
     /// Writes both values of the pair in one request.
     private func writePair() async {
         operations += 1
-        let token = shared.transactions.begin(client: client)
+        let token = shared.transactions.withLock { $0.begin(client: client) }
         let number = shared.nextValue()
         let numbers = TransactionWorkload.pairKeys.map {
             (key: $0, value: number + UInt64($0) << 32)
         }
-        for (key, value) in numbers { shared.transactions.add(.write(key, value), to: token) }
+        for (key, value) in numbers { record(.write(key, value), token) }
         do throws(DrayError) {
             try await pair.update(
                 numbers.map { .put(dkey: dkey($0.key), akey: [1], value: bytes($0.value, 0)) })
@@ -133,13 +134,16 @@ final class TransactionWorkload {
         await run { (transaction, token) in
             for key in TransactionWorkload.pairKeys {
                 let value = try await transaction.get(self.pair, dkey: self.dkey(key), akey: [1])
-                self.shared.transactions.add(
-                    .read(key, self.content(value, key)?.number), to: token)
+                self.record(.read(key, self.content(value, key)?.number), token)
             }
         }
     }
 
     // MARK: - Steps
+
+    private func record(_ step: RecordedTransaction.Step, _ token: TransactionHistory.Token) {
+        shared.transactions.withLock { $0.add(step, to: token) }
+    }
 
     private var pair: DrayObject {
         container.object(container.wellKnownObjectID(TransactionWorkload.pairObject))
@@ -179,7 +183,7 @@ final class TransactionWorkload {
     ) async throws(DrayError) -> Int64 {
         let bytes = try await transaction.get(object(account), dkey: dkey(account), akey: [1])
         let content = content(bytes, account)
-        shared.transactions.add(.read(account, content?.number), to: token)
+        record(.read(account, content?.number), token)
         return content?.balance ?? TransactionWorkload.initialBalance
     }
 
@@ -188,7 +192,7 @@ final class TransactionWorkload {
         _ token: TransactionHistory.Token
     ) async throws(DrayError) {
         let number = shared.nextValue()
-        shared.transactions.add(.write(account, number), to: token)
+        record(.write(account, number), token)
         try await transaction.put(
             object(account), dkey: dkey(account), akey: [1], value: bytes(number, balance))
     }
@@ -201,10 +205,10 @@ final class TransactionWorkload {
         _ body: (Transaction, TransactionHistory.Token) async throws -> Void
     ) async -> Bool {
         operations += 1
-        let token = shared.transactions.begin(client: client)
+        let token = shared.transactions.withLock { $0.begin(client: client) }
         do {
             try await container.transaction { transaction in
-                self.shared.transactions.restart(token)
+                self.shared.transactions.withLock { $0.restart(token) }
                 try await body(transaction, token)
             }
             commit(token)
@@ -218,7 +222,7 @@ final class TransactionWorkload {
     }
 
     private func commit(_ token: TransactionHistory.Token) {
-        shared.transactions.commit(token)
+        shared.transactions.withLock { $0.commit(token) }
         commits += 1
     }
 
@@ -228,6 +232,7 @@ final class TransactionWorkload {
         } else {
             _ = judge.isUnknown(error, "a transaction")
         }
-        if !error.mayHaveHappened { shared.transactions.abort(token) }
+        guard !error.mayHaveHappened else { return }
+        shared.transactions.withLock { $0.abort(token) }
     }
 }

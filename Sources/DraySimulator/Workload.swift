@@ -1,22 +1,37 @@
-internal import Dray
-internal import DrayRuntime
+package import Dray
+package import DrayRuntime
 
-/// One simulated client: changes and reads values that only it writes, and knows after every
-/// step what each of them may be.
-final class Workload {
+/// What one client does: it changes and reads values that only it writes, and knows after every
+/// step what each of them may be; and it takes part in what all clients share.
+///
+/// Confined to the client's xstream. The cluster may be simulated or real.
+package final class Workload {
     /// What a workload is made with.
-    struct Setting {
-        var name: String
+    package struct Setting {
+        package var name: String
         /// The number of the client.
-        var client: Int
-        var container: Container
-        var arrayID: ObjectID
-        var xstream: XStream
-        var entropy: Entropy
-        var shared: SharedValues
-        var clocksDiffer: Bool
+        package var client: Int
+        package var container: Container
+        package var xstream: XStream
+        package var entropy: Entropy
+        package var shared: SharedValues
+        package var clocksDiffer: Bool
         /// Until when a change of unknown outcome, begun now, may still happen: so long after.
-        var lateness: Duration
+        package var lateness: Duration
+
+        package init(
+            name: String, client: Int, container: Container, xstream: XStream, entropy: Entropy,
+            shared: SharedValues, clocksDiffer: Bool, lateness: Duration
+        ) {
+            self.name = name
+            self.client = client
+            self.container = container
+            self.xstream = xstream
+            self.entropy = entropy
+            self.shared = shared
+            self.clocksDiffer = clocksDiffer
+            self.lateness = lateness
+        }
     }
 
     private let setting: Setting
@@ -29,6 +44,7 @@ final class Workload {
     private let transactions: TransactionWorkload
     private let judge: ErrorJudge
     private var writeCount: UInt32 = 0
+    private var isStopped = false
 
     private var keys: [PossibleStates<[UInt8]?>]
     private var arrays: [PossibleStates<[UInt32]>]
@@ -39,15 +55,17 @@ final class Workload {
 
     private var ownOperations = 0
     private var ownWrites = 0
-    var operations: Int { ownOperations + shared.operations + transactions.operations }
-    var acknowledgedWrites: Int { ownWrites + shared.acknowledgedWrites }
-    var commits: Int { transactions.commits }
-    var unknownOutcomes: Int { judge.unknownOutcomes }
+    /// Of `read`.
+    package private(set) var answeredReads = 0
+    package var operations: Int { ownOperations + shared.operations + transactions.operations }
+    package var acknowledgedWrites: Int { ownWrites + shared.acknowledgedWrites }
+    package var commits: Int { transactions.commits }
+    package var unknownOutcomes: Int { judge.unknownOutcomes }
     var damagedReads: Int { judge.damagedReads }
-    var violations: [String] { judge.violations }
+    package var violations: [String] { judge.violations }
 
     /// The most operations under way at once, each on keys and arrays of its own.
-    static let laneMax = 4
+    package static let laneMax = 4
     static let keyCount = 24
     static let arrayCount = 4
     static let cellCount = 160
@@ -55,7 +73,7 @@ final class Workload {
     static let cellSize = 1_000
     static let valueMax = 40_000
 
-    init(_ setting: Setting) {
+    package init(_ setting: Setting) {
         self.setting = setting
         name = setting.name
         xstream = setting.xstream
@@ -69,11 +87,25 @@ final class Workload {
             client: setting.client, shared: setting.shared, container: setting.container,
             xstream: setting.xstream, entropy: setting.entropy.fork("transactions"), judge: judge)
         map = KeyValue(container: setting.container)
-        array = setting.container.object(setting.arrayID)
+        array = Workload.arrays(of: setting.client, in: setting.container)
         keys = Array(repeating: PossibleStates(nil), count: Workload.keyCount)
         arrays = Array(
             repeating: PossibleStates(Array(repeating: 0, count: Workload.cellCount)),
             count: Workload.arrayCount)
+    }
+
+    private static func arrays(of client: Int, in container: Container) -> DrayObject {
+        container.object(container.wellKnownObjectID(UInt32(100 + client)))
+    }
+
+    /// Every object that so many clients use.
+    package static func objects(in container: Container, clients: Int) -> [DrayObject] {
+        let numbers =
+            [SharedValues.arrayObject] + TransactionWorkload.objects
+            + [TransactionWorkload.pairObject]
+        return [KeyValue(container: container).object]
+            + (0..<clients).map { arrays(of: $0, in: container) }
+            + numbers.map { container.object(container.wellKnownObjectID($0)) }
     }
 
     /// Goes on with what another workload knows, which does nothing any more: the process that it
@@ -84,8 +116,8 @@ final class Workload {
         writeCount = other.writeCount
     }
 
-    /// Runs random operations, `lanes` at a time, until `end`, then calls `done`.
-    func run(lanes: Int, until end: Instant, then done: @escaping () -> Void) {
+    /// Runs random operations, `lanes` at a time, until `end` or `stop`, then calls `done`.
+    package func run(lanes: Int, until end: Instant, then done: @escaping () -> Void) {
         var running = lanes
         for lane in 0..<lanes {
             start(lane: lane, of: lanes, until: end) {
@@ -101,7 +133,7 @@ final class Workload {
     ) {
         tasks[lane] = xstream.spawnCancellable { [self] in
             await run(lane: lane, of: lanes, until: end)
-            guard xstream.now < end, judge.violations.isEmpty else {
+            guard xstream.now < end, !isStopped, judge.violations.isEmpty else {
                 tasks[lane] = nil
                 done()
                 return
@@ -109,6 +141,20 @@ final class Workload {
             start(lane: lane, of: lanes, until: end, then: done)
         }
     }
+
+    /// Reads what is shared, one value after the other, until `stop`, then calls `done`.
+    package func read(pausing pause: Duration, then done: @escaping () -> Void) {
+        xstream.spawn { [self] in
+            while !isStopped, judge.violations.isEmpty {
+                if await shared.readOne() { answeredReads += 1 }
+                await xstream.sleep(for: pause)
+            }
+            done()
+        }
+    }
+
+    /// Lets each lane end after the operation that it is in.
+    package func stop() { isStopped = true }
 
     /// Cancels the task of a lane, whatever it does. On the client's xstream.
     func cancel(lane: Int) { tasks[lane]?.cancel() }
@@ -125,7 +171,7 @@ final class Workload {
     }
 
     private func run(lane: Int, of lanes: Int, until end: Instant) async {
-        while xstream.now < end, judge.violations.isEmpty, !Task.isCancelled {
+        while xstream.now < end, !isStopped, judge.violations.isEmpty, !Task.isCancelled {
             switch entropy.below(16) {
             case 0...3: await putKey(pick(Workload.keyCount, lane, lanes), lane)
             case 4, 5: await removeKey(pick(Workload.keyCount, lane, lanes), lane)
@@ -155,7 +201,7 @@ final class Workload {
 
     /// Once nothing is wrong any more: operations of every kind, again and again until all of
     /// them succeed. Returns what still fails at `limit`.
-    func converge(until limit: Instant) async -> String? {
+    package func converge(until limit: Instant) async -> String? {
         while xstream.now < limit {
             var succeeds = await shared.readAll()
             if !(await shared.put(0)) { succeeds = false }
@@ -185,6 +231,18 @@ final class Workload {
         for index in 0..<Workload.arrayCount { await readArray(index, mustSucceed: true) }
         await verifyList()
         other.takeOver(self)
+    }
+
+    /// Reads everything back, once nothing can happen by itself any more, with operations that
+    /// take at most `timeout`: also what is shared.
+    package func verify(within timeout: Duration) async {
+        if xstream.now <= settled { await xstream.sleep(until: settled + .milliseconds(1)) }
+        var setting = setting
+        setting.container = setting.container.within(timeout)
+        let reader = Workload(setting)
+        await reader.verify(self, rotten: false)
+        await reader.readShared()
+        for violation in reader.violations { judge.repeat(violation) }
     }
 
     /// Reads what all clients share.

@@ -31,7 +31,9 @@ package struct RecordedOperation<Action: Hashable & Sendable>: Hashable, Sendabl
 ///
 /// Each operation begins once. It ends by `finish` when its result is known, by `drop` when it did
 /// not happen, or never: then it may have happened at any time since, up to its last moment.
-package struct History<Key: Hashable & Comparable, Action: Hashable & Sendable> {
+package struct History<
+    Key: Hashable & Comparable & Sendable, Action: Hashable & Sendable
+>: Sendable {
     private struct Entry {
         var client: Int
         var key: Key
@@ -51,7 +53,7 @@ package struct History<Key: Hashable & Comparable, Action: Hashable & Sendable> 
     }
 
     /// Names an operation that has begun.
-    package struct Token {
+    package struct Token: Sendable {
         fileprivate let index: Int
     }
 

@@ -39,9 +39,9 @@ package struct RecordedTransaction: Hashable, Sendable {
 }
 
 /// Transactions in the order in which they begin.
-package struct TransactionHistory {
+package struct TransactionHistory: Sendable {
     /// Names a transaction that has begun.
-    package struct Token {
+    package struct Token: Sendable {
         fileprivate let index: Int
     }
 

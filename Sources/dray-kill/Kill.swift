@@ -1,0 +1,72 @@
+internal import ArgumentParser
+internal import DrayPlacement
+internal import DrayRuntime
+
+/// Kills and stops the engines of a real cluster under load.
+@main
+struct Kill: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "dray-kill",
+        abstract: "Kills and stops real engines under load and checks every answer.",
+        discussion: """
+            Exit code 0: everything was right. 1: it was not; the files of the engines are kept. \
+            A seed chooses the faults and what the clients do, but not who is faster.
+            """)
+
+    @Option(help: "The program whose engines run: a 'dray'.")
+    var dray: String
+
+    @Option(help: "Engines in the cluster.")
+    var engines = 4
+
+    @Option(help: "Targets of each engine.")
+    var targets = 1
+
+    @Option(name: .customLong("class"), help: "The object class of all objects.")
+    var objectClass = "RP_3G1"
+
+    @Option(help: "Clients, each on a thread of its own.")
+    var clients = 3
+
+    @Option(help: "How often the engines are disturbed.")
+    var cycles = 100
+
+    @Option(help: "What is drawn.")
+    var seed: UInt64 = 1
+
+    @Option(help: "Where the files of the engines go meanwhile: on a disk.")
+    var directory = "/var/tmp"
+
+    @Flag(help: "Print every cycle.")
+    var verbose = false
+
+    mutating func validate() throws {
+        guard engines > 0, targets > 0, clients > 0, cycles > 0 else {
+            throw ValidationError("counts must be positive")
+        }
+        guard ObjectClass(objectClass) != nil else {
+            throw ValidationError("there is no class '\(objectClass)'")
+        }
+        guard Files.isProgram(dray) else { throw ValidationError("\(dray) is no program") }
+    }
+
+    mutating func run() async throws {
+        guard let objectClass = ObjectClass(objectClass) else { return }
+        let options = Harness.Options(
+            program: dray, parent: directory, engines: engines, targets: targets,
+            objectClass: objectClass, clients: clients, cycles: cycles, seed: seed,
+            isVerbose: verbose)
+        let xstream = World.real().makeXStream(name: "dray-kill")
+        let report = try await xstream.run { () async throws(Failure) -> Report in
+            try await Harness.run(options, on: xstream)
+        }
+        print(report.summary)
+        for violation in report.violations { print("  VIOLATION \(violation)") }
+        for shortfall in report.shortfalls { print("  TOO LITTLE: \(shortfall)") }
+        if let files = report.files { print("  the files are in \(files)") }
+        guard report.violations.isEmpty, report.shortfalls.isEmpty else {
+            print("  the same faults again: dray-kill --seed \(seed) --verbose")
+            throw ExitCode(1)
+        }
+    }
+}
