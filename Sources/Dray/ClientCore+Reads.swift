@@ -364,30 +364,4 @@ extension ClientCore {
             object, group: group, dkey: nil, snapshot: reply.snapshot, instance: reply.instance)
         return reply
     }
-
-    // MARK: - Inspection
-
-    /// Everything that one replica has of one redundancy group.
-    func inspect(
-        _ object: DrayObject, group: Int, replica: TargetAddress
-    ) async throws(DrayError) -> [InspectedValue] {
-        var values: [InspectedValue] = []
-        var request = ObjectInspectRequest()
-        request.target = target(of: object)
-        request.group = UInt16(group)
-        request.limit = UInt32(ObjectLimits.pageMax)
-        while true {
-            let message = request
-            let reply = try await retrying(
-                "\(subject(object)), target \(replica.target)", engine: replica.rank
-            ) { (deadline) async throws(RPCError) -> ObjectInspectReply in
-                try await context.call(
-                    ObjectProtocol.inspect, message,
-                    to: .rank(replica.rank, tag: replica.tag), deadline: deadline)
-            }
-            values += reply.values
-            guard let next = reply.next else { return values }
-            request.afterDkey = next
-        }
-    }
 }

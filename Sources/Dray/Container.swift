@@ -66,4 +66,33 @@ public struct Container: Sendable {
     public func object(_ id: ObjectID) -> DrayObject {
         DrayObject(id: id, container: self)
     }
+
+    /// At most `limit` objects after `id`, in order, and whether there are more: all of which any
+    /// target has something. Asks every target.
+    ///
+    /// - Throws: `unavailable` or `timedOut` when an engine does not answer.
+    public func listObjects(
+        after id: ObjectID? = nil, limit: Int = 1000
+    ) async throws(DrayError) -> (objects: [ObjectID], more: Bool) {
+        let container = self
+        return try await pool.cluster.onCore { core throws(DrayError) in
+            try await core.listObjects(container, after: id, limit: limit)
+        }
+    }
+
+    /// How many objects are verified at a time.
+    static let verifiedAtOnce = 8
+
+    /// Verifies every object, as `DrayObject.verify` does, eight at a time. `progress` is called
+    /// after each object with the report so far, on the client's xstream.
+    ///
+    /// - Throws: as `DrayObject.verify`: nothing is known then of what was not read.
+    public func verify(
+        progress: (@Sendable (VerificationReport) -> Void)? = nil
+    ) async throws(DrayError) -> VerificationReport {
+        let container = self
+        return try await pool.cluster.onCore { core throws(DrayError) in
+            try await core.verify(container, progress: progress)
+        }
+    }
 }

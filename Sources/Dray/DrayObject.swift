@@ -150,6 +150,20 @@ public struct DrayObject: Sendable {
         return layout.shards
     }
 
+    /// Reads everything of the object from every replica, down to the devices, and compares: which
+    /// values and extents there are, from which epochs, and their bytes. Without replicas it is only
+    /// read. Writes may go on: what differs is looked at once more, at one epoch in all replicas,
+    /// before it is reported.
+    ///
+    /// - Throws: `unavailable` or `timedOut` when the engine of a replica does not answer; which
+    ///   one, the message says.
+    public func verify() async throws(DrayError) -> VerificationReport {
+        let object = self
+        return try await container.pool.cluster.onCore { core throws(DrayError) in
+            try await core.verify(object)
+        }
+    }
+
     func checkKeys(_ keys: [UInt8]...) throws(DrayError) {
         for key in keys where key.count > ObjectLimits.keyMax {
             throw DrayError(

@@ -7,7 +7,8 @@ public struct Pool: Sendable {
     /// What the cluster knows of the pool.
     public let record: PoolRecord
 
-    let cluster: Cluster
+    /// The cluster it is in.
+    public let cluster: Cluster
 
     public var id: UniqueID { record.id }
     public var label: String { record.label }

@@ -33,8 +33,8 @@ struct DrayCommand: AsyncParsableCommand {
         version: "0.1.0",
         subcommands: [
             ClusterCommand.self, EngineCommand.self, PoolCommand.self, ContainerCommand.self,
-            FileSystemCommand.self, KeyValueCommand.self, SelfTestCommand.self,
-            BenchCommand.self, CompletionsCommand.self,
+            FileSystemCommand.self, KeyValueCommand.self, ObjectCommand.self,
+            SelfTestCommand.self, BenchCommand.self, CompletionsCommand.self,
         ])
 
     static func main() async {

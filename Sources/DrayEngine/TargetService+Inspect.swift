@@ -37,6 +37,29 @@ extension TargetService {
     private static let inspectedBytesMax = 1 << 20
     /// The most values in one answer, but for those of a last dkey.
     private static let inspectedValuesMax = 4096
+    /// The most bytes that are read for one answer, but for those of a last dkey: it must come
+    /// before the caller's deadline.
+    private static let answeredBytesMax: UInt64 = 64 << 20
+
+    /// Lists the objects of a container that have anything here.
+    func listObjects(_ request: ObjectListRequest) async throws(RPCError) -> ObjectListReply {
+        _ = try pool(
+            of: ObjectTarget(
+                pool: request.pool, container: request.container,
+                object: ObjectID(high: 0, low: 0), mapVersion: request.mapVersion))
+        let limit = Int(min(request.limit, UInt32(ObjectLimits.pageMax)))
+        var reply = ObjectListReply()
+        do throws(VOSError) {
+            let page = try await vos.listObjects(
+                pool: request.pool, container: request.container, after: request.after,
+                limit: max(1, limit), epoch: clock.now())
+            reply.objects = page.objects
+            reply.more = page.next != nil
+        } catch {
+            throw RPCError(error)
+        }
+        return reply
+    }
 
     /// Lists what is visible here of an object, with checksums of what the device gives.
     func inspect(
@@ -48,19 +71,32 @@ extension TargetService {
         guard try members(of: part).contains(address) else {
             throw .service(.staleMap, "the object's shard is not here")
         }
+        try observe(snapshot: request.epoch)
         let target = request.target
         let buffer = try call.context.makeBuffer(count: TargetService.inspectedBytesMax)
         let limit = Int(min(request.limit, UInt32(ObjectLimits.pageMax)))
         var reply = ObjectInspectReply()
+        reply.epoch = request.epoch > 0 ? request.epoch : clock.now()
         do throws(VOSError) {
-            let dkeys = try await vos.listDkeys(
-                pool: target.pool, container: target.container, object: target.object,
-                after: request.afterDkey, limit: max(1, limit), epoch: clock.now(),
-                patience: patience(call))
-            reply.next = dkeys.next
-            for dkey in dkeys.keys {
-                try await inspect(dkey, target, buffer, patience(call), into: &reply.values)
-                if reply.values.count >= TargetService.inspectedValuesMax, dkey != dkeys.keys.last {
+            var dkeys: [[UInt8]] = []
+            if let dkey = request.dkey {
+                dkeys = [dkey]
+            } else {
+                (dkeys, reply.next) = try await vos.listDkeys(
+                    pool: target.pool, container: target.container, object: target.object,
+                    after: request.afterDkey, limit: max(1, limit), epoch: reply.epoch,
+                    patience: patience(call))
+            }
+            var bytes: UInt64 = 0
+            for dkey in dkeys {
+                let first = reply.values.count
+                try await inspect(
+                    dkey, target, buffer, epoch: reply.epoch, patience(call), into: &reply.values)
+                bytes += reply.values[first...].reduce(0) { $0 + $1.length }
+                let isFull =
+                    reply.values.count >= TargetService.inspectedValuesMax
+                    || bytes >= TargetService.answeredBytesMax
+                if isFull, dkey != dkeys.last {
                     reply.next = dkey
                     break
                 }
@@ -72,18 +108,18 @@ extension TargetService {
     }
 
     private func inspect(
-        _ dkey: [UInt8], _ target: ObjectTarget, _ buffer: RegisteredBuffer, _ patience: Instant,
-        into values: inout [InspectedValue]
+        _ dkey: [UInt8], _ target: ObjectTarget, _ buffer: RegisteredBuffer, epoch: UInt64,
+        _ patience: Instant, into values: inout [InspectedValue]
     ) async throws(VOSError) {
         var after: [UInt8]?
         repeat {
             let akeys = try await vos.listAkeys(
                 pool: target.pool, container: target.container, object: target.object, dkey: dkey,
-                after: after, limit: ObjectLimits.pageMax, epoch: clock.now(), patience: patience)
+                after: after, limit: ObjectLimits.pageMax, epoch: epoch, patience: patience)
             for akey in akeys.keys {
                 var fetch = Fetch(
                     pool: target.pool, container: target.container, object: target.object,
-                    dkey: dkey, akey: akey, epoch: clock.now())
+                    dkey: dkey, akey: akey, epoch: epoch)
                 fetch.patience = patience
                 try await inspectSingle(fetch, buffer, into: &values)
                 try await inspectArray(fetch, buffer, into: &values)

@@ -69,6 +69,10 @@ final class TargetService {
             (request, call) async throws(RPCError) -> ObjectInspectReply in
             try await self.inspect(request, call)
         }
+        context.register(ObjectProtocol.listObjects) {
+            (request, _) async throws(RPCError) -> ObjectListReply in
+            try await self.listObjects(request)
+        }
         self.context = context
         transactions.serve(on: context)
         xstream.spawn { await self.vos.runBackground() }
@@ -260,7 +264,7 @@ final class TargetService {
 
     /// Moves our clock beyond the snapshot of a transaction, so that no later update gets an epoch
     /// before it.
-    private func observe(snapshot: UInt64) throws(RPCError) {
+    func observe(snapshot: UInt64) throws(RPCError) {
         guard snapshot > 0, snapshot != ObjectFetchRequest.now else { return }
         guard clock.observe(snapshot) else { throw .clockSkew }
     }

@@ -293,6 +293,8 @@ public enum ObjectProtocol {
         id, index: 3, name: "object.validate")
     public static let inspect = Procedure<ObjectInspectRequest, ObjectInspectReply>(
         id, index: 4, name: "object.inspect")
+    public static let listObjects = Procedure<ObjectListRequest, ObjectListReply>(
+        id, index: 5, name: "object.list-objects")
 }
 
 extension ObjectLimits {

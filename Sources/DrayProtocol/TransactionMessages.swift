@@ -169,7 +169,7 @@ public struct QueryReply: Message, Hashable {
 
 /// The protocol between the targets that take part in a transaction (DAOS: DTX).
 public enum TransactionProtocol {
-    public static let id = ProtocolID(base: 0x11, version: 1)
+    public static let id = ProtocolID(base: 0x14, version: 1)
 
     public static let prepare = Procedure<PrepareBatchRequest, PrepareBatchReply>(
         id, index: 0, name: "transaction.prepare")
@@ -177,70 +177,4 @@ public enum TransactionProtocol {
         id, index: 1, name: "transaction.decide")
     public static let query = Procedure<QueryRequest, QueryReply>(
         id, index: 2, name: "transaction.query")
-}
-
-/// Asks one replica for all that is visible of an object there, with checksums of what its device
-/// gives. For comparison with the other replicas.
-public struct ObjectInspectRequest: Message, Hashable {
-    public var target = ObjectTarget()
-    public var group: UInt16 = 0
-    /// Only values after this dkey and akey.
-    public var afterDkey: [UInt8]?
-    public var limit: UInt32 = 0
-
-    public init() {}
-
-    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
-        try coder.code(&target)
-        try coder.code(&group)
-        try coder.code(&afterDkey, default: []) { (coder, key) throws(DecodingFailure) in
-            try coder.code(&key, max: ObjectLimits.keyMax)
-        }
-        try coder.code(&limit)
-    }
-}
-
-/// One visible value, or visible part of an array.
-public struct InspectedValue: Message, Hashable {
-    public var dkey: [UInt8] = []
-    public var akey: [UInt8] = []
-    public var isArray = false
-    public var offset: UInt64 = 0
-    public var length: UInt64 = 0
-    public var epoch: UInt64 = 0
-    /// CRC32C of the bytes as read from the device.
-    public var checksum: UInt32 = 0
-    /// The bytes do not match the checksums that are stored with them.
-    public var isCorrupt = false
-
-    public init() {}
-
-    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
-        try coder.code(&dkey, max: ObjectLimits.keyMax)
-        try coder.code(&akey, max: ObjectLimits.keyMax)
-        try coder.code(&isArray)
-        try coder.code(&offset)
-        try coder.code(&length)
-        try coder.code(&epoch)
-        try coder.code(&checksum)
-        try coder.code(&isCorrupt)
-    }
-}
-
-/// The values of some dkeys, in order.
-public struct ObjectInspectReply: Message, Hashable {
-    public var values: [InspectedValue] = []
-    /// Go on after this dkey; nil: there is no more.
-    public var next: [UInt8]?
-
-    public static let valuesMax = 1 << 20
-
-    public init() {}
-
-    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
-        try coder.code(&values, max: ObjectInspectReply.valuesMax)
-        try coder.code(&next, default: []) { (coder, key) throws(DecodingFailure) in
-            try coder.code(&key, max: ObjectLimits.keyMax)
-        }
-    }
 }

@@ -188,7 +188,7 @@ extension ClusterSimulation {
                 let cluster = try await Cluster.connect(to: description, world: world)
                 let container = try await cluster.pool("tank").container("data")
                 for object in Workload.objects(in: container, clients: clients.count) {
-                    for difference in try await ReplicaComparison.differences(in: object) {
+                    for difference in try await object.verify().differences {
                         violation("\(when): \(difference)")
                     }
                 }

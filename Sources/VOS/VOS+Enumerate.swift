@@ -52,7 +52,8 @@ extension VOS {
             patience: patience, isTransactional: isTransactional)
     }
 
-    /// The visible parts of an array from byte `offset` on, in order: at most `limit`.
+    /// The visible parts of an array from byte `offset` on, in order: at most `limit`. Where one
+    /// ends depends on what is visible alone, so that replicas can be compared.
     ///
     /// `next` is the offset to go on from; nil when there are no more.
     public func listExtents(
@@ -67,7 +68,9 @@ extension VOS {
         var position = offset
         while let first = nextExtent(path, from: position) {
             position = max(position, first)
-            let (sum, overflow) = position.addingReportingOverflow(window)
+            // Windows have fixed places: hidden extents, which not every replica has yet, must not
+            // decide where a visible one is cut.
+            let (sum, overflow) = (position / window * window).addingReportingOverflow(window)
             let end = overflow ? .max : sum
             guard position < end else { break }
             for segment in visibleSegments(path, range: position..<end, epoch: fetch.epoch) {

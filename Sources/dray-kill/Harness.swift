@@ -275,7 +275,7 @@ final class Harness {
         try await withAdministrator("compare replicas") { (cluster) throws(DrayError) in
             let container = try await cluster.pool(Harness.pool).container(label)
             for object in Workload.objects(in: container, clients: self.options.clients) {
-                for difference in try await ReplicaComparison.differences(in: object) {
+                for difference in try await object.verify().differences {
                     self.report.violations.append("\(when): \(difference)")
                 }
                 self.report.compared += 1

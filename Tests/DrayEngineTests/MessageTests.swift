@@ -108,7 +108,14 @@ import Testing
         try fuzz(QueryReply(), seed: 29)
         var inspect = ObjectInspectRequest()
         inspect.afterDkey = [1]
+        inspect.dkey = [2]
         try fuzz(inspect, seed: 30)
+        var list = ObjectListRequest()
+        list.after = ObjectID(high: 1, low: 2)
+        try fuzz(list, seed: 32)
+        var listed = ObjectListReply()
+        listed.objects = [ObjectID(high: 3, low: 4)]
+        try fuzz(listed, seed: 33)
         var inspected = ObjectInspectReply()
         inspected.values = [InspectedValue()]
         inspected.next = [2]

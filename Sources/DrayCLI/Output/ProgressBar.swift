@@ -5,6 +5,8 @@ internal import DrayRuntime
 /// Confined to the xstream that the work runs on.
 final class ProgressBar {
     private let title: String
+    /// What is counted.
+    private let unit: String
     private let shown: Bool
     private let start: Instant
     private var last: Instant
@@ -22,8 +24,9 @@ final class ProgressBar {
     /// Time between two drawings.
     private static let interval: Duration = .milliseconds(100)
 
-    init(_ title: String, now: Instant, quiet: Bool = false) {
+    init(_ title: String, unit: String = "files", now: Instant, quiet: Bool = false) {
         self.title = title
+        self.unit = unit
         shown = !quiet && Terminal.isTerminal(2)
         start = now
         last = now
@@ -36,7 +39,7 @@ final class ProgressBar {
         let width = Terminal.width(2)
         draw(
             ProgressBar.line(
-                title, figures(), elapsed: HumanDuration(now.since(start)).seconds,
+                title, figures(), unit: unit, elapsed: HumanDuration(now.since(start)).seconds,
                 width: width))
     }
 
@@ -60,7 +63,7 @@ final class ProgressBar {
 
     /// The line for `figures` after `elapsed` seconds, no wider than `width - 1`.
     static func line(
-        _ title: String, _ figures: Figures, elapsed: Double, width: Int
+        _ title: String, _ figures: Figures, unit: String = "files", elapsed: Double, width: Int
     ) -> String {
         let rate = elapsed > 0 ? Double(figures.bytes) / elapsed : 0
         var parts = [title]
@@ -72,7 +75,7 @@ final class ProgressBar {
                     + String(repeating: "-", count: cells - full) + "]")
             parts.append("\(Int(share * 100))%")
         }
-        parts.append("\(figures.files)" + (figures.filesTotal.map { "/\($0)" } ?? "") + " files")
+        parts.append("\(figures.files)" + (figures.filesTotal.map { "/\($0)" } ?? "") + " " + unit)
         parts.append("\(Size(bytes: figures.bytes))")
         parts.append("\(Size(bytes: UInt64(max(0, min(rate, 1e18)))))/s")
         if let share = share(figures), share > 0.001, share < 1, elapsed > 1 {
