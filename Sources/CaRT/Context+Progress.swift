@@ -144,8 +144,8 @@ extension Context: PollSource {
     /// Until it is asked again, when somebody listens and takes nothing.
     private static let askLater: UInt64 = 500_000_000
 
-    /// A peer does not take what is sent to it: it may be busy, or gone. Over TCP a provider refuses
-    /// in both cases, and nobody should wait for one that is gone until his deadline.
+    /// A peer does not take what is sent to it: it may be busy, or gone. Over TCP a provider
+    /// refuses in both cases, and nobody should wait for one that is gone until his deadline.
     private func refusedAgain(_ purpose: SendPurpose) {
         guard purpose.kind == .toPeer else { return }
         let peer = Int(purpose.owner)

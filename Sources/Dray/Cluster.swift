@@ -27,10 +27,10 @@ public struct ClusterDescription: Sendable, Hashable {
 
 /// A connection to a cluster. Safe from any task of any thread.
 ///
-/// What is guaranteed: when a changing call returns, the change is on stable storage at all replicas
-/// and everybody sees it. When it throws, `DrayError.mayHaveHappened` says whether it may have
-/// happened: whole or not at all, and a read that returns shows which for good. Resends are applied
-/// once. `docs/consistency.md` says what holds in the presence of which failures.
+/// What is guaranteed: when a changing call returns, the change is on stable storage at all
+/// replicas and everybody sees it. When it throws, `DrayError.mayHaveHappened` says whether it may
+/// have happened: whole or not at all, and a read that returns shows which for good. Resends are
+/// applied once. `docs/consistency.md` says what holds in the presence of which failures.
 public final class Cluster: Sendable {
     let core: XStreamBound<ClientCore>
     private let ownsXStream: Bool

@@ -58,17 +58,18 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
 
     public var description: String { message }
 
-    /// Translates an error of a call that was made for `subject`, such as "pool tank", to the engine
-    /// of rank `engine`, if it was a certain one.
+    /// Translates an error of a call that was made for `subject`, such as "pool tank", to the
+    /// engine of rank `engine`, if it was a certain one.
     init(_ error: RPCError, _ subject: String, engine: UInt32? = nil) {
         switch error {
         case .application(let code, let message):
             self.init(DrayError.code(ofService: code), "\(subject): \(message)", cause: error)
         case .timedOut:
+            let who = engine.map { "of engine \($0) " } ?? ""
             self.init(
                 .timedOut,
-                "\(subject): no answer \(engine.map { "of engine \($0) " } ?? "")before the deadline; "
-                    + "is the cluster running? (dray cluster status)", cause: error)
+                "\(subject): no answer \(who)before the deadline; is the cluster running? "
+                    + "(dray cluster status)", cause: error)
         case .unreachable, .peerRestarted, .overloaded:
             self.init(
                 .unavailable,

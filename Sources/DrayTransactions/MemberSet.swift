@@ -23,12 +23,14 @@ public struct MemberSet: Hashable, Sendable, ExpressibleByArrayLiteral {
 
     public var isEmpty: Bool { first == 0 && rest.allSatisfy { $0 == 0 } }
 
+    /// Whether `member` is in it. O(1).
     public func contains(_ member: Int) -> Bool {
         guard member >= 64 else { return first >> UInt64(member) & 1 == 1 }
         let word = member / 64 - 1
         return word < rest.count && rest[word] >> UInt64(member % 64) & 1 == 1
     }
 
+    /// Adds `member`, which is not negative.
     public mutating func insert(_ member: Int) {
         precondition(member >= 0, "members are counted from 0")
         guard member >= 64 else {
@@ -40,6 +42,7 @@ public struct MemberSet: Hashable, Sendable, ExpressibleByArrayLiteral {
         rest[word] |= 1 << UInt64(member % 64)
     }
 
+    /// Takes `member` out, if it is in it.
     public mutating func remove(_ member: Int) {
         guard member >= 64 else {
             first &= ~(1 << UInt64(member))
@@ -52,6 +55,7 @@ public struct MemberSet: Hashable, Sendable, ExpressibleByArrayLiteral {
         while rest.last == 0 { rest.removeLast() }
     }
 
+    /// The same without `member`.
     public func removing(_ member: Int) -> MemberSet {
         var result = self
         result.remove(member)

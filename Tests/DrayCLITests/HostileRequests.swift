@@ -21,6 +21,8 @@ struct HostileRequests {
         place.pool = pool.id
         place.container = container.id
         place.mapVersion = pool.map.version
+        // An object of class S1, with one group.
+        place.object = ObjectID(high: 1 << 56 | 1 << 32, low: 9)
         await updates(place)
         await fetches(place)
         await metadataChanges(pool, container)

@@ -8,8 +8,8 @@ struct ObjectCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "object", abstract: "List a container's objects, locate and verify them.",
         discussion: """
-            An object is named by its id, HIGH.LOW in hexadecimal, as 'dray object list' prints it. \
-            A target is written RANK.TARGET.
+            An object is named by its id, HIGH.LOW in hexadecimal, as 'dray object list' \
+            prints it. A target is written RANK.TARGET.
             """,
         subcommands: [List.self, Layout.self, Verify.self])
 
@@ -30,7 +30,8 @@ struct ObjectCommand: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "List the objects of a container.",
             discussion: """
-                A line for each: its id and its class. Every target is asked, so an object that only \
+                A line for each: its id and its class. Every target is asked, so an object \
+                that only \
                 one replica has is listed too.
                 """)
 
