@@ -180,6 +180,9 @@ extension ClientCore {
             }
             let next = Retry(after: failure, isRestarted: isRestarted, wasUnknown: isUnknown)
             guard next != .giveUp, xstream.now < end.time, !Task.isCancelled else {
+                if next == .asNew, Retry.isConflict(failure) {
+                    throw conflictError(object)
+                }
                 throw updateError(
                     ClientCore.cause(failure, after: earlier), object, leader,
                     isUnknown: isUnknown || Retry.isUnknown(failure))
@@ -194,6 +197,15 @@ extension ClientCore {
             }
             await xstream.sleep(for: backoff.next(using: &entropy))
         }
+    }
+
+    /// No time was left to begin again after a conflict.
+    private func conflictError(_ object: DrayObject) -> DrayError {
+        let code: DrayError.Code = Task.isCancelled ? .cancelled : .timedOut
+        var result = DrayError(
+            code, "\(subject(object)): others change the same keys all the time")
+        result.mayHaveHappened = false
+        return result
     }
 
     private func updateError(
@@ -230,6 +242,11 @@ extension ClientCore {
                 return
             }
             self = ClientCore.mayRetry(error) ? .again : .giveUp
+        }
+
+        static func isConflict(_ error: RPCError) -> Bool {
+            guard case .application(let code, _) = error else { return false }
+            return code == ServiceCode.conflict.rawValue
         }
 
         /// Whether the attempt may have been served.

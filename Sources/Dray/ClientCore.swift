@@ -14,15 +14,12 @@ final class ClientCore {
     var layouts = LayoutCache()
     /// Targets that did not answer lately, and until when they are asked last.
     var suspects: [TargetAddress: Instant] = [:]
-    private let clientID: UInt64
     private let operationTimeout: Duration
 
     init(
         description: ClusterDescription, world: World, xstream: XStream
     ) throws(DrayError) {
         self.xstream = xstream
-        entropy = world.entropy.fork("client")
-        clientID = entropy.next()
         operationTimeout = description.operationTimeout
         guard let first = description.addresses.first else {
             throw DrayError(.invalidArgument, "the cluster has no addresses")
@@ -48,6 +45,8 @@ final class ClientCore {
         } catch {
             throw DrayError(error, "client endpoint")
         }
+        // A world may hold several clients.
+        entropy = world.entropy.fork("client \(context.instance)")
     }
 
     func close() async {
@@ -60,7 +59,7 @@ final class ClientCore {
     /// The identity of the next transaction: unique by client and time. The time tells engines
     /// whether they may have forgotten it.
     func newTransaction() -> UniqueID {
-        UniqueID(high: clientID, low: context.clock.now())
+        UniqueID(high: context.instance, low: context.clock.now())
     }
 
     /// When an operation that begins now ends; one in a container may have a time of its own.

@@ -79,8 +79,14 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
             self.init(.cancelled, "\(subject): cancelled", cause: error)
         case .messageTooLong:
             self.init(.invalidArgument, "\(subject): the request is too large", cause: error)
+        case .clockSkew:
+            self.init(
+                .unavailable,
+                "\(subject): the clocks of this machine and of "
+                    + "\(engine.map { "engine \($0)" } ?? "an engine") are too far apart; "
+                    + "are they synchronised? (chronyc tracking)", cause: error)
         case .noReply, .unknownProcedure, .protocolVersion, .badMessage, .wrongRank, .wrongTag,
-            .staleGroup, .clockSkew, .fabric:
+            .staleGroup, .fabric:
             self.init(.internalError, "\(subject): \(error)", cause: error)
         }
     }

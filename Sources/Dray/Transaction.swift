@@ -173,9 +173,12 @@ extension Container {
                 attempts += 1
                 let pause = await cluster.onCore { core in core.pause(attempt, until: end) }
                 guard let pause, !Task.isCancelled else {
-                    throw DrayError(
-                        .timedOut, "the transaction conflicts with others all the time; \(error)",
+                    let code: DrayError.Code = Task.isCancelled ? .cancelled : .timedOut
+                    var last = DrayError(
+                        code, "the transaction conflicts with others all the time; \(error)",
                         cause: error.cause)
+                    last.mayHaveHappened = false
+                    throw last
                 }
                 await cluster.onCore { core in await core.xstream.sleep(for: pause) }
             }

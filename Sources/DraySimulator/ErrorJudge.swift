@@ -25,11 +25,11 @@ final class ErrorJudge {
     func isUnknown(_ error: DrayError, _ subject: String) -> Bool {
         lastFailure = "\(subject): \(error.code): \(error)"
         switch error.code {
+        case .unavailable where error.cause == .clockSkew && !clocksDiffer:
+            violation("\(subject): \(error)")
+            return false
         case .unavailable, .timedOut, .cancelled:
-            unknownOutcomes += 1
-            return true
-        case .internalError where clocksDiffer && error.cause == .clockSkew:
-            // An earlier attempt of the same operation may have got through.
+            // Even if its last attempt was refused, an earlier one may have got through.
             unknownOutcomes += 1
             return true
         case .notFound, .exists, .noSpace, .invalidArgument, .corrupt, .conflict, .device,
