@@ -9,7 +9,7 @@ public final class BlockAllocator {
     public let totalBlocks: UInt32
 
     /// Blocks that can be given out now, those kept back for privileged callers included.
-    public private(set) var freeBlocks: UInt32
+    @safe @exclusivity(unchecked) public private(set) var freeBlocks: UInt32
 
     /// Blocks kept back for deletes and checkpoints, which need space to make space.
     public let reserveBlocks: UInt32
@@ -18,20 +18,20 @@ public final class BlockAllocator {
     public var usedBlocks: UInt32 { totalBlocks - freeBlocks }
 
     /// Blocks freed that wait for the next durable log group.
-    public private(set) var quarantinedBlocks: UInt32 = 0
+    @safe @exclusivity(unchecked) public private(set) var quarantinedBlocks: UInt32 = 0
 
     /// One bit a block: set means in use.
-    private var words: [UInt64]
+    @safe @exclusivity(unchecked) private var words: [UInt64]
     /// Free blocks of each chunk of `chunkWords` words, to skip full ones.
-    private var chunkFree: [UInt32]
+    @safe @exclusivity(unchecked) private var chunkFree: [UInt32]
     /// One bit a block: the last durable group has a check on it.
-    private var guardWords: [UInt64]
-    private var guardedExtents: [BlockExtent] = []
-    private var quarantine: [BlockExtent] = []
+    @safe @exclusivity(unchecked) private var guardWords: [UInt64]
+    @safe @exclusivity(unchecked) private var guardedExtents: [BlockExtent] = []
+    @safe @exclusivity(unchecked) private var quarantine: [BlockExtent] = []
     /// Where the next search begins for up to `smallMax` blocks, and where for more: small values
     /// stay together, and find prepared blocks (`BlockPreparer`).
-    private(set) var smallCursor: UInt32 = 0
-    private var largeCursor: UInt32
+    @safe @exclusivity(unchecked) private(set) var smallCursor: UInt32 = 0
+    @safe @exclusivity(unchecked) private var largeCursor: UInt32
 
     private static let chunkWords = 64
     private static let chunkBlocks = UInt32(chunkWords * 64)

@@ -23,21 +23,21 @@ public final class BlockStore {
     public let allocator: BlockAllocator
 
     let xstream: XStream
-    var superblock: Superblock
-    var scan: LogScan?
-    var live: Deque<LiveGroup> = []
-    var head: LogCursor
-    var pending: Deque<PendingRecord> = []
+    @safe @exclusivity(unchecked) var superblock: Superblock
+    @safe @exclusivity(unchecked) var scan: LogScan?
+    @safe @exclusivity(unchecked) var live: Deque<LiveGroup> = []
+    @safe @exclusivity(unchecked) var head: LogCursor
+    @safe @exclusivity(unchecked) var pending: Deque<PendingRecord> = []
     /// Bytes that the pending records and their checks take in groups.
-    var pendingBytes = 0
-    var committing = false
-    var publishing = false
-    var lastIsUnsealed = false
-    var commitWaiters: [Waiter<Void>] = []
-    var failure: BIOError?
-    var phase = Phase.opened
+    @safe @exclusivity(unchecked) var pendingBytes = 0
+    @safe @exclusivity(unchecked) var committing = false
+    @safe @exclusivity(unchecked) var publishing = false
+    @safe @exclusivity(unchecked) var lastIsUnsealed = false
+    @safe @exclusivity(unchecked) var commitWaiters: [Waiter<Void>] = []
+    @safe @exclusivity(unchecked) var failure: BIOError?
+    @safe @exclusivity(unchecked) var phase = Phase.opened
     /// The last record whose `apply` ran.
-    public internal(set) var appliedSequence: UInt64
+    @safe @exclusivity(unchecked) public internal(set) var appliedSequence: UInt64
     let groupBuffer: IOBuffer
     private let gatherer: WriteGatherer
     private let preparer: BlockPreparer

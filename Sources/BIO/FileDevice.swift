@@ -21,19 +21,19 @@ internal import Glibc
     /// The most bytes of one submission: a length of 32 bits, in whole blocks.
     static let submissionBytesMax = 1 << 30
 
-    private var file: OpenFile?
+    @safe @exclusivity(unchecked) private var file: OpenFile?
     // SAFETY: made in `init`, destroyed once, in `close` or `deinit`, when nothing is in flight.
     private var ring: OpaquePointer?
     private let xstream: XStream
     /// Who waits for the transfer in each slot.
-    private var waiters: [Waiter<Int32>?]
-    private var freeSlots: [Int]
-    private var slotQueue = Deque<Waiter<Int>>()
-    private var completions: [dray_ring_completion]
+    @safe @exclusivity(unchecked) private var waiters: [Waiter<Int32>?]
+    @safe @exclusivity(unchecked) private var freeSlots: [Int]
+    @safe @exclusivity(unchecked) private var slotQueue = Deque<Waiter<Int>>()
+    @safe @exclusivity(unchecked) private var completions: [dray_ring_completion]
     /// Rounds since something was queued that the kernel has not been given.
-    private var roundsQueued = 0
-    private var closed = false
-    private var closing: Waiter<Void>?
+    @safe @exclusivity(unchecked) private var roundsQueued = 0
+    @safe @exclusivity(unchecked) private var closed = false
+    @safe @exclusivity(unchecked) private var closing: Waiter<Void>?
 
     /// Throws an errno when the kernel gives no ring.
     init(file: OpenFile, on xstream: XStream) throws(RingError) {

@@ -33,9 +33,9 @@ final class WriteGatherer {
     /// Where data block 0 is on the device.
     private let dataOffset: UInt64
     private let xstream: XStream
-    private var pieces = Deque<Piece>()
-    private var writes = 0
-    private var spare: [IOBuffer] = []
+    @safe @exclusivity(unchecked) private var pieces = Deque<Piece>()
+    @safe @exclusivity(unchecked) private var writes = 0
+    @safe @exclusivity(unchecked) private var spare: [IOBuffer] = []
 
     init(device: BlockDevice, dataOffset: UInt64, xstream: XStream) {
         self.device = device

@@ -12,11 +12,11 @@ final class BufferPool {
     private let endpoint: Endpoint
     private let freeBytesMax: Int
     /// By class.
-    private var free: [[Registration]]
-    private(set) var freeBytes = 0
+    @safe @exclusivity(unchecked) private var free: [[Registration]]
+    @safe @exclusivity(unchecked) private(set) var freeBytes = 0
     /// Everything lent out, so that closing can deregister it.
-    private var lent: [ObjectIdentifier: Registration] = [:]
-    private(set) var isClosed = false
+    @safe @exclusivity(unchecked) private var lent: [ObjectIdentifier: Registration] = [:]
+    @safe @exclusivity(unchecked) private(set) var isClosed = false
 
     init(endpoint: Endpoint, freeBytesMax: Int) {
         self.endpoint = endpoint

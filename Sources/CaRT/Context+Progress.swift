@@ -9,6 +9,7 @@ extension Context: PollSource {
         var events = 0
         if cancelMailbox.isFilled { events += takeCancellations() }
         if !loopback.isEmpty { events += deliverLoopback() }
+        sendOutbox()
         let count = unsafe endpoint.poll(into: completions)
         guard count > 0 else { return events }
         refreshTime()
@@ -18,12 +19,14 @@ extension Context: PollSource {
             unsafe complete(completions[index])
             if isClosed { break }
         }
+        // What handlers have answered at once.
+        sendOutbox()
         return events + count
     }
 
     public func prepareToBlock() -> BlockReadiness {
         guard !isClosed else { return .idle }
-        if !loopback.isEmpty || cancelMailbox.isFilled { return .busy }
+        if !loopback.isEmpty || !outbox.isEmpty || cancelMailbox.isFilled { return .busy }
         return endpoint.prepareToBlock()
     }
 
@@ -41,8 +44,8 @@ extension Context: PollSource {
             receives.arrived(token.index)
             let memory = unsafe UnsafeRawBufferPointer(receives.memory(token.index))
             let length = min(completion.length, memory.count)
-            unsafe deliver(
-                UnsafeRawBufferPointer(rebasing: memory[0..<length]), from: .receive(token.index))
+            unsafe deliverAll(
+                UnsafeRawBufferPointer(rebasing: memory[0..<length]), in: token.index)
         case .send:
             sendCompleted(token.index, error: completion.error)
             sends.give(token.index)
@@ -55,26 +58,106 @@ extension Context: PollSource {
 
     // MARK: - Sending
 
-    /// Hands the message in send slot `slot` to the fabric, or to ourselves.
+    /// Sends the message in send slot `slot` at the end of the round of the xstream, together with
+    /// others to the same place: a system call costs as much as handling the message.
     ///
     /// Whatever goes wrong is handled as if the message had been sent and lost. A message that the
     /// provider refuses until `expires` (monotonic nanoseconds) is given up.
     func post(
         _ slot: UInt32, length: Int, to handle: Peer?, purpose: SendPurpose, expires: UInt64
     ) {
+        let open = openSend(purpose)
+        if let open, add(slot, length: length, purpose, to: open) {
+            sends.slots[Int(open)].expires = max(sends.slots[Int(open)].expires, expires)
+            sends.give(slot)
+            return
+        }
         sends.slots[Int(slot)].expires = expires
         sends.slots[Int(slot)].purpose = purpose
         sends.slots[Int(slot)].length = length
         sends.slots[Int(slot)].handle = handle
+        sends.slots[Int(slot)].replies = purpose.kind == .reply ? 1 : 0
         guard handle != nil else {
             loopback.append(slot)
             xstream.signalSources()
             return
         }
-        if !trySend(slot) {
-            retrySends.append(slot)
-            armRetry()
+        sends.slots[Int(slot)].isOpen = true
+        sends.slots[Int(slot)].room = WireHeader.size + eagerLimit(purpose)
+        setOpenSend(slot, purpose)
+        if outbox.isEmpty { xstream.signalSources() }
+        outbox.append(slot)
+    }
+
+    /// The slot that messages to the same place are gathered in; nil when there is none.
+    private func openSend(_ purpose: SendPurpose) -> UInt32? {
+        let open: UInt32?
+        switch purpose.kind {
+        case .toPeer: open = links[Int(purpose.owner)].openSend
+        case .reply, .toCaller: open = sessions.sessions[Int(purpose.owner)].openSend
+        case .goodbye: return nil
         }
+        guard let open, sends.slots[Int(open)].isOpen else { return nil }
+        let owner = sends.slots[Int(open)].purpose
+        guard owner.owner == purpose.owner, owner.generation == purpose.generation,
+            (owner.kind == .toPeer) == (purpose.kind == .toPeer)
+        else { return nil }
+        return open
+    }
+
+    private func setOpenSend(_ slot: UInt32, _ purpose: SendPurpose) {
+        switch purpose.kind {
+        case .toPeer: links[Int(purpose.owner)].openSend = slot
+        case .reply, .toCaller: sessions.setOpenSend(slot, of: Int(purpose.owner))
+        case .goodbye: break
+        }
+    }
+
+    private func eagerLimit(_ purpose: SendPurpose) -> Int {
+        switch purpose.kind {
+        case .toPeer: links[Int(purpose.owner)].eagerLimit
+        case .reply, .toCaller: sessions.sessions[Int(purpose.owner)].eagerLimit
+        case .goodbye: 0
+        }
+    }
+
+    /// Copies a message behind those that wait in `open`; false when there is no room.
+    private func add(
+        _ slot: UInt32, length: Int, _ purpose: SendPurpose, to open: UInt32
+    ) -> Bool {
+        let end = sends.slots[Int(open)].length
+        let start = WireHeader.aligned(end)
+        guard start + length <= sends.slots[Int(open)].room else {
+            sends.slots[Int(open)].isOpen = false
+            return false
+        }
+        let memory = unsafe sends.memory(open)
+        let gap = unsafe UnsafeMutableRawBufferPointer(rebasing: memory[end..<start])
+        unsafe gap.initializeMemory(as: UInt8.self, repeating: 0)
+        unsafe UnsafeMutableRawBufferPointer(rebasing: memory[start..<start + length])
+            .copyMemory(from: UnsafeRawBufferPointer(rebasing: sends.memory(slot)[0..<length]))
+        sends.slots[Int(open)].length = start + length
+        if purpose.kind == .reply { sends.slots[Int(open)].replies += 1 }
+        return true
+    }
+
+    /// Hands to the fabric what has gathered.
+    private func sendOutbox() {
+        guard !outbox.isEmpty, !isClosed else { return }
+        // A connection that is lost meanwhile may add to it.
+        var index = 0
+        while index < outbox.count {
+            let slot = outbox[index]
+            index += 1
+            sends.slots[Int(slot)].isOpen = false
+            if isObsolete(sends.slots[Int(slot)].purpose) {
+                sends.give(slot)
+            } else if !trySend(slot) {
+                retrySends.append(slot)
+                armRetry()
+            }
+        }
+        outbox.removeAll(keepingCapacity: true)
     }
 
     // MARK: - What the provider refused
@@ -189,10 +272,9 @@ extension Context: PollSource {
         case .toPeer:
             guard error != nil, links[Int(purpose.owner)].epoch == purpose.generation else { break }
             connectionLost(Int32(purpose.owner))
-        case .reply:
-            sessions.countUnsent(session, by: -1)
-            if error != nil { dropSession(session, says: false) }
-        case .toCaller:
+        case .reply, .toCaller:
+            let replies = sends.slots[Int(slot)].replies
+            if replies > 0 { sessions.countUnsent(session, by: -replies) }
             if error != nil { dropSession(session, says: false) }
         case .goodbye:
             if let handle = sends.slots[Int(slot)].handle { endpoint.remove(handle) }
@@ -210,19 +292,37 @@ extension Context: PollSource {
             let length = sends.slots[Int(slot)].length
             let message = unsafe UnsafeRawBufferPointer(
                 rebasing: sends.memory(slot)[0..<length])
-            unsafe deliver(message, from: .loopback(slot))
+            guard let header = unsafe WireHeader(decoding: message) else {
+                preconditionFailure("a message to ourselves cannot be read")
+            }
+            unsafe deliver(header, message, from: .loopback(slot))
         }
         return count
     }
 
-    /// Takes a message as it came from the wire. Bytes that make no sense are dropped.
-    private func deliver(_ message: UnsafeRawBufferPointer, from source: HeldMessage.Source) {
-        guard let header = unsafe WireHeader(decoding: message), let start = message.baseAddress
-        else {
-            counts.dropped += 1
-            release(source)
-            return
-        }
+    /// Takes the messages that came together in a receive.
+    private func deliverAll(_ bytes: UnsafeRawBufferPointer, in receive: UInt32) {
+        var start = 0
+        repeat {
+            let rest = unsafe UnsafeRawBufferPointer(rebasing: bytes[start...])
+            guard let header = unsafe WireHeader(decoding: rest) else {
+                // Nobody knows where the next one would begin.
+                counts.dropped += 1
+                break
+            }
+            start += WireHeader.aligned(header.messageLength)
+            let isLast = start >= bytes.count
+            if !isLast { receives.hold(receive) }
+            unsafe deliver(header, rest, from: .receive(receive))
+            if isLast { return }
+        } while !isClosed
+        release(.receive(receive))
+    }
+
+    private func deliver(
+        _ header: WireHeader, _ message: UnsafeRawBufferPointer, from source: HeldMessage.Source
+    ) {
+        guard let start = message.baseAddress else { return }
         let held = unsafe HeldMessage(
             source: source, start: start + WireHeader.size, bodyLength: Int(header.bodyLength),
             payloadLength: Int(header.payloadLength))

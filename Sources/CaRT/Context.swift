@@ -24,7 +24,7 @@ internal import Logging
     /// Whom `Destination.rank` means. Empty at first.
     public let group = GroupMap()
     /// Our rank; engines may learn it after the context was made.
-    public var rank: UInt32?
+    @safe @exclusivity(unchecked) public var rank: UInt32?
 
     /// Every context can receive this much inline.
     static let eagerLimitMin = 1024
@@ -40,37 +40,37 @@ internal import Logging
     /// The standard time of a call, in nanoseconds.
     let timeout: UInt64
     let logger: Logger
-    var entropy: Entropy
-    var isClosing = false
-    var isClosed = false
+    @safe @exclusivity(unchecked) var entropy: Entropy
+    @safe @exclusivity(unchecked) var isClosing = false
+    @safe @exclusivity(unchecked) var isClosed = false
 
     // SAFETY: allocated in `init`, freed in `deinit`, used only on the xstream.
     let state: UnsafeMutablePointer<ContextState>
     let cancelMailbox = CancelMailbox()
 
     // Peers that we call.
-    var peersByAddress: [FabricAddress: Int32] = [:]
-    var peersByRank: [UInt64: Int32] = [:]
-    var groupGeneration: UInt32 = 0
-    var lastPeer: (address: FabricAddress, number: Int32)?
-    var selfPeer: Int32 = 0
+    @safe @exclusivity(unchecked) var peersByAddress: [FabricAddress: Int32] = [:]
+    @safe @exclusivity(unchecked) var peersByRank: [UInt64: Int32] = [:]
+    @safe @exclusivity(unchecked) var groupGeneration: UInt32 = 0
+    @safe @exclusivity(unchecked) var lastPeer: (address: FabricAddress, number: Int32)?
+    @safe @exclusivity(unchecked) var selfPeer: Int32 = 0
 
     // Callers and what we do for them.
-    var procedures = ProcedureTable()
-    var spills: [UInt64: ReplySpill] = [:]
-    var spillOrder = Deque<UInt64>()
-    var nextSpill: UInt64 = 1
-    var pulledBytes = 0
+    @safe @exclusivity(unchecked) var procedures = ProcedureTable()
+    @safe @exclusivity(unchecked) var spills: [UInt64: ReplySpill] = [:]
+    @safe @exclusivity(unchecked) var spillOrder = Deque<UInt64>()
+    @safe @exclusivity(unchecked) var nextSpill: UInt64 = 1
+    @safe @exclusivity(unchecked) var pulledBytes = 0
 
     // Memory.
     let pool: BufferPool
     let exposures: ExposureTable
-    var quarantine: [Quarantined] = []
+    @safe @exclusivity(unchecked) var quarantine: [Quarantined] = []
     // SAFETY: allocated in `init`, freed in `deinit`, used only by `poll`.
     let completions: UnsafeMutableBufferPointer<Completion>
 
     /// The one timer.
-    var timer: Timer?
+    @safe @exclusivity(unchecked) var timer: Timer?
 
     /// Opens an endpoint at `address` (see `Fabric.makeEndpoint`) for the calling xstream, which
     /// must be `xstream`.
@@ -282,6 +282,8 @@ struct PeerLink {
     var epoch: UInt32 = 0
     /// The most that may travel inline.
     var eagerLimit: Int
+    /// The send slot that further messages to it may be added to.
+    var openSend: UInt32?
     /// When the fabric is asked whether the peer still listens; only matters while it refuses
     /// messages to it. 0: it has not lately. Monotonic nanoseconds.
     var askAt: UInt64 = 0

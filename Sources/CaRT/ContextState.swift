@@ -30,6 +30,8 @@ struct ContextState {
     var receives: ReceivePool
     var bulks = BulkTable()
     var loopback = Deque<UInt32>()
+    /// Messages that go out at the end of the round, in order.
+    var outbox: [UInt32] = []
     var retrySends = Deque<UInt32>()
 
     var counts = ContextCounters()
@@ -100,6 +102,10 @@ extension Context {
     var loopback: Deque<UInt32> {
         _read { yield unsafe state.pointee.loopback }
         _modify { yield unsafe &state.pointee.loopback }
+    }
+    var outbox: [UInt32] {
+        _read { yield unsafe state.pointee.outbox }
+        _modify { yield unsafe &state.pointee.outbox }
     }
     var retrySends: Deque<UInt32> {
         _read { yield unsafe state.pointee.retrySends }

@@ -14,6 +14,8 @@ internal import DrayRuntime
     let slotSize: Int
     let count: Int
     private var isPosted: [Bool]
+    /// Of each buffer that is not posted: messages in it that somebody reads.
+    private var readers: [UInt16]
     /// Buffers that the provider did not take yet.
     private var refused = Deque<UInt32>()
     private(set) var postedCount = 0
@@ -23,6 +25,7 @@ internal import DrayRuntime
         self.slotSize = slotSize
         self.count = count
         isPosted = Array(repeating: false, count: count)
+        readers = Array(repeating: 0, count: count)
         registration = try Registration(
             IOBuffer(count: slotSize * count), at: endpoint, access: [])
         unsafe start = registration.buffer.bytes.baseAddress.unsafelyUnwrapped
@@ -50,15 +53,25 @@ internal import DrayRuntime
         postedCount += 1
     }
 
-    /// A message arrived in the buffer.
+    /// One or more messages arrived in the buffer.
     mutating func arrived(_ index: UInt32) {
         precondition(isPosted[Int(index)], "a receive completed that was not posted")
         isPosted[Int(index)] = false
         postedCount -= 1
+        readers[Int(index)] = 1
     }
 
-    /// The message was read: the buffer may take another. An endpoint that is closing may refuse.
+    /// There is another message in the buffer.
+    mutating func hold(_ index: UInt32) { readers[Int(index)] += 1 }
+
+    /// A message was read. After the last one the buffer takes others.
     mutating func release(_ index: UInt32) {
+        readers[Int(index)] -= 1
+        if readers[Int(index)] == 0 { offer(index) }
+    }
+
+    /// An endpoint that is closing may refuse.
+    private mutating func offer(_ index: UInt32) {
         do throws(FabricError) {
             try post(index)
         } catch {
@@ -72,7 +85,7 @@ internal import DrayRuntime
         for _ in 0..<refused.count {
             guard let index = refused.popFirst() else { break }
             let before = postedCount
-            release(index)
+            offer(index)
             taken += postedCount - before
         }
         return taken

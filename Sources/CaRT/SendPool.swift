@@ -34,6 +34,12 @@ struct SendPurpose {
         /// Nil for a message to ourselves.
         var handle: Peer?
         var isBusy = false
+        /// Whether it waits for the end of the round, and more messages may be added.
+        var isOpen = false
+        /// The most bytes that it may hold.
+        var room = 0
+        /// Replies among its messages.
+        var replies = 0
     }
 
     private let endpoint: Endpoint

@@ -17,6 +17,8 @@ struct SessionTable {
         var eagerLimit = 0
         /// Requests of this caller that handlers work on.
         var active = 0
+        /// The send slot that further messages to it may be added to.
+        var openSend: UInt32?
         /// Replies that the fabric has not sent yet.
         var unsentReplies = 0
         /// Monotonic nanoseconds.
@@ -75,6 +77,10 @@ struct SessionTable {
         return oldest.map {
             SessionID(index: UInt32($0), generation: sessions[$0].generation)
         }
+    }
+
+    mutating func setOpenSend(_ slot: UInt32, of index: Int) {
+        sessions[index].openSend = slot
     }
 
     /// Opens a session. Neither the instance nor the address may have one. Nil when full.

@@ -27,10 +27,12 @@ struct MessageFlags: OptionSet {
 }
 
 /// The fixed part at the start of every message, 88 bytes, little endian. See the README.
+///
+/// Several messages may travel together, each from a multiple of eight bytes on.
 struct WireHeader {
     static let size = 88
     static let magic: UInt16 = 0xd7a7
-    static let version: UInt8 = 1
+    static let version: UInt8 = 2
     /// Stands for "none" or "any" as a rank or tag.
     static let anyRank: UInt32 = .max
 
@@ -89,7 +91,8 @@ struct WireHeader {
 
     init() {}
 
-    /// Reads the header of `message`; nil when there is none, or the lengths do not match.
+    /// Reads the header at the start of `message`; nil when there is none, or the message is longer
+    /// than that.
     init?(decoding message: UnsafeRawBufferPointer) {
         guard message.count >= WireHeader.size, let start = message.baseAddress else { return nil }
         func load<Value: FixedWidthInteger & BitwiseCopyable>(_ offset: Int) -> Value {
@@ -117,9 +120,14 @@ struct WireHeader {
         deadline = load(64)
         trace = load(72)
         bodyChecksum = load(80)
-        let length = WireHeader.size + Int(bodyLength) + Int(payloadLength)
-        guard length == message.count else { return nil }
+        guard messageLength <= message.count else { return nil }
     }
+
+    /// The bytes of the whole message.
+    var messageLength: Int { WireHeader.size + Int(bodyLength) + Int(payloadLength) }
+
+    /// Where the next message may begin.
+    static func aligned(_ length: Int) -> Int { (length + 7) & ~7 }
 }
 
 /// A server's name for a caller: which entry of its session table, and which use of that entry.

@@ -117,7 +117,7 @@ final class LocalWork {
     private let buffer: RegisteredBuffer?
     /// What is to be read from the client's memory: from where, and to where in the buffer.
     private let pulls: [(offset: Int, range: Range<Int>)]
-    private var promises: [(pool: UniqueID, bytes: UInt64)]
+    @safe @exclusivity(unchecked) private var promises: [(pool: UniqueID, bytes: UInt64)]
 
     /// Throws when anything about the request is wrong, or a pool is full.
     init(

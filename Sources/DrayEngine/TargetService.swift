@@ -13,15 +13,15 @@ final class TargetService {
     let clock: HybridLogicalClock
     let xstream: XStream
     let vos: VOS
-    private(set) var context: Context?
-    private(set) var transactions: TransactionService!
-    var layouts = LayoutCache()
+    @safe @exclusivity(unchecked) private(set) var context: Context?
+    @safe @exclusivity(unchecked) private(set) var transactions: TransactionService!
+    @safe @exclusivity(unchecked) var layouts = LayoutCache()
 
     /// What the target knows of pools and containers, as the system xstream gave it last.
-    private var pools: [UniqueID: PoolRecord] = [:]
-    private var containers: [UniqueID: ContainerRecord] = [:]
+    @safe @exclusivity(unchecked) private var pools: [UniqueID: PoolRecord] = [:]
+    @safe @exclusivity(unchecked) private var containers: [UniqueID: ContainerRecord] = [:]
     /// Bytes of updates under way, which a pool's usage does not count yet.
-    var promised: [UniqueID: UInt64] = [:]
+    @safe @exclusivity(unchecked) var promised: [UniqueID: UInt64] = [:]
 
     init(
         index: Int, _ configuration: EngineConfiguration, world: World,

@@ -298,11 +298,11 @@ final class TransactionRun {
     let members: TransactionMembers
     /// Of the client: wall clock, nanoseconds since 1970.
     let deadline: UInt64
-    private(set) var machine: LeaderMachine
+    @safe @exclusivity(unchecked) private(set) var machine: LeaderMachine
     /// What to tell the client when it is aborted.
-    private(set) var failure: RPCError?
-    private var waiter: SuspendedTask?
-    private var isOver = false
+    @safe @exclusivity(unchecked) private(set) var failure: RPCError?
+    @safe @exclusivity(unchecked) private var waiter: SuspendedTask?
+    @safe @exclusivity(unchecked) private var isOver = false
 
     init(_ dtx: DTX, members: TransactionMembers, deadline: UInt64) {
         self.dtx = dtx

@@ -15,10 +15,10 @@ final class TransactionService {
     let vos: VOS
     let xstream: XStream
     let log: Logger
-    var entropy: Entropy
+    @safe @exclusivity(unchecked) var entropy: Entropy
 
     /// Transactions that this target leads right now, and whose clients wait.
-    var leading: Set<UniqueID> = []
+    @safe @exclusivity(unchecked) var leading: Set<UniqueID> = []
     /// A transaction that is committed, and that some members do not know of yet.
     struct Commit {
         var machine: LeaderMachine
@@ -27,21 +27,21 @@ final class TransactionService {
         var urgent: MemberSet = []
     }
 
-    var committed: [UniqueID: Commit] = [:]
+    @safe @exclusivity(unchecked) var committed: [UniqueID: Commit] = [:]
     /// What each member is to be told, in order.
-    var news: [TargetAddress: Deque<UniqueID>] = [:]
+    @safe @exclusivity(unchecked) var news: [TargetAddress: Deque<UniqueID>] = [:]
     /// Members that are being told.
-    var telling: Set<TargetAddress> = []
-    var isTellingScheduled = false
+    @safe @exclusivity(unchecked) var telling: Set<TargetAddress> = []
+    @safe @exclusivity(unchecked) var isTellingScheduled = false
     /// What each member is to be asked to prepare, gathered for a moment.
-    var outgoing: [TargetAddress: [OutgoingPrepare]] = [:]
+    @safe @exclusivity(unchecked) var outgoing: [TargetAddress: [OutgoingPrepare]] = [:]
     /// Members' transactions whose prepare is under way, and that were aborted meanwhile.
-    var doomed: Set<UniqueID> = []
+    @safe @exclusivity(unchecked) var doomed: Set<UniqueID> = []
     /// Transactions whose outcome is being looked for.
-    var resolving: Set<UniqueID> = []
+    @safe @exclusivity(unchecked) var resolving: Set<UniqueID> = []
     /// What was prepared for others, oldest first, and when.
-    var waiting = Deque<(since: Instant, id: UniqueID)>()
-    var isStopped = false
+    @safe @exclusivity(unchecked) var waiting = Deque<(since: Instant, id: UniqueID)>()
+    @safe @exclusivity(unchecked) var isStopped = false
 
     /// How long a member may take to prepare.
     static let prepareTimeout: Duration = .seconds(2)
@@ -312,9 +312,11 @@ final class TransactionService {
         case .replyFailed, .commit, .abort, .refuse, .acknowledge, .report, .protest, nil:
             throw aborted
         }
-        guard request.members.targets.dropFirst().contains(own),
-            request.epoch > vos.transactionHorizon
-        else { throw .service(.invalidArgument, "this target has no part in the transaction") }
+        guard request.members.targets.dropFirst().contains(own) else {
+            throw .service(.invalidArgument, "this target has no part in the transaction")
+        }
+        // It came so late that nobody here would remember if it had been refused.
+        guard request.epoch > vos.transactionHorizon else { throw aborted }
         for part in request.parts {
             let group = try target.members(of: part.part)
             guard group.contains(own), part.leads == (group.first == own) else {

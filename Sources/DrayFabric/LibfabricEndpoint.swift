@@ -10,10 +10,10 @@ internal import DrayRuntime
     // `isClosed` keeps it from being used afterwards. `scratch` is freed in `deinit`.
     private let handle: UnsafeMutablePointer<dray_fabric_endpoint>
     private let scratch: UnsafeMutablePointer<dray_fabric_completion>
-    private var isClosed = false
-    private var keys: Entropy
+    @safe @exclusivity(unchecked) private var isClosed = false
+    @safe @exclusivity(unchecked) private var keys: Entropy
     private let format: UInt32
-    private var probes = ListenerProbes()
+    @safe @exclusivity(unchecked) private var probes = ListenerProbes()
 
     init(
         providerName: String, libfabricProvider: String, listen: ListenAddress, text: String,

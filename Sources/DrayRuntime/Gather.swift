@@ -2,9 +2,9 @@
 ///
 /// Confined to its xstream.
 @safe public final class Gather<Value> {
-    private var values: [Value?]
-    private var missing: Int
-    private var waiter: SuspendedTask?
+    @safe @exclusivity(unchecked) private var values: [Value?]
+    @safe @exclusivity(unchecked) private var missing: Int
+    @safe @exclusivity(unchecked) private var waiter: SuspendedTask?
 
     public init(count: Int) {
         values = Array(repeating: nil, count: count)

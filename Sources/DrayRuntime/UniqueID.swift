@@ -50,6 +50,16 @@ public struct UniqueID: Hashable, Comparable, Sendable, CustomStringConvertible 
         return String(decoding: text, as: UTF8.self)
     }
 
+    /// Several tables are asked about each transaction: see `FastHash`.
+    public func _rawHashValue(seed: Int) -> Int {
+        FastHash.hash(high, low, seed: seed)
+    }
+
+    public func hash(into hasher: inout Hasher) {
+        hasher.combine(high)
+        hasher.combine(low)
+    }
+
     public static func < (left: UniqueID, right: UniqueID) -> Bool {
         (left.high, left.low) < (right.high, right.low)
     }

@@ -30,21 +30,21 @@ public final class XStream: TaskExecutor, @unchecked Sendable {
     let stopping = Atomic<Bool>(false)
     let mailbox = Mailbox()
 
-    var mail: [Mailbox.Mail] = []
-    var ready = Deque<ReadyJob>()
-    var workers = WorkerPool()
+    @safe @exclusivity(unchecked) var mail: [Mailbox.Mail] = []
+    @safe @exclusivity(unchecked) var ready = Deque<ReadyJob>()
+    @safe @exclusivity(unchecked) var workers = WorkerPool()
     /// Tasks that yielded: they go on after the sources were polled.
-    var yielded: [SuspendedTask] = []
-    var resuming: [SuspendedTask] = []
-    var sources: [any PollSource] = []
-    var timers = TimerQueue()
-    var idle = IdlePolicy()
-    var descriptors = PollDescriptors()
+    @safe @exclusivity(unchecked) var yielded: [SuspendedTask] = []
+    @safe @exclusivity(unchecked) var resuming: [SuspendedTask] = []
+    @safe @exclusivity(unchecked) var sources: [any PollSource] = []
+    @safe @exclusivity(unchecked) var timers = TimerQueue()
+    @safe @exclusivity(unchecked) var idle = IdlePolicy()
+    @safe @exclusivity(unchecked) var descriptors = PollDescriptors()
     let wakeDescriptor: Int32
-    private(set) var serial: XStreamSerialExecutor!
+    @safe @exclusivity(unchecked) private(set) var serial: XStreamSerialExecutor!
 
     /// What the scheduler of a simulation knows about this xstream.
-    var turns = SimulatedTurns()
+    @safe @exclusivity(unchecked) var turns = SimulatedTurns()
 
     /// Starts a thread that runs until `stop()`.
     init(name: String) {

@@ -4,7 +4,7 @@ internal import DrayRuntime
 /// Aligned buffers for what cannot go between the caller's memory and the device directly.
 final class BufferPool {
     /// Free buffers by size: 4 KiB shifted left by the index.
-    private var free: [[IOBuffer]] = Array(repeating: [], count: 10)
+    @safe @exclusivity(unchecked) private var free: [[IOBuffer]] = Array(repeating: [], count: 10)
     /// The most buffers of one size that are kept.
     private static let keptMax = 16
 

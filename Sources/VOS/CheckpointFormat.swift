@@ -116,13 +116,15 @@ enum CheckpointChunk {
         to bytes: inout [UInt8]
     ) {
         KeyCompression.put(key, after: previous, to: &bytes)
-        bytes.append(record.kind.rawValue)
-        bytes.append(record.hasBlocks ? RecordCoding.flagBlocks : 0)
-        bytes.put(UInt32(record.dkeyEnd))
-        bytes.put(UInt32(record.akeyEnd))
-        bytes.put(record.epoch)
-        bytes.put(record.stamp)
-        RecordCoding.put(record, to: &bytes)
+        bytes += .written(capacity: 26 + RecordCoding.length(of: record)) { writer in
+            writer.put(record.kind.rawValue)
+            writer.put(record.hasBlocks ? RecordCoding.flagBlocks : 0)
+            writer.put(UInt32(record.dkeyEnd))
+            writer.put(UInt32(record.akeyEnd))
+            writer.put(record.epoch)
+            writer.put(record.stamp)
+            RecordCoding.put(record, to: &writer)
+        }
     }
 
     static func entry(

@@ -28,16 +28,16 @@ public final class DTX {
     /// Whether this target decides: it remembers the outcome until the others have it.
     public let isLeader: Bool
     /// The version that its changes belong to.
-    public internal(set) var epoch: UInt64 = 0
-    public internal(set) var phase = Phase.begun
+    @safe @exclusivity(unchecked) public internal(set) var epoch: UInt64 = 0
+    @safe @exclusivity(unchecked) public internal(set) var phase = Phase.begun
 
-    var locks: [KeyLocks.Request] = []
+    @safe @exclusivity(unchecked) var locks: [KeyLocks.Request] = []
     /// Its changes, placed.
-    var operations: [PreparedOperation] = []
+    @safe @exclusivity(unchecked) var operations: [PreparedOperation] = []
     /// The log record that holds it; 0 before there is one.
-    var sequence: UInt64 = 0
+    @safe @exclusivity(unchecked) var sequence: UInt64 = 0
     /// That record's bytes, for the next checkpoint.
-    var record: [UInt8] = []
+    @safe @exclusivity(unchecked) var record: [UInt8] = []
 
     init(id: UniqueID, members: [UInt8], isLeader: Bool) {
         self.id = id

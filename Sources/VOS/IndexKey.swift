@@ -54,15 +54,14 @@ enum IndexKey {
 
     /// The prefix of everything of an object.
     static func object(
-        _ pool: UniqueID, _ container: UniqueID, _ object: ObjectID, reserving: Int = 0
+        _ pool: UniqueID, _ container: UniqueID, _ object: ObjectID
     ) -> Bytes {
-        var key = Bytes()
-        key.reserveCapacity(objectLength + reserving)
-        key.append(id: pool)
-        key.append(id: container)
-        key.append(word: object.high)
-        key.append(word: object.low)
-        return key
+        Bytes.written(capacity: objectLength) { writer in
+            writer.put(id: pool)
+            writer.put(id: container)
+            writer.put(word: object.high)
+            writer.put(word: object.low)
+        }
     }
 
     /// Appends a child's tag and its escaped name: the prefix of everything below it.
@@ -71,12 +70,31 @@ enum IndexKey {
         appendEscaped(name, to: &key)
     }
 
-    /// Appends a string so that it ends, and sorts, by itself.
-    static func appendEscaped(_ name: [UInt8], to key: inout Bytes) {
-        let clean = unsafe name.withUnsafeBytes { bytes in
+    /// Whether a name is its own escaped form.
+    private static func isClean(_ name: [UInt8]) -> Bool {
+        unsafe name.withUnsafeBytes { bytes in
             unsafe bytes.isEmpty || memchr(bytes.baseAddress!, 0, bytes.count) == nil
         }
-        if clean {
+    }
+
+    /// Writes a child's tag and its escaped name, for which there is room for twice its length.
+    static func putName(_ name: [UInt8], to writer: inout ByteWriter) {
+        writer.put(childTag)
+        if isClean(name) {
+            writer.put(bytes: name)
+        } else {
+            for byte in name {
+                writer.put(byte)
+                if byte == 0 { writer.put(255 as UInt8) }
+            }
+        }
+        writer.put(0 as UInt8)
+        writer.put(1 as UInt8)
+    }
+
+    /// Appends a string so that it ends, and sorts, by itself.
+    static func appendEscaped(_ name: [UInt8], to key: inout Bytes) {
+        if isClean(name) {
             key.append(contentsOf: name)
         } else {
             for byte in name {

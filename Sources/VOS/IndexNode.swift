@@ -5,11 +5,11 @@ final class IndexNode {
     /// Neighbours that have no more than this together become one.
     static let mergeMax = 48
 
-    var keys: ContiguousArray<IndexKey.Bytes>
+    @safe @exclusivity(unchecked) var keys: ContiguousArray<IndexKey.Bytes>
     /// Of a leaf.
-    var records: ContiguousArray<IndexRecord>
+    @safe @exclusivity(unchecked) var records: ContiguousArray<IndexRecord>
     /// Of an inner node; as many as keys. The first key is not looked at.
-    var children: ContiguousArray<IndexNode>
+    @safe @exclusivity(unchecked) var children: ContiguousArray<IndexNode>
 
     init(
         keys: ContiguousArray<IndexKey.Bytes> = [], records: ContiguousArray<IndexRecord> = [],
@@ -143,29 +143,6 @@ final class IndexNode {
             keys.remove(at: left + 1)
             return
         }
-    }
-
-    /// Visits keys from `start` on in ascending order until `body` returns false; returns whether
-    /// it never did. A nil start: from the beginning.
-    func forEach(
-        from start: IndexKey.Bytes?, _ body: (IndexKey.Bytes, IndexRecord) -> Bool
-    ) -> Bool {
-        if isLeaf {
-            var index = start.map { lowerBound($0) } ?? 0
-            while index < keys.count {
-                guard body(keys[index], records[index]) else { return false }
-                index += 1
-            }
-            return true
-        }
-        var index = start.map { childIndex($0) } ?? 0
-        guard children[index].forEach(from: start, body) else { return false }
-        index += 1
-        while index < children.count {
-            guard children[index].forEach(from: nil, body) else { return false }
-            index += 1
-        }
-        return true
     }
 
     /// Visits keys below `end` in descending order until `body` returns false.

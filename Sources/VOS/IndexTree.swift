@@ -65,10 +65,43 @@ struct IndexTree {
     }
 
     /// Visits entries from `start` on (nil: all), in ascending order, until `body` returns false.
+    ///
+    /// Inlined, and so is `body`: what it does not keep is then not retained either, which would
+    /// cost more than everything else, as each entry is another place in memory.
+    @inline(__always)
     func forEach(
         from start: IndexKey.Bytes? = nil, _ body: (IndexKey.Bytes, IndexRecord) -> Bool
     ) {
-        _ = root.forEach(from: start, body)
+        var start = start
+        while true {
+            let leaf = leaf(of: start)
+            var index = start.map { leaf.lowerBound($0) } ?? 0
+            while index < leaf.keys.count {
+                guard body(leaf.keys[index], leaf.records[index]) else { return }
+                index += 1
+            }
+            guard let last = leaf.keys.last, let next = separator(after: last) else { return }
+            start = next
+        }
+    }
+
+    /// The leaf that holds `key`, or would; the first one for nil.
+    private func leaf(of key: IndexKey.Bytes?) -> IndexNode {
+        var node = root
+        while !node.isLeaf { node = node.children[key.map { node.childIndex($0) } ?? 0] }
+        return node
+    }
+
+    /// What the keys of the leaf after that of `key` are not below; nil when it is the last one.
+    private func separator(after key: IndexKey.Bytes) -> IndexKey.Bytes? {
+        var separator: IndexKey.Bytes?
+        var node = root
+        while !node.isLeaf {
+            let index = node.childIndex(key)
+            if index + 1 < node.keys.count { separator = node.keys[index + 1] }
+            node = node.children[index]
+        }
+        return separator
     }
 
     /// Visits entries below `end` (nil: all), in descending order, until `body` returns false.

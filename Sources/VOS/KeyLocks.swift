@@ -97,15 +97,22 @@ final class KeyLocks {
         }
     }
 
+    /// A key of the table.
+    private struct Hash: Hashable {
+        let key: UInt64
+
+        func _rawHashValue(seed: Int) -> Int { FastHash.hash(key, 0, seed: seed) }
+    }
+
     private let xstream: XStream
     /// What is held or waited for. Never iterated: its order differs from process to process.
-    private var stripes: [UInt64: Stripe] = [:]
+    @safe @exclusivity(unchecked) private var stripes: [Hash: Stripe] = [:]
 
     /// Called with the key whenever somebody has to wait for it.
-    var onWait: ((UInt64) -> Void)?
+    @safe @exclusivity(unchecked) var onWait: ((UInt64) -> Void)?
 
     /// How many locks are held, each holder counted.
-    private(set) var heldCount = 0
+    @safe @exclusivity(unchecked) private(set) var heldCount = 0
 
     init(xstream: XStream) {
         self.xstream = xstream
@@ -123,6 +130,7 @@ final class KeyLocks {
 
     /// In ascending order, each key once.
     static func ordered(_ requests: [Request]) -> [Request] {
+        if zip(requests, requests.dropFirst()).allSatisfy({ $0.key < $1.key }) { return requests }
         var result: [Request] = []
         result.reserveCapacity(requests.count)
         for request in requests.sorted(by: { $0.key < $1.key }) {
@@ -152,7 +160,7 @@ final class KeyLocks {
     /// Takes all of `requests`, which are ordered, if that is possible without waiting.
     func tryAcquire(_ requests: [Request]) -> Bool {
         for request in requests {
-            guard let stripe = stripes[request.key] else { continue }
+            guard let stripe = stripes[Hash(key: request.key)] else { continue }
             guard stripe.waiters.isEmpty, stripe.grants(.hold(request.mode)) else { return false }
         }
         for request in requests { grant(request.mode, at: request.key) }
@@ -180,7 +188,7 @@ final class KeyLocks {
 
     @inline(__always)
     private func wait(for wish: Wish, at key: UInt64, until deadline: Instant?) async -> Bool {
-        guard let stripe = stripes[key] else {
+        guard let stripe = stripes[Hash(key: key)] else {
             if case .hold(let mode) = wish { grant(mode, at: key) }
             return true
         }
@@ -197,7 +205,7 @@ final class KeyLocks {
         let waiter = Waiter(wish)
         if let deadline {
             waiter.timer = xstream.schedule(at: deadline) { [self] in
-                stripes[key]?.waiters.removeAll { $0 === waiter }
+                stripes[Hash(key: key)]?.waiters.removeAll { $0 === waiter }
                 waiter.timer = nil
                 waiter.resume(false)
                 // Those behind it may have waited for it alone.
@@ -206,33 +214,33 @@ final class KeyLocks {
         }
         return unsafe await withUnsafeContinuation { continuation in
             unsafe waiter.continuation = continuation
-            stripes[key, default: Stripe()].waiters.append(waiter)
+            stripes[Hash(key: key), default: Stripe()].waiters.append(waiter)
         }
     }
 
     private func grant(_ mode: Mode, at key: UInt64) {
-        stripes[key, default: Stripe()].count(mode, by: 1)
+        stripes[Hash(key: key), default: Stripe()].count(mode, by: 1)
         heldCount += 1
     }
 
     /// Gives all of `requests` back.
     func release(_ requests: some Sequence<Request>) {
         for request in requests {
-            guard var stripe = stripes[request.key] else {
+            guard var stripe = stripes[Hash(key: request.key)] else {
                 preconditionFailure("a lock that is not held is given back")
             }
             stripe.count(request.mode, by: -1)
             precondition(stripe.writers >= 0 && stripe.alone >= 0)
             precondition(stripe.readers >= 0 && stripe.readersBelow >= 0)
             heldCount -= 1
-            stripes[request.key] = stripe.isFree ? nil : stripe
+            stripes[Hash(key: request.key)] = stripe.isFree ? nil : stripe
             if !stripe.waiters.isEmpty { admit(request.key) }
         }
     }
 
     /// Hands the key to those at the front who can have it.
     private func admit(_ key: UInt64) {
-        guard var stripe = stripes[key] else { return }
+        guard var stripe = stripes[Hash(key: key)] else { return }
         var admitted: [Waiter] = []
         while let waiter = stripe.waiters.first, stripe.grants(waiter.wish) {
             stripe.waiters.removeFirst()
@@ -242,7 +250,7 @@ final class KeyLocks {
             }
             admitted.append(waiter)
         }
-        stripes[key] = stripe.isFree ? nil : stripe
+        stripes[Hash(key: key)] = stripe.isFree ? nil : stripe
         for waiter in admitted { waiter.resume(true) }
     }
 }

@@ -55,24 +55,40 @@ enum LogRecord {
 
     /// The record of an update. `prepared` are its operations in order, with their values placed.
     static func encode(_ update: Update, prepared: [PreparedOperation]) -> [UInt8] {
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(160 + 96 * prepared.count)
-        bytes.append(RecordType.update.rawValue)
-        bytes.append(version)
-        bytes.put(update.epoch)
-        bytes.append(id: update.transaction)
-        put(update, prepared, to: &bytes)
-        return bytes
+        .written(capacity: headLength + length(of: update, prepared)) { writer in
+            writer.put(RecordType.update.rawValue)
+            writer.put(version)
+            writer.put(update.epoch)
+            writer.put(id: update.transaction)
+            put(update, prepared, to: &writer)
+        }
+    }
+
+    /// Of an update, what stands before the changes.
+    private static let headLength = 26
+
+    /// The most bytes that the changes of one object take.
+    private static func length(
+        of update: Update, _ prepared: some Collection<PreparedOperation>
+    ) -> Int {
+        var length = IndexKey.objectLength + 2
+        for (operation, prepared) in zip(update.operations, prepared) {
+            let (dkey, akey) = operation.body.names
+            length += 10 + (dkey?.count ?? 0) + (akey?.count ?? 0)
+            length += RecordCoding.length(of: prepared.record)
+        }
+        return length
     }
 
     /// The changes of one object.
     private static func put(
-        _ update: Update, _ prepared: some Collection<PreparedOperation>, to bytes: inout [UInt8]
+        _ update: Update, _ prepared: some Collection<PreparedOperation>,
+        to bytes: inout ByteWriter
     ) {
-        bytes.append(id: update.pool)
-        bytes.append(id: update.container)
-        bytes.append(word: update.object.high)
-        bytes.append(word: update.object.low)
+        bytes.put(id: update.pool)
+        bytes.put(id: update.container)
+        bytes.put(word: update.object.high)
+        bytes.put(word: update.object.low)
         bytes.put(UInt16(prepared.count))
         var previous: [UInt8]?
         for (operation, prepared) in zip(update.operations, prepared) {
@@ -83,13 +99,13 @@ enum LogRecord {
     /// One change. `previous` is the distribution key of the one before.
     private static func put(
         _ record: IndexRecord, _ names: (dkey: [UInt8]?, akey: [UInt8]?),
-        after previous: inout [UInt8]?, to bytes: inout [UInt8]
+        after previous: inout [UInt8]?, to bytes: inout ByteWriter
     ) {
-        bytes.append(record.kind.rawValue)
+        bytes.put(record.kind.rawValue)
         var flags = record.hasBlocks ? RecordCoding.flagBlocks : 0
         let same = names.dkey != nil && names.dkey == previous
         if same { flags |= RecordCoding.flagSameDkey }
-        bytes.append(flags)
+        bytes.put(flags)
         if let dkey = names.dkey, !same { bytes.put(string: dkey) }
         if let akey = names.akey { bytes.put(string: akey) }
         RecordCoding.put(record, to: &bytes)
@@ -101,20 +117,27 @@ enum LogRecord {
     static func encode(
         _ dtx: DTX, _ updates: [Update], prepared: [PreparedOperation]
     ) -> [UInt8] {
-        var bytes = head(of: dtx, operationCount: prepared.count)
-        bytes.put(UInt16(updates.count))
+        var length = headLength(of: dtx)
         var next = 0
         for update in updates {
             let end = next + update.operations.count
-            put(update, prepared[next..<end], to: &bytes)
+            length += LogRecord.length(of: update, prepared[next..<end])
             next = end
         }
-        return bytes
+        return .written(capacity: length) { writer in
+            putHead(of: dtx, partCount: updates.count, to: &writer)
+            var next = 0
+            for update in updates {
+                let end = next + update.operations.count
+                put(update, prepared[next..<end], to: &writer)
+                next = end
+            }
+        }
     }
 
     /// The record of a part of a transaction of which changes were taken out.
     static func encode(_ dtx: DTX) -> [UInt8] {
-        var bytes = head(of: dtx, operationCount: dtx.operations.count)
+        var length = headLength(of: dtx)
         var parts: [Range<Int>] = []
         for (index, operation) in dtx.operations.enumerated() {
             if let last = parts.last, last.count < VOSLimits.operationsMax,
@@ -126,35 +149,43 @@ enum LogRecord {
             } else {
                 parts.append(index..<index + 1)
             }
+            // The names are no longer than in the key.
+            length += IndexKey.objectLength + 12 + operation.key.count
+            length += RecordCoding.length(of: operation.record)
         }
-        bytes.put(UInt16(parts.count))
-        for part in parts {
-            bytes += dtx.operations[part.lowerBound].key[0..<IndexKey.objectLength]
-            bytes.put(UInt16(part.count))
-            var previous: [UInt8]?
-            for operation in dtx.operations[part] {
-                put(operation.record, operation.names, after: &previous, to: &bytes)
+        return .written(capacity: length) { writer in
+            putHead(of: dtx, partCount: parts.count, to: &writer)
+            for part in parts {
+                let key = dtx.operations[part.lowerBound].key
+                writer.put(bytes: key, 0..<IndexKey.objectLength)
+                writer.put(UInt16(part.count))
+                var previous: [UInt8]?
+                for operation in dtx.operations[part] {
+                    put(operation.record, operation.names, after: &previous, to: &writer)
+                }
             }
         }
-        return bytes
+    }
+
+    /// How much `putHead` writes.
+    private static func headLength(of dtx: DTX) -> Int {
+        35 + dtx.members.count + 9 * dtx.locks.count
     }
 
     /// What stands before the changes.
-    private static func head(of dtx: DTX, operationCount: Int) -> [UInt8] {
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(256 + 96 * operationCount)
-        bytes.append(RecordType.prepared.rawValue)
-        bytes.append(version)
-        bytes.append(id: dtx.id)
-        bytes.put(dtx.epoch)
-        bytes.append(dtx.isLeader ? 1 : 0)
-        bytes.put(string: dtx.members)
-        bytes.put(UInt16(dtx.locks.count))
+    private static func putHead(of dtx: DTX, partCount: Int, to writer: inout ByteWriter) {
+        writer.put(RecordType.prepared.rawValue)
+        writer.put(version)
+        writer.put(id: dtx.id)
+        writer.put(dtx.epoch)
+        writer.put((dtx.isLeader ? 1 : 0) as UInt8)
+        writer.put(string: dtx.members)
+        writer.put(UInt16(dtx.locks.count))
         for lock in dtx.locks {
-            bytes.put(lock.key)
-            bytes.append(lock.mode.rawValue)
+            writer.put(lock.key)
+            writer.put(lock.mode.rawValue)
         }
-        return bytes
+        writer.put(UInt16(partCount))
     }
 
     static func encodeOutcomes(_ outcomes: [DTXOutcome]) -> [UInt8] {
@@ -339,21 +370,29 @@ enum KeyCompression {
 /// The encoded names of an operation, and where each ends.
 struct NamePath {
     var bytes: IndexKey.Bytes
-    private(set) var dkeyEnd = 0
-    private(set) var akeyEnd = 0
+    let dkeyEnd: Int
+    let akeyEnd: Int
 
     /// `object` is the prefix of an object.
     init(object: IndexKey.Bytes, dkey: [UInt8]?, akey: [UInt8]?) {
-        bytes = []
-        bytes.reserveCapacity(object.count + (dkey?.count ?? 0) + (akey?.count ?? 0) + 40)
-        bytes.append(contentsOf: object)
-        guard let dkey else { return }
-        IndexKey.appendName(dkey, to: &bytes)
-        dkeyEnd = bytes.count
-        guard let akey else { return }
-        IndexKey.appendName(akey, to: &bytes)
-        akeyEnd = bytes.count
+        var dkeyEnd = 0
+        var akeyEnd = 0
+        let names = (dkey?.count ?? 0) + (akey?.count ?? 0)
+        bytes = .written(capacity: object.count + 2 * names + 6, spare: NamePath.room) { writer in
+            writer.put(bytes: object)
+            guard let dkey else { return }
+            IndexKey.putName(dkey, to: &writer)
+            dkeyEnd = writer.count
+            guard let akey else { return }
+            IndexKey.putName(akey, to: &writer)
+            akeyEnd = writer.count
+        }
+        self.dkeyEnd = dkeyEnd
+        self.akeyEnd = akeyEnd
     }
+
+    /// For what `key` and the stamp of an extent add.
+    private static let room = 25
 
     /// The key of `record`, whose names these are; for an extent without the stamp.
     consuming func key(for record: IndexRecord) -> IndexKey.Bytes {

@@ -8,7 +8,7 @@ enum RecordCoding {
 
     /// offset 8 (extents), byteCount 4, then the extents of blocks (count 2, each start 4 and
     /// count 4) or the bytes, then a checksum of 4 for each chunk.
-    static func put(_ record: IndexRecord, to bytes: inout [UInt8]) {
+    static func put(_ record: IndexRecord, to bytes: inout ByteWriter) {
         guard !record.kind.isPunch else { return }
         if record.kind == .extent { bytes.put(record.offset) }
         bytes.put(UInt32(record.byteCount))
@@ -21,9 +21,14 @@ enum RecordCoding {
                 bytes.put(extent.count)
             }
         } else {
-            bytes.append(contentsOf: record.inline)
+            bytes.put(bytes: record.inline)
         }
         for chunk in 0..<record.chunkCount { bytes.put(record.checksum(chunk)) }
+    }
+
+    /// The most bytes that `put` writes.
+    static func length(of record: IndexRecord) -> Int {
+        14 + 8 * (1 + record.moreBlocks.count) + record.inline.count + 4 * record.chunkCount
     }
 
     static func record(

@@ -92,7 +92,7 @@ extension VOS {
             return true
         }
         var records: [IndexRecord] = []
-        forEachExtent(akey, in: record.offset..<record.end) { _, other in
+        forEachExtent(akey, prefix: akey.count, in: record.offset..<record.end) { _, other in
             if other.epoch <= bound { records.append(other) }
             return true
         }

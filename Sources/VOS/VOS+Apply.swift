@@ -118,8 +118,8 @@ extension VOS {
                 shadows.append(Shadow(epoch: newer.record.epoch, key: key))
             }
         case .extent:
-            let akey = Array(key[0..<Int(record.akeyEnd)])
-            forEachExtent(akey, in: record.offset..<record.end) { otherKey, other in
+            let range = record.offset..<record.end
+            forEachExtent(key, prefix: Int(record.akeyEnd), in: range) { otherKey, other in
                 if other === record { return true }
                 // Of several older ones at an offset, the first that reaches as far hides the rest
                 // as well as this does, and that was noted.
@@ -141,11 +141,11 @@ extension VOS {
     /// How many entries that nobody wants are passed one by one before a search skips the rest.
     private static let passedMax = 3
 
-    /// Visits the extents below an attribute key's prefix that overlap `range` (not empty): by
-    /// class and offset, and at each offset the newest first. When `body` returns false, the older
-    /// ones at the same offset, of the same class, are skipped.
+    /// Visits the extents below an attribute key, the first `prefix` bytes of `key`, that overlap
+    /// `range` (not empty): by class and offset, and at each offset the newest first. When `body`
+    /// returns false, the older ones at the same offset, of the same class, are skipped.
     func forEachExtent(
-        _ akey: IndexKey.Bytes, in range: Range<UInt64>,
+        _ key: IndexKey.Bytes, prefix: Int, in range: Range<UInt64>,
         _ body: (IndexKey.Bytes, IndexRecord) -> Bool
     ) {
         var tag: UInt8? = IndexKey.extentTags.first
@@ -153,20 +153,21 @@ extension VOS {
         while let current = tag {
             let lengthMax = IndexKey.lengthMax(ofTag: current)
             let first = range.lowerBound >= lengthMax ? range.lowerBound - lengthMax + 1 : 0
-            var start = IndexKey.Bytes()
-            start.reserveCapacity(akey.count + 9)
-            start.append(contentsOf: akey)
-            start.append(current)
-            start.append(word: from ?? first)
+            let offset = from ?? first
+            let start = IndexKey.Bytes.written(capacity: prefix + 9) { writer in
+                writer.put(bytes: key, 0..<prefix)
+                writer.put(current)
+                writer.put(word: offset)
+            }
             // What ends a class often tells that the akey has no more: that saves a search.
             tag = nil
             from = nil
             var skipped: UInt64?
             var passed = 0
-            index.forEach(from: start) { key, record in
-                guard IndexKey.agree(key, akey, length: akey.count) else { return false }
-                guard key[akey.count] == current, record.offset < range.upperBound else {
-                    tag = max(current + 1, key[akey.count])
+            index.forEach(from: start) { other, record in
+                guard IndexKey.agree(other, key, length: prefix) else { return false }
+                guard other[prefix] == current, record.offset < range.upperBound else {
+                    tag = max(current + 1, other[prefix])
                     return false
                 }
                 if record.offset == skipped {
@@ -177,7 +178,7 @@ extension VOS {
                     tag = current
                     return false
                 }
-                if record.end > range.lowerBound, !body(key, record) {
+                if record.end > range.lowerBound, !body(other, record) {
                     skipped = record.offset
                     passed = 0
                 }

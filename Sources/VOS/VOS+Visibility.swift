@@ -85,7 +85,7 @@ extension VOS {
     ) -> [VisibleSegment] {
         let punch = punch(over: path, epoch: epoch)
         var records: [IndexRecord] = []
-        forEachExtent(path.bytes, in: range) { _, record in
+        forEachExtent(path.bytes, prefix: path.bytes.count, in: range) { _, record in
             guard record.epoch <= epoch, !(punch?.hides(record) ?? false) else { return true }
             records.append(record)
             // What is older at this offset is hidden by one that reaches to the end.

@@ -18,56 +18,56 @@ internal import Logging
     let options: VOSOptions
     let log: Logger
 
-    var index = IndexTree()
-    var transactions: TransactionTable
-    var usages = UsageTable()
+    @safe @exclusivity(unchecked) var index = IndexTree()
+    @safe @exclusivity(unchecked) var transactions: TransactionTable
+    @safe @exclusivity(unchecked) var usages = UsageTable()
     let locks: KeyLocks
-    var stamps = KeyStamps()
+    @safe @exclusivity(unchecked) var stamps = KeyStamps()
     let buffers = BufferPool()
 
     /// Transactions that are being applied.
-    var inProgress: Set<UniqueID> = []
+    @safe @exclusivity(unchecked) var inProgress: Set<UniqueID> = []
     /// Distributed transactions under way, or undecided.
-    var active: [UniqueID: DTX] = [:]
+    @safe @exclusivity(unchecked) var active: [UniqueID: DTX] = [:]
     /// Committed ones that others may not know of yet.
-    var completions: [UniqueID: Completion] = [:]
+    @safe @exclusivity(unchecked) var completions: [UniqueID: Completion] = [:]
     /// Decisions that go into the log with whatever goes there next.
-    var outcomes: [DTXOutcome] = []
+    @safe @exclusivity(unchecked) var outcomes: [DTXOutcome] = []
     /// Log records of decisions that are not durable yet.
-    var outcomesUnderWay = 0
+    @safe @exclusivity(unchecked) var outcomesUnderWay = 0
     /// Bytes of the records of what is prepared.
-    var preparedBytes = 0
-    var blockedHandler: ((DTX) -> Void)?
+    @safe @exclusivity(unchecked) var preparedBytes = 0
+    @safe @exclusivity(unchecked) var blockedHandler: ((DTX) -> Void)?
     /// Called with transactions whose commit has come to stable storage.
-    public var onCommitsDurable: (([UniqueID]) -> Void)?
+    @safe @exclusivity(unchecked) public var onCommitsDurable: (([UniqueID]) -> Void)?
     /// The epochs of updates under way: aggregation stays below them.
-    var epochsInFlight = ContiguousArray<UInt64>()
+    @safe @exclusivity(unchecked) var epochsInFlight = ContiguousArray<UInt64>()
     /// Versions that something newer hides, by the epoch of what hides them.
-    var shadows = Deque<Shadow>()
+    @safe @exclusivity(unchecked) var shadows = Deque<Shadow>()
     /// Versions that nobody can see from this epoch on may be gone. Updates must be above it.
-    public internal(set) var aggregatedEpoch: UInt64 = 0
+    @safe @exclusivity(unchecked) public internal(set) var aggregatedEpoch: UInt64 = 0
     /// How many punches the index holds of each object: none is common, and saves looking.
-    var punches = PunchCounts()
+    @safe @exclusivity(unchecked) var punches = PunchCounts()
     /// The last record that was applied.
-    var lastSequence: UInt64 = 0
+    @safe @exclusivity(unchecked) var lastSequence: UInt64 = 0
     /// About how long the index is in a checkpoint, in bytes.
-    var indexBytes = 0
+    @safe @exclusivity(unchecked) var indexBytes = 0
     /// The blocks of the values in the index, and of removed ones that readers hold.
-    var valueBlocks: UInt64 = 0
+    @safe @exclusivity(unchecked) var valueBlocks: UInt64 = 0
     /// While opening: blocks are not freed, because none is marked used yet.
-    var isRecovering = true
+    @safe @exclusivity(unchecked) var isRecovering = true
 
     /// The blocks of the checkpoint in use: its directory and its chunks.
-    var checkpointExtents: [BlockExtent] = []
-    var checkpointBytes = 0
-    var checkpointSequence: UInt64 = 0
-    var checkpointWaiters: [CheckpointWaiter] = []
-    var isCheckpointing = false
+    @safe @exclusivity(unchecked) var checkpointExtents: [BlockExtent] = []
+    @safe @exclusivity(unchecked) var checkpointBytes = 0
+    @safe @exclusivity(unchecked) var checkpointSequence: UInt64 = 0
+    @safe @exclusivity(unchecked) var checkpointWaiters: [CheckpointWaiter] = []
+    @safe @exclusivity(unchecked) var isCheckpointing = false
 
     /// Operations under way, for `close`.
-    var operations = 0
-    var isClosed = false
-    var isAggregating = false
+    @safe @exclusivity(unchecked) var operations = 0
+    @safe @exclusivity(unchecked) var isClosed = false
+    @safe @exclusivity(unchecked) var isAggregating = false
     var closeWaiter: UnsafeContinuation<Void, Never>?
 
     init(store: BlockStore, world: World, on xstream: XStream, options: VOSOptions) {

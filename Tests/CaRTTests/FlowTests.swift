@@ -86,7 +86,9 @@ import Testing
             }
             var held: [DeferredReply<Blob>] = []
             server.registerDeferred(TestProtocol.wait) { _, reply in held.append(reply) }
-            let payload = IOBuffer(copying: pattern(100))
+            // So long that no two of them fit into one receive.
+            let bytes = pattern(12_000)
+            let payload = IOBuffer(copying: bytes)
             var ends: [RPCError?] = []
             for _ in 0..<40 {
                 rig.xstream.spawn {
@@ -101,9 +103,57 @@ import Testing
             try await rig.wait("refusals") { ends.count + held.count == 40 }
             #expect(held.count >= 8 && held.count <= 9)
             #expect(ends.allSatisfy { $0 == .overloaded })
-            #expect(held.allSatisfy { [UInt8]($0.request.payload) == pattern(100) })
+            #expect(held.allSatisfy { [UInt8]($0.request.payload) == bytes })
             for reply in held { reply.reply(Blob()) }
             try await rig.wait("answers") { ends.count == 40 }
+        }
+    }
+
+    /// Messages that were sent together lie in one receive, which serves until the last of them is
+    /// answered, in whatever order that happens; then it takes others.
+    @Test(arguments: FabricKind.allCases)
+    func messagesShareReceives(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let client = try rig.makeContext()
+            let server = try rig.makeContext { options in
+                options.credits = 0
+                options.receiveCount = 4
+                options.heldReceivesMax = 2
+            }
+            var held: [DeferredReply<Blob>] = []
+            server.registerDeferred(TestProtocol.wait) { _, reply in held.append(reply) }
+            let there = Destination.address(server.address)
+            server.register(TestProtocol.echo) { blob, _ in blob }
+            _ = try await client.call(TestProtocol.echo, Blob(), to: there)
+            let payloads = (0..<20).map { pattern(100 + $0) }
+            for round in 0..<5 {
+                var ended = 0
+                for bytes in payloads {
+                    rig.xstream.spawn {
+                        let payload = IOBuffer(copying: bytes)
+                        let end = await failure { () throws(RPCError) in
+                            try await client.call(
+                                TestProtocol.wait, Blob(), to: there,
+                                payload: UnsafeRawBufferPointer(payload.bytes))
+                        }
+                        #expect(end == nil)
+                        ended += 1
+                    }
+                }
+                try await rig.wait("requests") { held.count == payloads.count }
+                let lengths = held.map { $0.request.payload.count }
+                #expect(lengths == payloads.map(\.count))
+                // From the last to the first in one round, from both ends in the next.
+                while !held.isEmpty {
+                    let fromFront = round % 2 == 1 && held.count % 2 == 0
+                    let reply = fromFront ? held.removeFirst() : held.removeLast()
+                    #expect(
+                        [UInt8](reply.request.payload)
+                            == pattern(reply.request.payload.count))
+                    reply.reply(Blob())
+                }
+                try await rig.wait("answers") { ended == payloads.count }
+            }
         }
     }
 

@@ -150,7 +150,18 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
         _ random: inout Entropy
     ) -> [UInt8] {
         var header = valid
-        switch round % 8 {
+        switch round % 9 {
+        case 8:  // Several together, of which one cannot be read, or the last is cut off.
+            header.requestID = 8
+            let one = frame(header, Blob(number: 2, bytes: [4, 5]))
+            let gap = [UInt8](repeating: 0, count: WireHeader.aligned(one.count) - one.count)
+            var bytes = one + gap + one + gap + one
+            if random.below(2) == 0 {
+                bytes[Int(random.below(UInt64(bytes.count)))] ^= 1 << UInt8(random.below(8))
+            } else {
+                bytes.removeLast(Int(random.below(UInt64(one.count))) + 1)
+            }
+            return bytes
         case 0:  // Noise.
             return (0..<random.below(200) + 1).map { _ in UInt8(random.below(256)) }
         case 1:  // Cut off.

@@ -70,6 +70,7 @@ struct EngineCommand: ParsableCommand {
         var printConfig = false
 
         func run() throws {
+            AllocatorSettings.apply()
             let settings = try settings.resolve()
             if printConfig { return try Terminal.print(settings.yaml) }
             let configuration = try settings.configuration()
