@@ -96,7 +96,8 @@ extension ClientCore {
         _ request: ObjectInspectRequest, _ object: DrayObject, at member: TargetAddress
     ) async throws(DrayError) -> ObjectInspectReply {
         try await retrying(
-            "\(subject(object)), target \(member.rank).\(member.target)", engine: member.rank
+            "\(subject(object)), target \(member.rank).\(member.target)", engine: member.rank,
+            until: operationEnd(in: object.container)
         ) { (deadline) async throws(RPCError) -> ObjectInspectReply in
             try await context.call(
                 ObjectProtocol.inspect, request, to: .rank(member.rank, tag: member.tag),
@@ -119,9 +120,10 @@ extension ClientCore {
         request.after = after
         request.limit = UInt32(clamping: min(limit, ObjectLimits.pageMax))
         let (message, what) = (request, "container \(pool.label)/\(container.label)")
+        let end = operationEnd(in: container)
         let pages = try await gather(pool.map.targets) { (core, target) throws(DrayError) in
             try await core.retrying(
-                "\(what), target \(target.rank).\(target.target)", engine: target.rank
+                "\(what), target \(target.rank).\(target.target)", engine: target.rank, until: end
             ) { (deadline) async throws(RPCError) -> ObjectListReply in
                 try await core.context.call(
                     ObjectProtocol.listObjects, message, to: .rank(target.rank, tag: target.tag),
