@@ -139,27 +139,6 @@ extension ClientCore {
         return (Array(page.prefix(limit)), hasMore)
     }
 
-    /// Asks all targets at once. Throws the first error when all have ended.
-    private func gather<Value>(
-        _ targets: [TargetAddress],
-        _ body: @escaping (ClientCore, TargetAddress) async throws(DrayError) -> Value
-    ) async throws(DrayError) -> [Value] {
-        if targets.count == 1 { return [try await body(self, targets[0])] }
-        let gather = Gather<Result<Value, DrayError>>(count: targets.count)
-        for (index, target) in targets.enumerated() {
-            xstream.spawn {
-                do throws(DrayError) {
-                    gather.finish(index, with: .success(try await body(self, target)))
-                } catch {
-                    gather.finish(index, with: .failure(error))
-                }
-            }
-        }
-        var values: [Value] = []
-        for result in await gather.results() { values.append(try result.get()) }
-        return values
-    }
-
     /// Compares all replicas of all objects of a container, some objects at a time. `progress` gets
     /// what was done so far.
     func verify(
@@ -171,15 +150,9 @@ extension ClientCore {
             let page = try await listObjects(container, after: after, limit: ObjectLimits.pageMax)
             let run = VerificationRun(page.objects, total, progress)
             let lanes = min(Container.verifiedAtOnce, page.objects.count)
-            let gather = Gather<Void>(count: max(1, lanes))
-            if lanes == 0 { gather.finish(0, with: ()) }
-            for lane in 0..<lanes {
-                xstream.spawn {
-                    await self.work(run, container)
-                    gather.finish(lane, with: ())
-                }
+            _ = try await gather(Array(0..<lanes)) { (core, _) throws(DrayError) in
+                await core.work(run, container)
             }
-            _ = await gather.results()
             if let failure = run.failure { throw failure }
             total = run.report
             guard page.more, let last = page.objects.last else { return total }
