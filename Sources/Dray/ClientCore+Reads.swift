@@ -55,13 +55,12 @@ extension ClientCore {
             let isFinal =
                 members.count == 1 || leaderOnly
                 ? !ClientCore.mayRetry(failure) : corruption != nil
-            guard !isFinal, xstream.now < end.time, !Task.isCancelled else {
+            guard !isFinal, !Task.isCancelled, await pause(&backoff, until: end) else {
                 throw DrayError(
                     corruption ?? ClientCore.cause(failure, after: earlier), subject(object),
                     engine: engine)
             }
             earlier = failure
-            await xstream.sleep(for: backoff.next(using: &entropy))
         }
     }
 
