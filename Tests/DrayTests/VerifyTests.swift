@@ -106,11 +106,14 @@ import Testing
         }
     }
 
-    /// Changes go on while replicas are compared: none of them is taken for a difference.
-    @Test func changesMayGoOn() {
+    /// Changes go on while replicas are compared, with pauses or one right after the other: none of
+    /// them is taken for a difference, and none keeps the comparison waiting for long.
+    @Test(arguments: [.milliseconds(80), .zero] as [Duration])
+    func changesMayGoOn(pause: Duration) {
         ClusterRig.run { rig in
             let object = try await rig.makeObject()
             try await fill(object)
+            let limited = object.seen(in: rig.container.within(.milliseconds(100)))
             var isDone = false
             var count = 0
             try await rig.together([
@@ -118,13 +121,14 @@ import Testing
                     while !isDone {
                         count += 1
                         try await object.update([.put("a", "\(count)"), .put("b", "\(count)")])
-                        await rig.sleep(.milliseconds(80))
+                        try await object.put("\(count % 5)", "\(count)")
+                        await rig.sleep(pause)
                     }
                 },
                 {
                     defer { isDone = true }
-                    for _ in 0..<20 {
-                        let report = try await object.verify()
+                    for _ in 0..<10 {
+                        let report = try await limited.verify()
                         #expect(report.differences == [])
                     }
                 },
