@@ -145,14 +145,17 @@ let package = Package(
             ],
             swiftSettings: testSettings),
         .testTarget(
+            name: "DrayTests",
+            dependencies: [
+                "DrayRuntime", "DrayPlacement", "DrayProtocol", "Dray", "DraySimulator",
+            ],
+            swiftSettings: testSettings),
+        .testTarget(
             name: "DraySimulatorTests", dependencies: ["DrayRuntime", "DraySimulator"],
             swiftSettings: testSettings),
         .testTarget(
             name: "DrayFileSystemTests",
-            dependencies: [
-                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayProtocol", "DrayEngine", "Dray",
-                "DrayFileSystem",
-            ],
+            dependencies: ["DrayRuntime", "Dray", "DrayFileSystem", "DraySimulator"],
             swiftSettings: testSettings),
         .testTarget(
             name: "DrayCLITests",

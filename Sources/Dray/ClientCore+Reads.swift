@@ -55,13 +55,12 @@ extension ClientCore {
             let isFinal =
                 members.count == 1 || leaderOnly
                 ? !ClientCore.mayRetry(failure) : corruption != nil
-            guard !isFinal, xstream.now < end.time, !Task.isCancelled else {
+            guard !isFinal, !Task.isCancelled, await pause(&backoff, until: end) else {
                 throw DrayError(
                     corruption ?? ClientCore.cause(failure, after: earlier), subject(object),
                     engine: engine)
             }
             earlier = failure
-            await xstream.sleep(for: backoff.next(using: &entropy))
         }
     }
 
@@ -332,20 +331,9 @@ extension ClientCore {
             }
             return pages
         }
-        let gather = Gather<Result<ObjectEnumerateReply, DrayError>>(count: groups)
-        for group in 0..<groups {
-            xstream.spawn {
-                do throws(DrayError) {
-                    let reply = try await self.enumerate(request, group: group, object, nil)
-                    gather.finish(group, with: .success(reply))
-                } catch {
-                    gather.finish(group, with: .failure(error))
-                }
-            }
+        return try await gather(Array(0..<groups)) { (core, group) throws(DrayError) in
+            try await core.enumerate(request, group: group, object, nil)
         }
-        var pages: [ObjectEnumerateReply] = []
-        for result in await gather.results() { pages.append(try result.get()) }
-        return pages
     }
 
     private func enumerate(

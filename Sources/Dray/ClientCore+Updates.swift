@@ -179,7 +179,7 @@ extension ClientCore {
                 failure = error
             }
             let next = Retry(after: failure, isRestarted: isRestarted, wasUnknown: isUnknown)
-            guard next != .giveUp, xstream.now < end.time, !Task.isCancelled else {
+            guard next != .giveUp, !Task.isCancelled, await pause(&backoff, until: end) else {
                 if next == .asNew, Retry.isConflict(failure) {
                     throw conflictError(object)
                 }
@@ -187,7 +187,8 @@ extension ClientCore {
                     ClientCore.cause(failure, after: earlier), object, leader,
                     isUnknown: isUnknown || Retry.isUnknown(failure))
             }
-            earlier = failure
+            // After a conflict, an attempt that gets no answer is what it is.
+            earlier = Retry.isConflict(failure) ? nil : failure
             switch next {
             case .giveUp: break
             case .again: isUnknown = isUnknown || Retry.isUnknown(failure)
@@ -195,7 +196,6 @@ extension ClientCore {
                 request.transaction = newTransaction()
                 isUnknown = false
             }
-            await xstream.sleep(for: backoff.next(using: &entropy))
         }
     }
 

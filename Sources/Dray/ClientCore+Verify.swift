@@ -96,7 +96,8 @@ extension ClientCore {
         _ request: ObjectInspectRequest, _ object: DrayObject, at member: TargetAddress
     ) async throws(DrayError) -> ObjectInspectReply {
         try await retrying(
-            "\(subject(object)), target \(member.rank).\(member.target)", engine: member.rank
+            "\(subject(object)), target \(member.rank).\(member.target)", engine: member.rank,
+            until: operationEnd(in: object.container)
         ) { (deadline) async throws(RPCError) -> ObjectInspectReply in
             try await context.call(
                 ObjectProtocol.inspect, request, to: .rank(member.rank, tag: member.tag),
@@ -119,9 +120,10 @@ extension ClientCore {
         request.after = after
         request.limit = UInt32(clamping: min(limit, ObjectLimits.pageMax))
         let (message, what) = (request, "container \(pool.label)/\(container.label)")
+        let end = operationEnd(in: container)
         let pages = try await gather(pool.map.targets) { (core, target) throws(DrayError) in
             try await core.retrying(
-                "\(what), target \(target.rank).\(target.target)", engine: target.rank
+                "\(what), target \(target.rank).\(target.target)", engine: target.rank, until: end
             ) { (deadline) async throws(RPCError) -> ObjectListReply in
                 try await core.context.call(
                     ObjectProtocol.listObjects, message, to: .rank(target.rank, tag: target.tag),
@@ -137,27 +139,6 @@ extension ClientCore {
         return (Array(page.prefix(limit)), hasMore)
     }
 
-    /// Asks all targets at once. Throws the first error when all have ended.
-    private func gather<Value>(
-        _ targets: [TargetAddress],
-        _ body: @escaping (ClientCore, TargetAddress) async throws(DrayError) -> Value
-    ) async throws(DrayError) -> [Value] {
-        if targets.count == 1 { return [try await body(self, targets[0])] }
-        let gather = Gather<Result<Value, DrayError>>(count: targets.count)
-        for (index, target) in targets.enumerated() {
-            xstream.spawn {
-                do throws(DrayError) {
-                    gather.finish(index, with: .success(try await body(self, target)))
-                } catch {
-                    gather.finish(index, with: .failure(error))
-                }
-            }
-        }
-        var values: [Value] = []
-        for result in await gather.results() { values.append(try result.get()) }
-        return values
-    }
-
     /// Compares all replicas of all objects of a container, some objects at a time. `progress` gets
     /// what was done so far.
     func verify(
@@ -169,15 +150,9 @@ extension ClientCore {
             let page = try await listObjects(container, after: after, limit: ObjectLimits.pageMax)
             let run = VerificationRun(page.objects, total, progress)
             let lanes = min(Container.verifiedAtOnce, page.objects.count)
-            let gather = Gather<Void>(count: max(1, lanes))
-            if lanes == 0 { gather.finish(0, with: ()) }
-            for lane in 0..<lanes {
-                xstream.spawn {
-                    await self.work(run, container)
-                    gather.finish(lane, with: ())
-                }
+            _ = try await gather(Array(0..<lanes)) { (core, _) throws(DrayError) in
+                await core.work(run, container)
             }
-            _ = await gather.results()
             if let failure = run.failure { throw failure }
             total = run.report
             guard page.more, let last = page.objects.last else { return total }

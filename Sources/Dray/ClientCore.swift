@@ -128,14 +128,22 @@ final class ClientCore {
             do throws(RPCError) {
                 return try await body(end.deadline)
             } catch {
-                guard ClientCore.mayRetry(error), xstream.now < end.time, !Task.isCancelled else {
+                guard ClientCore.mayRetry(error), !Task.isCancelled,
+                    await pause(&backoff, until: end)
+                else {
                     throw DrayError(
                         ClientCore.cause(error, after: earlier), subject(), engine: engine)
                 }
                 earlier = error
-                await xstream.sleep(for: backoff.next(using: &entropy))
             }
         }
+    }
+
+    /// Waits before the next attempt. False when no time is left for one.
+    func pause(_ backoff: inout Backoff, until end: OperationEnd) async -> Bool {
+        let pause = backoff.next(using: &entropy)
+        await xstream.sleep(until: min(xstream.now + pause, end.time))
+        return xstream.now < end.time
     }
 
     static func mayRetry(_ error: RPCError) -> Bool {

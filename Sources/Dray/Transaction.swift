@@ -281,32 +281,23 @@ extension ClientCore {
     private func validate(
         _ request: ObjectUpdateRequest, _ object: DrayObject, until end: OperationEnd
     ) async throws(DrayError) {
-        let gather = Gather<Result<Void, DrayError>>(count: request.parts.count)
-        for (index, part) in request.parts.enumerated() {
+        let map = object.container.pool.record.map
+        _ = try await gather(request.parts) { (core, part) throws(DrayError) in
             var message = request
             message.parts = [part]
             let question = message
-            let map = object.container.pool.record.map
-            xstream.spawn {
-                do throws(DrayError) {
-                    guard
-                        let leader = self.layouts.layout(
-                            of: part.target.object, pool: part.target.pool, in: map
-                        )?.leader(ofGroup: Int(part.group))
-                    else { throw DrayError(.internalError, "a layout is not known any more") }
-                    try await self.retrying(self.subject(object), until: end) {
-                        (deadline) async throws(RPCError) in
-                        _ = try await self.context.call(
-                            ObjectProtocol.validate, question,
-                            to: .rank(leader.rank, tag: leader.tag), deadline: deadline)
-                    }
-                    gather.finish(index, with: .success(()))
-                } catch {
-                    gather.finish(index, with: .failure(error))
-                }
+            guard
+                let leader = core.layouts.layout(
+                    of: part.target.object, pool: part.target.pool, in: map
+                )?.leader(ofGroup: Int(part.group))
+            else { throw DrayError(.internalError, "a layout is not known any more") }
+            try await core.retrying(core.subject(object), until: end) {
+                (deadline) async throws(RPCError) in
+                _ = try await core.context.call(
+                    ObjectProtocol.validate, question,
+                    to: .rank(leader.rank, tag: leader.tag), deadline: deadline)
             }
         }
-        for result in await gather.results() { try result.get() }
     }
 
     /// The pause before a transaction begins again, after so many; nil when its time is over.

@@ -254,12 +254,13 @@ final class TargetService {
 
     // MARK: - Reads of transactions
 
-    /// How long a request may wait for what others hold: a while, and not beyond its deadline.
+    /// How long a request may wait for what others hold: a while, and no longer than that the
+    /// caller hears of it before its deadline.
     func patience(_ call: RequestContext) -> Instant {
         let wall = world.clock.wallNanoseconds
         let left = call.deadline > wall ? call.deadline - wall : 0
         let longest = TransactionService.patience.nanosecondsClamped
-        return xstream.now + .nanoseconds(Int64(min(left, longest)))
+        return xstream.now + .nanoseconds(Int64(min(left - left / 8, longest)))
     }
 
     /// Moves our clock beyond the snapshot of a transaction, so that no later update gets an epoch

@@ -19,7 +19,8 @@ public struct ObjectID: Hashable, Comparable, Sendable, CustomStringConvertible 
     /// Parses the text form. Nil for anything else.
     public init?(_ text: some StringProtocol) {
         let parts = text.split(separator: ".", omittingEmptySubsequences: false)
-        guard parts.count == 2, let high = UInt64(parts[0], radix: 16),
+        // A sign is no digit.
+        guard parts.count == 2, !text.contains("+"), let high = UInt64(parts[0], radix: 16),
             let low = UInt64(parts[1], radix: 16)
         else { return nil }
         self.init(high: high, low: low)

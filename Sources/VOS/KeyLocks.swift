@@ -34,15 +34,18 @@ final class KeyLocks {
     struct Request: Hashable {
         var key: UInt64
         var mode: Mode
+        /// Of what was adopted while readers waited for the key: how many had begun to wait, for
+        /// any key. 0: none of those who wait came before it.
+        var round: UInt64 = 0
     }
 
     /// What a waiter waits for.
     private enum Wish {
         case hold(Mode)
-        /// Not to hold it, once nobody holds it alone.
-        case afterThoseAlone
-        /// Not to hold it, once nobody writes.
-        case afterWriters
+        /// Not to hold it, once nobody holds it alone who came up to this round.
+        case afterThoseAlone(UInt64)
+        /// Not to hold it, once nobody writes who came up to this round.
+        case afterWriters(UInt64)
     }
 
     private struct Stripe {
@@ -52,6 +55,8 @@ final class KeyLocks {
         /// More than one only of what others have ordered: `adopt`.
         var alone: Int32 = 0
         var waiters: [Waiter] = []
+        /// Those of the holders that have a round.
+        var late: [(round: UInt64, mode: Mode)] = []
 
         var isFree: Bool {
             alone == 0 && writers == 0 && readers == 0 && readersBelow == 0
@@ -59,13 +64,27 @@ final class KeyLocks {
         }
 
         func grants(_ wish: Wish) -> Bool {
-            guard alone == 0 else { return false }
-            return switch wish {
-            case .hold(.write): readers == 0
-            case .hold(.read), .afterWriters: writers == 0
-            case .hold(.readBelow), .afterThoseAlone: true
-            case .hold(.alone): writers == 0 && readers == 0 && readersBelow == 0
+            switch wish {
+            case .hold(let mode): alone == 0 && allows(mode)
+            case .afterThoseAlone(let round): alone == count(.alone, after: round)
+            case .afterWriters(let round):
+                alone == count(.alone, after: round) && writers == count(.write, after: round)
             }
+        }
+
+        /// Unless somebody holds it alone.
+        private func allows(_ mode: Mode) -> Bool {
+            switch mode {
+            case .write: readers == 0
+            case .read: writers == 0
+            case .readBelow: true
+            case .alone: writers == 0 && readers == 0 && readersBelow == 0
+            }
+        }
+
+        /// How many holders came after a round.
+        private func count(_ mode: Mode, after round: UInt64) -> Int32 {
+            late.isEmpty ? 0 : Int32(late.count { $0.mode == mode && $0.round > round })
         }
 
         mutating func count(_ mode: Mode, by change: Int32) {
@@ -110,6 +129,9 @@ final class KeyLocks {
 
     /// Called with the key whenever somebody has to wait for it.
     @safe @exclusivity(unchecked) var onWait: ((UInt64) -> Void)?
+
+    /// How many readers have begun to wait.
+    private var round: UInt64 = 0
 
     /// How many locks are held, each holder counted.
     @safe @exclusivity(unchecked) private(set) var heldCount = 0
@@ -168,22 +190,38 @@ final class KeyLocks {
     }
 
     /// Takes all of `requests` whoever holds them: what a transaction held before a restart, or
-    /// what another target has ordered.
-    func adopt(_ requests: [Request]) {
-        for request in requests { grant(request.mode, at: request.key) }
+    /// what another target has ordered. Returns what is to be given back.
+    ///
+    /// That comes whether readers wait or not; they wait for what was there before them only, since
+    /// what another target orders may never leave a gap.
+    @discardableResult
+    func adopt(_ requests: [Request]) -> [Request] {
+        var requests = requests
+        for index in requests.indices {
+            let (key, mode) = (requests[index].key, requests[index].mode)
+            requests[index].round = 0
+            if let waiters = stripes[key]?.waiters, !waiters.isEmpty {
+                requests[index].round = round
+                stripes[key]?.late.append((round, mode))
+            }
+            grant(mode, at: key)
+        }
+        return requests
     }
 
     /// Waits for the updates that hold the distribution key of `path`, or want it, now.
     func waitForUpdates(of path: NamePath, until deadline: Instant?) async -> Bool {
-        guard await wait(for: .afterThoseAlone, at: KeyLocks.object(path.bytes), until: deadline)
-        else { return false }
+        let object = KeyLocks.object(path.bytes)
+        guard await wait(for: .afterThoseAlone(round), at: object, until: deadline) else {
+            return false
+        }
         let dkey = KeyLocks.dkey(path.bytes, length: path.dkeyEnd)
-        return await wait(for: .afterWriters, at: dkey, until: deadline)
+        return await wait(for: .afterWriters(round), at: dkey, until: deadline)
     }
 
     /// Waits for the updates that hold any part of the object of `key`, or want it, now.
     func waitForUpdates(ofObject key: IndexKey.Bytes, until deadline: Instant?) async -> Bool {
-        await wait(for: .afterWriters, at: KeyLocks.object(key), until: deadline)
+        await wait(for: .afterWriters(round), at: KeyLocks.object(key), until: deadline)
     }
 
     @inline(__always)
@@ -202,6 +240,11 @@ final class KeyLocks {
     private func queue(_ wish: Wish, at key: UInt64, until deadline: Instant?) async -> Bool {
         if let deadline, deadline <= xstream.now { return false }
         onWait?(key)
+        switch wish {
+        case .hold: break
+        // What is adopted from now on comes after it.
+        case .afterThoseAlone, .afterWriters: round += 1
+        }
         let waiter = Waiter(wish)
         if let deadline {
             waiter.timer = xstream.schedule(at: deadline) { [self] in
@@ -230,6 +273,11 @@ final class KeyLocks {
                 preconditionFailure("a lock that is not held is given back")
             }
             stripe.count(request.mode, by: -1)
+            if request.round > 0,
+                let place = stripe.late.firstIndex(where: { $0 == (request.round, request.mode) })
+            {
+                stripe.late.remove(at: place)
+            }
             precondition(stripe.writers >= 0 && stripe.alone >= 0)
             precondition(stripe.readers >= 0 && stripe.readersBelow >= 0)
             heldCount -= 1

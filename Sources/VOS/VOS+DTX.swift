@@ -79,8 +79,7 @@ extension VOS {
                 }
             }
             // The leader of their redundancy group has ordered these.
-            locks.adopt(wishes.followed)
-            dtx.locks = wishes.locks + wishes.followed
+            dtx.locks = wishes.locks + locks.adopt(wishes.followed)
             do throws(VOSError) {
                 try admit(dtx, request, wishes, stamp: stamp)
             } catch {

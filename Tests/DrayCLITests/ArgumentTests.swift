@@ -12,6 +12,18 @@ import Testing
         ("18446744073709551615", .max), ("1.000000001k", 1024),
     ]
 
+    @Test(arguments: ["0.0", "5.1", "ffffffffffffffff.a", "5000000100000000.ABC"])
+    func objectsAreRead(text: String) {
+        #expect(ObjectArgument(argument: text)?.id.description == text.lowercased())
+    }
+
+    @Test(arguments: [
+        "", ".", "5", "5.", ".5", "5.g", "1.2.3", "-1.2", "+1.2", "1.+2", " 1.2", "0x1.2",
+        "10000000000000000.1",
+    ]) func otherObjectsAreRefused(text: String) {
+        #expect(ObjectArgument(argument: text) == nil)
+    }
+
     @Test(arguments: sizes) func sizesAreRead(text: String, bytes: UInt64) {
         #expect(Size(argument: text)?.bytes == bytes)
     }

@@ -1,5 +1,6 @@
 import Dray
 import DrayRuntime
+import DraySimulator
 import Testing
 
 @testable import DrayFileSystem

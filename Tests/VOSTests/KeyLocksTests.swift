@@ -230,6 +230,51 @@ import Testing
         }
     }
 
+    /// A reader waits for what was adopted before it came, in whichever order that ends, and not
+    /// for what came later: that may never leave a gap.
+    @Test(arguments: [.write, .alone] as [Mode], [false, true])
+    func readersAreNotOvertaken(mode: Mode, laterEndsFirst: Bool) {
+        run { locks, xstream in
+            let object = [UInt8](repeating: 7, count: IndexKey.objectLength)
+            let requests = [Request(key: KeyLocks.object(object), mode: mode)]
+            let before = locks.adopt(requests)
+            var read: [Bool?] = [nil, nil]
+            func beginRead(_ index: Int) {
+                xstream.spawn {
+                    read[index] = await locks.waitForUpdates(ofObject: object, until: nil)
+                }
+            }
+            beginRead(0)
+            await self.settle(xstream)
+            var later = [locks.adopt(requests)]
+            await self.settle(xstream)
+            #expect(read == [nil, nil])
+            if laterEndsFirst {
+                later.append(locks.adopt(requests))
+                locks.release(later.removeFirst())
+                await self.settle(xstream)
+                #expect(read == [nil, nil])
+            }
+            beginRead(1)
+            await self.settle(xstream)
+            let last = locks.adopt(requests)
+            locks.release(before)
+            await self.settle(xstream)
+            #expect(read == [true, nil])
+            locks.release(later[0])
+            await self.settle(xstream)
+            #expect(read == [true, true])
+            // Who wants to hold it waits for all.
+            let taker = Taker(locks, xstream, [Request(key: requests[0].key, mode: .alone)])
+            await self.settle(xstream)
+            #expect(taker.result == nil)
+            locks.release(last)
+            await self.settle(xstream)
+            #expect(taker.result == true)
+            #expect(locks.heldCount == 1)
+        }
+    }
+
     /// Each key once, in ascending order, with a mode that keeps out whatever each of its modes
     /// keeps out, in any order.
     @Test func ordering() {

@@ -32,6 +32,11 @@ extension ObjectCommand {
                     if let object { return try await container.object(object).verify() }
                     return try await Verify.all(of: container, quiet: quiet)
                 }
+                if object != nil, report.values == 0 {
+                    throw CommandFailure(
+                        .notFound, what, "no replica has anything of it",
+                        advice: "'dray object list \(path.text)' shows what is there")
+                }
                 return (report, world.clock.now.since(start))
             }
             if output.json {

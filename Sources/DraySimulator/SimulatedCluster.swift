@@ -1,0 +1,156 @@
+package import BIO
+package import Dray
+internal import DrayEngine
+package import DrayFabric
+internal import DrayPlacement
+internal import DrayProtocol
+package import DrayRuntime
+
+/// A cluster in virtual time for tests of single promises: real engines and clients, of which
+/// nothing goes wrong unless the test says so. `ClusterSimulation` draws faults instead.
+///
+/// Belongs to the thread that made it.
+package final class SimulatedCluster {
+    package let simulation: Simulation
+    package let fabric: SimulatedFabric
+    package let devices: SimulatedDeviceStore
+    /// Engines have the ranks from 0 on, which are also the numbers of their nodes.
+    package let engineCount: Int
+    private let targetCount: Int
+    private let cluster: UniqueID
+    private var incarnations: [Int]
+    private var engines: [Int: Engine] = [:]
+
+    /// The node of client 0; the other clients follow.
+    private static let clientNodeFirst = 100
+    private static let bootNode = 99
+    private static let deviceSize: UInt64 = 512 << 20
+    /// Small: formatting writes all of it.
+    private static let logSize: UInt64 = 2 << 20
+
+    /// Formats and starts the engines.
+    ///
+    /// - Throws: the error of the first engine that does not start.
+    package init(seed: UInt64, engineCount: Int, targetCount: Int) throws {
+        simulation = Simulation(seed: seed)
+        fabric = SimulatedFabric(simulation: simulation)
+        devices = SimulatedDeviceStore(simulation: simulation)
+        self.engineCount = engineCount
+        self.targetCount = targetCount
+        var entropy = simulation.entropy.fork("cluster")
+        cluster = UniqueID.random(using: &entropy)
+        incarnations = Array(repeating: 0, count: engineCount)
+        try run(on: world(node: SimulatedCluster.bootNode).makeXStream(name: "boot")) { [self] in
+            for rank in 0..<engineCount {
+                let configuration = configuration(rank: rank)
+                try devices.create(
+                    path: configuration.devicePath, size: SimulatedCluster.deviceSize)
+                try await Engine.format(configuration, world: world(node: rank))
+                try await start(rank: rank)
+            }
+        }
+    }
+
+    // MARK: - Engines
+
+    /// Starts an engine, again if it was killed. It serves when this returns.
+    package func start(rank: Int) async throws {
+        precondition(engines[rank] == nil, "engine \(rank) runs")
+        incarnations[rank] += 1
+        let world = world(node: rank, incarnation: incarnations[rank])
+        let configuration = configuration(rank: rank)
+        engines[rank] = try await world.makeXStream(name: "boot-\(rank)").run {
+            try await Engine.start(configuration, world: world)
+        }
+    }
+
+    /// Ends an engine as SIGKILL and a power cut together do.
+    package func kill(rank: Int) {
+        precondition(engines[rank] != nil, "engine \(rank) does not run")
+        simulation.kill(node: rank, incarnation: incarnations[rank])
+        devices.crash(node: Simulation.identity(node: rank, incarnation: incarnations[rank]))
+        engines[rank] = nil
+    }
+
+    /// Stops an engine until `resume`, as SIGSTOP does.
+    package func pause(rank: Int) {
+        simulation.pause(node: rank, incarnation: incarnations[rank])
+    }
+
+    /// Lets a paused engine go on.
+    package func resume(rank: Int) {
+        simulation.resume(node: rank, incarnation: incarnations[rank])
+    }
+
+    /// Lets one in `period` of the blocks of values on an engine's device rot. Returns how many.
+    package func rot(rank: Int, oneIn period: UInt64) -> Int {
+        let configuration = configuration(rank: rank)
+        return configuration.dataAreas(deviceSize: SimulatedCluster.deviceSize).reduce(0) {
+            $0 + devices.rot(path: configuration.devicePath, in: $1, oneIn: period)
+        }
+    }
+
+    private func configuration(rank: Int) -> EngineConfiguration {
+        let records = (0..<engineCount).map { rank in
+            EngineRecord(
+                rank: UInt32(rank),
+                addresses: EngineConfiguration.addresses(
+                    base: "sim://engine-\(rank)", targetCount: targetCount))
+        }
+        var configuration = EngineConfiguration(
+            cluster: cluster, rank: UInt32(rank), engines: records, devicePath: "device-\(rank)")
+        configuration.logSize = SimulatedCluster.logSize
+        return configuration
+    }
+
+    // MARK: - Clients
+
+    /// The node of a client, counted from 0.
+    package func node(client: Int) -> Int { SimulatedCluster.clientNodeFirst + client }
+
+    /// The world of a client's process.
+    package func world(client: Int) -> World { world(node: node(client: client)) }
+
+    /// How clients find the engines.
+    package func description(timeout: Duration) -> ClusterDescription {
+        ClusterDescription(
+            addresses: (0..<engineCount).map { "sim://engine-\($0)" }, operationTimeout: timeout)
+    }
+
+    private func world(node: Int, incarnation: Int = 0) -> World {
+        var world = simulation.world(node: node, incarnation: incarnation)
+        world.fabric = fabric
+        world.devices = devices
+        return world
+    }
+
+    // MARK: - Running
+
+    /// Runs `body` as a task of `xstream` until it is done.
+    ///
+    /// - Throws: what `body` throws; `SimulatedHang` when it is not done after `limit` of virtual
+    ///   time.
+    package func run(
+        on xstream: XStream, limit: Duration = .seconds(600),
+        _ body: @escaping () async throws -> Void
+    ) throws {
+        var result: Result<Void, any Error>?
+        xstream.simulate {
+            do {
+                try await body()
+                result = .success(())
+            } catch {
+                result = .failure(error)
+            }
+        }
+        simulation.run(for: limit) { result != nil }
+        guard let result else { throw SimulatedHang(limit: limit) }
+        try result.get()
+    }
+}
+
+/// What was run on a simulated cluster has not come to its end.
+package struct SimulatedHang: Error {
+    /// How long it was waited for, in virtual time.
+    package let limit: Duration
+}
