@@ -33,20 +33,13 @@ extension ClusterSimulation {
             compareReplicas("after a restart of all engines")
         }
         // Also after other violations: it may show the same in other words.
-        report.sharedOperations = shared.operationCount
         report.violations += shared.check()
         if report.violations.isEmpty {
             rot()
             verify("after blocks have rotted", rotten: true)
         }
-        for workload in workloads {
-            report.operations += workload.operations
-            report.acknowledgedWrites += workload.acknowledgedWrites
-            report.commits += workload.commits
-            report.unknownOutcomes += workload.unknownOutcomes
-            report.damagedReads += workload.damagedReads
-            report.violations += workload.violations
-        }
+        count(into: &report)
+        for workload in workloads { report.violations += workload.violations }
     }
 
     private var hasViolations: Bool {
@@ -57,19 +50,52 @@ extension ClusterSimulation {
 
     private func work() {
         guard createContainer() else { return }
-        let end = simulation.now + options.duration
+        workEnd = simulation.now + options.duration
         clients = (0..<plan.clientCount).map { SimulatedClient(index: $0) }
-        for client in clients { client.start(in: self, until: end) }
-        let faults = FaultSchedule(self, until: end)
+        for client in clients { client.start(in: self) }
+        let faults = FaultSchedule(self)
         faults.start()
-        let finished = simulation.run(for: options.duration + .seconds(60)) {
+        goOnIfTooLittle(faults, periods: 1)
+        let longest = options.duration * ClusterSimulation.periodsMax
+        let finished = simulation.run(for: longest + .seconds(60)) {
             clients.allSatisfy(\.isDone) || hasViolations
         }
         if !finished { violation("the clients hang") }
         faults.stop()
         report.faults += faults.count
         // Who was killed and has not come back does so now.
-        for client in clients where !client.isAlive { client.start(in: self, until: end) }
+        for client in clients where !client.isAlive { client.start(in: self) }
+    }
+
+    /// How many times as long as it should a run may work to do enough.
+    private static let periodsMax = 4
+
+    var isWorkOver: Bool { simulation.now >= workEnd }
+
+    /// Faults may have left no time to do much: then the run goes on for another period.
+    private func goOnIfTooLittle(_ faults: FaultSchedule, periods: Int) {
+        guard periods < ClusterSimulation.periodsMax, options.duration >= Options().duration
+        else { return }
+        simulation.schedule(at: workEnd + .milliseconds(-1)) { [self] in
+            var done = SimulationReport(seed: report.seed)
+            count(into: &done)
+            done.faults = faults.count
+            guard !done.hasDoneEnough else { return }
+            workEnd = workEnd + options.duration
+            goOnIfTooLittle(faults, periods: periods + 1)
+        }
+    }
+
+    /// Adds up what the clients have done.
+    private func count(into report: inout SimulationReport) {
+        report.sharedOperations = shared.operationCount
+        for workload in workloads {
+            report.operations += workload.operations
+            report.acknowledgedWrites += workload.acknowledgedWrites
+            report.commits += workload.commits
+            report.unknownOutcomes += workload.unknownOutcomes
+            report.damagedReads += workload.damagedReads
+        }
     }
 
     private func createContainer() -> Bool {

@@ -32,6 +32,9 @@ public final class ClusterSimulation {
     /// The workloads of all processes there were, for their counts and violations.
     var workloads: [Workload] = []
 
+    /// When the clients and faults stop.
+    var workEnd = Instant(nanoseconds: 0)
+
     private(set) var incarnations: [Int]
     private(set) var isRunning: [Bool]
     private var clientIncarnation = 0

@@ -9,16 +9,14 @@ final class FaultSchedule {
     static let skewMax: Duration = .seconds(3)
 
     private unowned let cluster: ClusterSimulation
-    private let end: Instant
     private var entropy: Entropy
     private var isStopped = false
 
     /// Faults injected so far.
     private(set) var count = 0
 
-    init(_ cluster: ClusterSimulation, until end: Instant) {
+    init(_ cluster: ClusterSimulation) {
         self.cluster = cluster
-        self.end = end
         entropy = cluster.simulation.entropy.fork("faults")
     }
 
@@ -30,7 +28,7 @@ final class FaultSchedule {
         let pause = 20 + entropy.below(250)
         let time = cluster.simulation.now + .milliseconds(Int64(pause))
         cluster.simulation.schedule(at: time) { [self] in
-            guard !isStopped, cluster.simulation.now < end else { return }
+            guard !isStopped, !cluster.isWorkOver else { return }
             inject()
             scheduleNext()
         }
@@ -137,7 +135,7 @@ final class FaultSchedule {
         guard client.isAlive else { return }
         say("client \(client.index) is killed")
         client.kill(in: cluster)
-        after(10 + entropy.below(500)) { [self] in client.start(in: cluster, until: end) }
+        after(10 + entropy.below(500)) { [self] in client.start(in: cluster) }
     }
 
     /// Cancels what some lanes of a client do: at once, or one after the other.

@@ -25,8 +25,8 @@ final class SimulatedClient {
 
     var node: Int { ClusterSimulation.clientNodeFirst + index }
 
-    /// Starts a process, which works until `end`.
-    func start(in simulation: ClusterSimulation, until end: Instant) {
+    /// Starts a process, which works until the run's work is over.
+    func start(in simulation: ClusterSimulation) {
         precondition(!isAlive)
         isAlive = true
         incarnation += 1
@@ -45,7 +45,8 @@ final class SimulatedClient {
                         for: self, container: container, xstream: cluster.xstream, world: world)
                     if let before = self.workload { workload.takeOver(before) }
                     self.workload = workload
-                    workload.run(lanes: simulation.options.laneCount, until: end) {
+                    let isOver = { simulation.isWorkOver }
+                    workload.run(lanes: simulation.options.laneCount, until: isOver) {
                         self.isDone = true
                     }
                 }

@@ -32,6 +32,14 @@ public struct SimulationReport: Sendable {
 
     public init(seed: UInt64) { self.seed = seed }
 
+    /// Whether the clients have done enough, and enough has befallen them.
+    var hasDoneEnough: Bool {
+        operations >= SimulationReport.operationsMin
+            && sharedOperations >= SimulationReport.sharedOperationsMin
+            && acknowledgedWrites >= SimulationReport.acknowledgedWritesMin
+            && commits >= SimulationReport.commitsMin && faults >= SimulationReport.faultsMin
+    }
+
     /// The floors that the run did not reach.
     public var shortfalls: [String] {
         var shortfalls: [String] = []

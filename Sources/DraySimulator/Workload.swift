@@ -116,11 +116,13 @@ package final class Workload {
         writeCount = other.writeCount
     }
 
-    /// Runs random operations, `lanes` at a time, until `end` or `stop`, then calls `done`.
-    package func run(lanes: Int, until end: Instant, then done: @escaping () -> Void) {
+    /// Runs random operations, `lanes` at a time, until `isOver` or `stop`, then calls `done`.
+    package func run(
+        lanes: Int, until isOver: @escaping () -> Bool, then done: @escaping () -> Void
+    ) {
         var running = lanes
         for lane in 0..<lanes {
-            start(lane: lane, of: lanes, until: end) {
+            start(lane: lane, of: lanes, until: isOver) {
                 running -= 1
                 if running == 0 { done() }
             }
@@ -129,16 +131,17 @@ package final class Workload {
 
     /// A lane is one task; when that is cancelled, another one goes on.
     private func start(
-        lane: Int, of lanes: Int, until end: Instant, then done: @escaping () -> Void
+        lane: Int, of lanes: Int, until isOver: @escaping () -> Bool,
+        then done: @escaping () -> Void
     ) {
         tasks[lane] = xstream.spawnCancellable { [self] in
-            await run(lane: lane, of: lanes, until: end)
-            guard xstream.now < end, !isStopped, judge.violations.isEmpty else {
+            await run(lane: lane, of: lanes, until: isOver)
+            guard !isOver(), !isStopped, judge.violations.isEmpty else {
                 tasks[lane] = nil
                 done()
                 return
             }
-            start(lane: lane, of: lanes, until: end, then: done)
+            start(lane: lane, of: lanes, until: isOver, then: done)
         }
     }
 
@@ -170,8 +173,8 @@ package final class Workload {
         lane + lanes * Int(entropy.below(UInt64(count / lanes)))
     }
 
-    private func run(lane: Int, of lanes: Int, until end: Instant) async {
-        while xstream.now < end, !isStopped, judge.violations.isEmpty, !Task.isCancelled {
+    private func run(lane: Int, of lanes: Int, until isOver: () -> Bool) async {
+        while !isOver(), !isStopped, judge.violations.isEmpty, !Task.isCancelled {
             switch entropy.below(16) {
             case 0...3: await putKey(pick(Workload.keyCount, lane, lanes), lane)
             case 4, 5: await removeKey(pick(Workload.keyCount, lane, lanes), lane)

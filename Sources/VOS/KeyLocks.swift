@@ -34,17 +34,17 @@ final class KeyLocks {
     struct Request: Hashable {
         var key: UInt64
         var mode: Mode
-        /// Of what was adopted while readers waited for the key: how many had begun to wait, for
-        /// any key. 0: none of those who wait came before it.
-        var round: UInt64 = 0
+        /// Of what was adopted while somebody waited for the key: its number, in order. 0: it was
+        /// there before those who wait.
+        var number: UInt64 = 0
     }
 
     /// What a waiter waits for.
     private enum Wish {
         case hold(Mode)
-        /// Not to hold it, once nobody holds it alone who came up to this round.
+        /// Not to hold it, once nobody holds it alone, but for those with a larger number.
         case afterThoseAlone(UInt64)
-        /// Not to hold it, once nobody writes who came up to this round.
+        /// Not to hold it, once nobody writes, but for those with a larger number.
         case afterWriters(UInt64)
     }
 
@@ -55,8 +55,8 @@ final class KeyLocks {
         /// More than one only of what others have ordered: `adopt`.
         var alone: Int32 = 0
         var waiters: [Waiter] = []
-        /// Those of the holders that have a round.
-        var late: [(round: UInt64, mode: Mode)] = []
+        /// Those of the holders that have a number, in order.
+        var late: [(number: UInt64, mode: Mode)] = []
 
         var isFree: Bool {
             alone == 0 && writers == 0 && readers == 0 && readersBelow == 0
@@ -66,9 +66,9 @@ final class KeyLocks {
         func grants(_ wish: Wish) -> Bool {
             switch wish {
             case .hold(let mode): alone == 0 && allows(mode)
-            case .afterThoseAlone(let round): alone == count(.alone, after: round)
-            case .afterWriters(let round):
-                alone == count(.alone, after: round) && writers == count(.write, after: round)
+            case .afterThoseAlone(let number): alone == count(.alone, after: number)
+            case .afterWriters(let number):
+                alone == count(.alone, after: number) && writers == count(.write, after: number)
             }
         }
 
@@ -82,9 +82,9 @@ final class KeyLocks {
             }
         }
 
-        /// How many holders came after a round.
-        private func count(_ mode: Mode, after round: UInt64) -> Int32 {
-            late.isEmpty ? 0 : Int32(late.count { $0.mode == mode && $0.round > round })
+        /// How many holders have a larger number.
+        private func count(_ mode: Mode, after number: UInt64) -> Int32 {
+            late.isEmpty ? 0 : Int32(late.count { $0.mode == mode && $0.number > number })
         }
 
         mutating func count(_ mode: Mode, by change: Int32) {
@@ -130,8 +130,12 @@ final class KeyLocks {
     /// Called with the key whenever somebody has to wait for it.
     @safe @exclusivity(unchecked) var onWait: ((UInt64) -> Void)?
 
-    /// How many readers have begun to wait.
-    private var round: UInt64 = 0
+    /// The last number that was given.
+    private var number: UInt64 = 0
+
+    /// How often somebody has ended who was adopted after one that has not: readers that were let
+    /// through and have not looked yet wait once more.
+    private var overtakings = 0
 
     /// How many locks are held, each holder counted.
     @safe @exclusivity(unchecked) private(set) var heldCount = 0
@@ -193,16 +197,19 @@ final class KeyLocks {
     /// what another target has ordered. Returns what is to be given back.
     ///
     /// That comes whether readers wait or not; they wait for what was there before them only, since
-    /// what another target orders may never leave a gap.
+    /// what another target orders may never leave a gap. But when one of those that came after them
+    /// ends, they wait for the ones before it too: else they might see a change, and not one that was
+    /// acknowledged before it began.
     @discardableResult
     func adopt(_ requests: [Request]) -> [Request] {
         var requests = requests
         for index in requests.indices {
             let (key, mode) = (requests[index].key, requests[index].mode)
-            requests[index].round = 0
-            if let waiters = stripes[key]?.waiters, !waiters.isEmpty {
-                requests[index].round = round
-                stripes[key]?.late.append((round, mode))
+            requests[index].number = 0
+            if let stripe = stripes[Hash(key: key)], !stripe.waiters.isEmpty {
+                number += 1
+                requests[index].number = number
+                stripes[Hash(key: key)]?.late.append((number, mode))
             }
             grant(mode, at: key)
         }
@@ -212,16 +219,27 @@ final class KeyLocks {
     /// Waits for the updates that hold the distribution key of `path`, or want it, now.
     func waitForUpdates(of path: NamePath, until deadline: Instant?) async -> Bool {
         let object = KeyLocks.object(path.bytes)
-        guard await wait(for: .afterThoseAlone(round), at: object, until: deadline) else {
-            return false
-        }
         let dkey = KeyLocks.dkey(path.bytes, length: path.dkeyEnd)
-        return await wait(for: .afterWriters(round), at: dkey, until: deadline)
+        var seen: Int
+        repeat {
+            seen = overtakings
+            guard await wait(for: .afterThoseAlone(number), at: object, until: deadline),
+                await wait(for: .afterWriters(number), at: dkey, until: deadline)
+            else { return false }
+            // Who has come to the whole object meanwhile may be before what has come to the dkey.
+        } while overtakings != seen || stripes[Hash(key: object)].map { $0.alone > 0 } ?? false
+        return true
     }
 
     /// Waits for the updates that hold any part of the object of `key`, or want it, now.
     func waitForUpdates(ofObject key: IndexKey.Bytes, until deadline: Instant?) async -> Bool {
-        await wait(for: .afterWriters(round), at: KeyLocks.object(key), until: deadline)
+        var seen: Int
+        repeat {
+            seen = overtakings
+            guard await wait(for: .afterWriters(number), at: KeyLocks.object(key), until: deadline)
+            else { return false }
+        } while overtakings != seen
+        return true
     }
 
     @inline(__always)
@@ -240,11 +258,6 @@ final class KeyLocks {
     private func queue(_ wish: Wish, at key: UInt64, until deadline: Instant?) async -> Bool {
         if let deadline, deadline <= xstream.now { return false }
         onWait?(key)
-        switch wish {
-        case .hold: break
-        // What is adopted from now on comes after it.
-        case .afterThoseAlone, .afterWriters: round += 1
-        }
         let waiter = Waiter(wish)
         if let deadline {
             waiter.timer = xstream.schedule(at: deadline) { [self] in
@@ -273,10 +286,10 @@ final class KeyLocks {
                 preconditionFailure("a lock that is not held is given back")
             }
             stripe.count(request.mode, by: -1)
-            if request.round > 0,
-                let place = stripe.late.firstIndex(where: { $0 == (request.round, request.mode) })
-            {
-                stripe.late.remove(at: place)
+            if request.number > 0, !stripe.late.isEmpty {
+                let count = stripe.late.count
+                stripe.late.removeAll { $0.number <= request.number }
+                if stripe.late.count < count - 1 { overtakings += 1 }
             }
             precondition(stripe.writers >= 0 && stripe.alone >= 0)
             precondition(stripe.readers >= 0 && stripe.readersBelow >= 0)

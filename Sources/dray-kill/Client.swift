@@ -77,8 +77,7 @@ final class Client: Sendable {
         let answers = (Answer<Bool>(), Answer<Bool>())
         let (xstream, workload) = (cluster.xstream, workload)
         xstream.submit {
-            let forever = Instant(nanoseconds: .max)
-            workload.value.run(lanes: Workload.laneMax, until: forever) { answers.0.give(true) }
+            workload.value.run(lanes: Workload.laneMax, until: { false }) { answers.0.give(true) }
             workload.value.read(pausing: .milliseconds(2)) { answers.1.give(true) }
         }
         return [answers.0, answers.1]

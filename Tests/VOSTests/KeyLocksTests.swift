@@ -275,6 +275,40 @@ import Testing
         }
     }
 
+    /// Two changes came after a reader, and the second one ends first: the reader would see it, so
+    /// it must see the first one too, which may have been acknowledged before the second one began.
+    @Test(arguments: [true, false]) func readersSeeNoGaps(isWaiting: Bool) {
+        run { locks, xstream in
+            let object = [UInt8](repeating: 7, count: IndexKey.objectLength)
+            let path = NamePath(object: object, dkey: [1], akey: [2])
+            let dkey = KeyLocks.dkey(path.bytes, length: path.dkeyEnd)
+            let requests = KeyLocks.ordered([
+                Request(key: KeyLocks.object(object), mode: .write),
+                Request(key: dkey, mode: .write),
+            ])
+            let before = locks.adopt(requests)
+            var read: [Bool] = []
+            xstream.spawn { read.append(await locks.waitForUpdates(of: path, until: nil)) }
+            await self.settle(xstream)
+            let first = locks.adopt(requests)
+            let second = locks.adopt(requests)
+            if isWaiting {
+                locks.release(second)
+                locks.release(before)
+            } else {
+                // The reader is let through, and has not looked yet.
+                locks.release(before)
+                locks.release(second)
+            }
+            await self.settle(xstream)
+            #expect(read == [])
+            locks.release(first)
+            await self.settle(xstream)
+            #expect(read == [true])
+            #expect(locks.heldCount == 0)
+        }
+    }
+
     /// Each key once, in ascending order, with a mode that keeps out whatever each of its modes
     /// keeps out, in any order.
     @Test func ordering() {
