@@ -197,9 +197,9 @@ final class KeyLocks {
     /// what another target has ordered. Returns what is to be given back.
     ///
     /// That comes whether readers wait or not; they wait for what was there before them only, since
-    /// what another target orders may never leave a gap. But when one of those that came after them
-    /// ends, they wait for the ones before it too: else they might see a change, and not one that was
-    /// acknowledged before it began.
+    /// what another target orders may never leave a gap. But when one of those that came after
+    /// them ends, they wait for the ones before it too: else they might see a change, and not one
+    /// that was acknowledged before it began.
     @discardableResult
     func adopt(_ requests: [Request]) -> [Request] {
         var requests = requests
