@@ -147,6 +147,7 @@ func openStore(
     }
     var options = VOSOptions()
     options.inlineThreshold = configuration.inlineThreshold
+    options.cacheBytes = configuration.valueCacheBytes
     if let retention = configuration.retention { options.retention = retention }
     if let age = configuration.transactionAge { options.transactionAge = age }
     do throws(VOSError) {

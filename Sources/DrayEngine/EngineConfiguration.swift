@@ -20,6 +20,9 @@ public struct EngineConfiguration: Sendable {
     /// `data_thresh`).
     public var inlineThreshold = 4096
 
+    /// Memory of each target for values that are read again and again, in bytes; 0 for none.
+    public var valueCacheBytes = 32 << 20
+
     /// Requests in flight that each client is allowed per target.
     public var credits: UInt32 = 128
 

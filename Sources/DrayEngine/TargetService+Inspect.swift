@@ -121,6 +121,7 @@ extension TargetService {
                     pool: target.pool, container: target.container, object: target.object,
                     dkey: dkey, akey: akey, epoch: epoch)
                 fetch.patience = patience
+                fetch.readsDevice = true
                 try await inspectSingle(fetch, buffer, into: &values)
                 try await inspectArray(fetch, buffer, into: &values)
             }

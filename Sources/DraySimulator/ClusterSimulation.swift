@@ -106,6 +106,8 @@ public final class ClusterSimulation {
         // Small and short, so that checkpoints, aggregation and the reuse of blocks are part of
         // every run.
         configuration.logSize = ClusterSimulation.logSize
+        // Small, so that values come and go.
+        configuration.valueCacheBytes = 32 << 10
         configuration.retention = ClusterSimulation.retention.nanosecondsClamped
         configuration.transactionAge = plan.transactionAge?.nanosecondsClamped
         return configuration

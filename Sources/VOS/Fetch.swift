@@ -18,6 +18,9 @@ public struct Fetch: Sendable {
     /// `.conflict`, and nothing will be written at that epoch or before any more.
     public var isTransactional = false
 
+    /// What the device holds is read and verified, even if the value is in memory.
+    public var readsDevice = false
+
     public init(
         pool: UniqueID, container: UniqueID, object: ObjectID, dkey: [UInt8], akey: [UInt8],
         epoch: UInt64 = .max

@@ -2,7 +2,7 @@ internal import BIO
 
 /// What the index holds under a key: one version of a value, or a punch.
 ///
-/// Immutable once it is in the index, but for the readers' pins.
+/// Immutable once it is in the index, but for the readers' pins and what the cache notes.
 final class IndexRecord {
     enum Kind: UInt8 {
         case objectPunch = 1
@@ -35,6 +35,11 @@ final class IndexRecord {
     /// The checksums of its chunks; the first apart.
     let firstChecksum: UInt32
     let moreChecksums: [UInt32]
+
+    /// The value, if the cache keeps it.
+    var cached: [UInt8]?
+    /// Whether it was read, since it came into the index or since the cache has looked.
+    var wasRead = false
 
     /// How many readers need the blocks to stay.
     var pins: Int32 = 0

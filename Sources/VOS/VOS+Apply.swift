@@ -84,6 +84,7 @@ extension VOS {
         indexBytes -= key.count + record.checkpointBytes
         if record.kind.isPunch { punches.remove(key) }
         record.isRemoved = true
+        cache.remove(record)
         if record.pins == 0 { freeBlocks(of: record) }
     }
 

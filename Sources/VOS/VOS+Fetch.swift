@@ -178,10 +178,10 @@ extension VOS {
     ) async throws(VOSError) {
         var stored: [ReadPiece] = []
         for piece in pieces {
-            if piece.record.hasBlocks {
-                stored.append(piece)
-            } else {
+            if !piece.record.hasBlocks {
                 try unsafe copyInline(piece, into: buffer, fetch: fetch)
+            } else if fetch.readsDevice || !(unsafe copyCached(piece, into: buffer)) {
+                stored.append(piece)
             }
         }
         guard !stored.isEmpty else { return }
@@ -219,6 +219,21 @@ extension VOS {
         }
         group.running -= 1
         if group.running == 0 { unsafe group.waiter?.resume() }
+    }
+
+    /// Copies a piece that the cache has. What it copies was verified when it was read, and whoever
+    /// asked for it verifies it again.
+    private func copyCached(
+        _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer
+    ) -> Bool {
+        guard piece.record.cached != nil else { return false }
+        piece.record.wasRead = true
+        guard piece.count > 0 else { return true }
+        unsafe piece.record.cached?.withUnsafeBytes { bytes in
+            unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[piece.position...])
+                .copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[piece.first..<piece.end]))
+        }
+        return true
     }
 
     private func copyInline(
@@ -271,6 +286,10 @@ extension VOS {
                 from: UnsafeRawBufferPointer(rebasing: target[first - start..<last - start]))
             first = last
         }
+        guard piece.count == Int(piece.record.byteCount), !fetch.readsDevice else { return }
+        unsafe cache.didRead(
+            piece.record,
+            UnsafeRawBufferPointer(rebasing: buffer[piece.position..<piece.position + piece.count]))
     }
 
     /// Reads chunks of a value from byte `first` on, the first of a chunk, into memory of whole

@@ -24,6 +24,7 @@ internal import Logging
     let locks: KeyLocks
     @safe @exclusivity(unchecked) var stamps = KeyStamps()
     let buffers = BufferPool()
+    @safe @exclusivity(unchecked) var cache: ValueCache
 
     /// Transactions that are being applied.
     @safe @exclusivity(unchecked) var inProgress: Set<UniqueID> = []
@@ -77,6 +78,7 @@ internal import Logging
         self.options = options
         log = world.log.logger(.vos)
         locks = KeyLocks(xstream: xstream)
+        cache = ValueCache(bytesMax: options.cacheBytes)
         transactions = TransactionTable(
             countMax: options.transactionsMax, age: options.transactionAge)
     }

@@ -26,6 +26,9 @@ public struct VOSOptions: Sendable {
     /// longer ones go straight to blocks. DAOS: `data_thresh`.
     public var inlineThreshold: Int = 4096
 
+    /// Memory for values of up to 64 KiB that are read again and again; 0 for none.
+    public var cacheBytes: Int = 32 << 20
+
     /// How long, in nanoseconds of epochs, superseded versions can be read.
     public var retention: UInt64 = 20_000_000_000
 

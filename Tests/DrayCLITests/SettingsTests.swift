@@ -34,6 +34,7 @@ import Testing
         #expect(configuration.credits == 7)
         #expect(configuration.devicePath == "/from/environment")
         #expect(configuration.inlineThreshold == 4096)
+        #expect(configuration.valueCacheBytes == 32 << 20)
         #expect(configuration.engines.map(\.targetCount) == [2, 3])
         #expect(
             configuration.engines[0].addresses == [
@@ -61,7 +62,8 @@ import Testing
     static let wrong: [(EngineSettings.Key, String)] = [
         (.clusterID, "x"), (.rank, "-1"), (.rank, "7"), (.engines, "0=ofi+tcp://h:1"),
         (.engines, "0=a*1,0=b*1"), (.engines, "1=a*0"), (.credits, "many"),
-        (.inlineThreshold, "4Q"), (.inlineThreshold, "1GiB"),
+        (.inlineThreshold, "4Q"), (.inlineThreshold, "65KiB"),
+        (.valueCache, "much"), (.valueCache, "-1"), (.valueCache, "2TiB"),
     ]
 
     @Test(arguments: wrong) func wrongValuesAreRefused(key: EngineSettings.Key, text: String) throws

@@ -18,6 +18,7 @@ struct EngineSettings: Sendable {
         case engines
         case device
         case inlineThreshold = "inline_threshold"
+        case valueCache = "value_cache"
         case credits
         case logMask = "log_mask"
         case processFile = "process_file"
@@ -30,6 +31,7 @@ struct EngineSettings: Sendable {
             case .clusterID, .engines, .device: nil
             case .rank: "0"
             case .inlineThreshold: "4KiB"
+            case .valueCache: "32MiB"
             case .credits: "128"
             case .logMask: "warning"
             case .processFile: ""
@@ -43,6 +45,7 @@ struct EngineSettings: Sendable {
             case .engines: "every engine: RANK=ADDRESS*TARGETS, separated by commas"
             case .device: "device file or block device"
             case .inlineThreshold: "values shorter than this stay in the log and the index"
+            case .valueCache: "memory of each target for values that are read often; 0 for none"
             case .credits: "requests in flight that each client is allowed per target"
             case .logMask: "LEVEL, then FACILITY=LEVEL for exceptions"
             case .processFile: "where to write the process id; empty for nowhere"
@@ -104,14 +107,18 @@ struct EngineSettings: Sendable {
             throw bad(.engines, Key.engines.explanation)
         }
         guard let threshold = Size(argument: try text(.inlineThreshold)),
-            threshold.bytes <= 1 << 20
-        else { throw bad(.inlineThreshold, "a size up to 1MiB") }
+            threshold.bytes <= 64 << 10
+        else { throw bad(.inlineThreshold, "a size up to 64KiB") }
+        guard let cache = Size(argument: try text(.valueCache)), cache.bytes <= 1 << 40 else {
+            throw bad(.valueCache, "a size, such as 256MiB, or 0")
+        }
         guard let credits = UInt32(try text(.credits)) else {
             throw bad(.credits, "a number; 0 for any number of requests")
         }
         var configuration = EngineConfiguration(
             cluster: cluster, rank: rank, engines: engines, devicePath: try text(.device))
         configuration.inlineThreshold = Int(threshold.bytes)
+        configuration.valueCacheBytes = Int(cache.bytes)
         configuration.credits = credits
         if let problem = configuration.problem {
             throw CommandFailure(

@@ -23,6 +23,8 @@ struct EngineCommand: ParsableCommand {
         var device: String?
         @Option(name: .long, help: "Values shorter than this stay in the log and the index.")
         var inlineThreshold: String?
+        @Option(name: .long, help: "Memory of each target for values that are read often.")
+        var valueCache: String?
         @Option(name: .long, help: "Requests in flight per client and target.")
         var credits: String?
         @Option(name: .long, help: "LEVEL, then FACILITY=LEVEL for exceptions.")
@@ -37,6 +39,7 @@ struct EngineCommand: ParsableCommand {
             flags[.engines] = engines
             flags[.device] = device
             flags[.inlineThreshold] = inlineThreshold
+            flags[.valueCache] = valueCache
             flags[.credits] = credits
             flags[.logMask] = logMask
             flags[.processFile] = processFile
