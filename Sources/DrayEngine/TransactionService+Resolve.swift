@@ -137,8 +137,10 @@ extension TransactionService {
             try await flush()
             return .aborted
         case .active(let dtx):
-            let isDurable = dtx.phase == .prepared && !dtx.isLeader
-            return isDurable ? .prepared : .undecided
+            guard dtx.phase == .prepared, !dtx.isLeader else { return .undecided }
+            // Another attempt is here: of a leader that was restarted, has nothing of it, and got
+            // the transaction again. This target will not prepare the one that is asked about.
+            return dtx.epoch == request.epoch ? .prepared : .aborted
         case .unknown:
             // The leader remembers a commit until everybody knows of it.
             if request.asksLeader { return .aborted }

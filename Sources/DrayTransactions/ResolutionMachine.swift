@@ -14,7 +14,7 @@ public struct ResolutionMachine: Sendable {
         /// It is under way, and not durable or, at the leader, not decided.
         case undecided = 1
         case committed = 2
-        /// Aborted; or not here, and it never will be.
+        /// Aborted; or not here, or not at this epoch, and it never will be.
         case aborted = 3
         /// It is prepared, and the member knows no more.
         case prepared = 4

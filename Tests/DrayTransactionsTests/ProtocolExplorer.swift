@@ -9,6 +9,7 @@ struct ProtocolExplorer {
         var answers: UInt64
         var processes: UInt64
         var rest: UInt64
+        var attempts: UInt64
     }
 
     enum Problem {
@@ -159,8 +160,11 @@ struct ProtocolExplorer {
         rest = rest << 1 | (model.isAbortedSomewhere ? 1 : 0)
         rest = rest << 1 | (model.isContradicted ? 1 : 0)
         rest = rest << 4 | UInt64(model.crashesLeft)
+        var attempts = UInt64(leader.attempt) << 8 | UInt64(model.committedAttempts)
+        for member in model.members { attempts = attempts << 2 | UInt64(member.attempt) }
         return Key(
-            network: model.network, answers: model.answers, processes: processes, rest: rest)
+            network: model.network, answers: model.answers, processes: processes, rest: rest,
+            attempts: attempts)
     }
 
     /// For members, who never complete: 3 bits and 2.

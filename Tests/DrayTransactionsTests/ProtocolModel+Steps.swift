@@ -36,7 +36,27 @@ extension ProtocolModel {
         case .forgot(let member):
             members[member - 1].hasForgotten = true
             members[member - 1].machine = ParticipantMachine(.unknown)
+        case .resent: resend()
         }
+    }
+
+    /// What the process before has sent or was to hear is lost.
+    private mutating func resend() {
+        for member in 1..<count {
+            for kind in [Message.prepare, .prepareSucceeded, .prepareFailed] {
+                network &= ~ProtocolModel.bit(kind, member)
+            }
+        }
+        leader = Leader(count: count)
+        leader.attempt = 2
+        client = .waiting
+        for member in 1..<count { send(.prepare, member) }
+    }
+
+    /// An attempt has become visible somewhere.
+    private mutating func commit(attempt: UInt8) {
+        isCommittedSomewhere = true
+        committedAttempts |= 1 << attempt
     }
 
     // MARK: - Leader
@@ -45,7 +65,7 @@ extension ProtocolModel {
         for action in leader.machine?.on(event) ?? [] {
             switch action {
             case .commit:
-                isCommittedSomewhere = true
+                commit(attempt: leader.attempt)
                 client = .committed
                 leader.pending = .commit
             case .abort:
@@ -109,21 +129,31 @@ extension ProtocolModel {
             return
         }
         switch members[member - 1].machine.on(.prepare).first {
-        case .startPrepare: break
-        case .replyPrepared: send(.prepareSucceeded, member)
+        case .startPrepare: members[member - 1].attempt = leader.attempt
+        case .replyPrepared where holds(member, leader.attempt): send(.prepareSucceeded, member)
         default: send(.prepareFailed, member)
         }
+    }
+
+    /// Whether what a member has prepared is a certain attempt.
+    private func holds(_ member: Int, _ attempt: UInt8) -> Bool {
+        members[member - 1].attempt == attempt || rules.has(.takesOneAttemptForAnother)
     }
 
     private mutating func didPrepare(_ member: Int) {
         members[member - 1].durable = .prepared
         for action in members[member - 1].machine.on(.didPrepare) {
             switch action {
-            case .replyPrepared: send(.prepareSucceeded, member)
+            case .replyPrepared: answerPrepare(.prepareSucceeded, member)
             case .abort: members[member - 1].pending = .abort
-            default: send(.prepareFailed, member)
+            default: answerPrepare(.prepareFailed, member)
             }
         }
+    }
+
+    /// Answers the leader who asked, if that is the one there is.
+    private mutating func answerPrepare(_ kind: Message, _ member: Int) {
+        if members[member - 1].attempt == leader.attempt { send(kind, member) }
     }
 
     private mutating func committed(_ member: Int) {
@@ -133,7 +163,7 @@ extension ProtocolModel {
         for action in members[member - 1].machine.on(.commit) {
             switch action {
             case .commit:
-                isCommittedSomewhere = true
+                commit(attempt: members[member - 1].attempt)
                 members[member - 1].pending = .commit
                 members[member - 1].resolution = nil
             case .acknowledge:
@@ -216,7 +246,9 @@ extension ProtocolModel {
         switch members[place].machine.state {
         case .unknown: preconditionFailure("who is asked is not innocent any more")
         case .preparing, .doomed: says = .undecided
-        case .prepared: says = .prepared
+        case .prepared:
+            let attempt = asker == 0 ? leader.attempt : members[asker - 1].attempt
+            says = holds(process, attempt) ? .prepared : .aborted
         case .committed: says = .committed
         case .aborted:
             if members[place].pending == .refusal,
@@ -288,7 +320,7 @@ extension ProtocolModel {
 
     private mutating func didFindCommit(_ process: Int) {
         guard process > 0 else {
-            isCommittedSomewhere = true
+            commit(attempt: leader.attempt)
             leader.pending = .commit
             leader.machine = LeaderMachine(committedBy: count)
             if !rules.tellsWhenDurable { tellCommitted() }
@@ -296,7 +328,7 @@ extension ProtocolModel {
         }
         guard members[process - 1].machine.state == .prepared else { return }
         _ = members[process - 1].machine.on(.commit)
-        isCommittedSomewhere = true
+        commit(attempt: members[process - 1].attempt)
         members[process - 1].pending = .commit
     }
 
@@ -334,7 +366,7 @@ extension ProtocolModel {
     private mutating func didFail(_ member: Int) {
         _ = members[member - 1].machine.on(.didFail)
         members[member - 1].pending = .refusal
-        send(.prepareFailed, member)
+        answerPrepare(.prepareFailed, member)
     }
 
     private mutating func restart(_ process: Int, wasWritten: Bool) {
@@ -357,6 +389,7 @@ extension ProtocolModel {
         var next = Member()
         next.durable = members[process - 1].durable
         next.hasForgotten = members[process - 1].hasForgotten
+        next.attempt = members[process - 1].attempt
         if !next.hasForgotten {
             switch next.durable {
             case .nothing: break

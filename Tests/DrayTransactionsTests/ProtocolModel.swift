@@ -23,6 +23,8 @@ struct ProtocolModel: Sendable {
     var isAbortedSomewhere = false
     /// A member was told the opposite of what it knows.
     var isContradicted = false
+    /// The attempts that somebody has made visible, a bit each.
+    var committedAttempts: UInt8 = 0
 
     init(_ rules: Rules) {
         self.rules = rules
@@ -80,6 +82,8 @@ struct ProtocolModel: Sendable {
     /// Nobody may ever see both.
     var isSafe: Bool {
         if isContradicted || isCommittedSomewhere && isAbortedSomewhere { return false }
+        // Attempts have epochs of their own: replicas that take different ones differ.
+        if committedAttempts.nonzeroBitCount > 1 { return false }
         switch client {
         case .waiting, .unknown: return true
         case .committed: return !isAbortedSomewhere
@@ -115,6 +119,9 @@ extension ProtocolModel {
         /// The leader tells members of a commit only when it has it on stable storage itself. Then
         /// a restarted leader that asks has told nobody, and who has forgotten can deny.
         var tellsWhenDurable = false
+        /// The client, whom a leader that was restarted did not answer, sends the transaction
+        /// again; the leader has nothing of it, and begins it at another epoch.
+        var resends = false
         var flaws: Set<Flaw> = []
 
         func has(_ flaw: Flaw) -> Bool { flaws.contains(flaw) }
@@ -142,6 +149,8 @@ extension ProtocolModel {
         case forgottenMeansAborted
         /// A leader whose device fails tells that it is aborted, and may find it prepared later.
         case tellsBeforeItsFailureIsDurable
+        /// Who has prepared another attempt of a transaction says that it is prepared.
+        case takesOneAttemptForAnother
     }
 
     enum Message: UInt8, CaseIterable {
@@ -192,6 +201,8 @@ extension ProtocolModel {
         /// Its device has failed: nothing gets to stable storage before the next start.
         var isBroken = false
         var hasForgotten = false
+        /// 2 after a resend.
+        var attempt: UInt8 = 1
 
         init(count: Int) {
             machine = LeaderMachine(count: count)
@@ -212,6 +223,8 @@ extension ProtocolModel {
         var owesAnswers: UInt8 = 0
         var isBroken = false
         var hasForgotten = false
+        /// The attempt that it prepares, or has prepared.
+        var attempt: UInt8 = 0
     }
 }
 
@@ -236,6 +249,7 @@ extension ProtocolModel {
         /// Died, and started again; what was under way to stable storage got there, or not.
         case restarted(Int, wasWritten: Bool)
         case forgot(Int)
+        case resent
     }
 
     /// All that can happen next.
@@ -250,8 +264,14 @@ extension ProtocolModel {
             if isWriting(process) { steps.append(.restarted(process, wasWritten: true)) }
             if isPreparing(process) { steps.append(.broke(process)) }
         }
+        if canResend { steps.append(.resent) }
         steps += slowSteps
         return steps
+    }
+
+    private var canResend: Bool {
+        rules.resends && client == .unknown && leader.attempt == 1 && leader.machine == nil
+            && !leader.isBroken && leader.durable == .nothing && leader.pending == .nothing
     }
 
     /// What happens by itself while nobody dies or gives up.

@@ -50,6 +50,22 @@ import Testing
         }
     }
 
+    /// The client sends a transaction again to a leader that has nothing of it since a restart, but
+    /// members may have prepared the first attempt.
+    @Test(arguments: 2...4, [false, true])
+    func attemptsAreNotMixed(count: Int, isForgetful: Bool) {
+        var rules = Rules(count: count, crashes: 2, resends: true)
+        rules.forgets = isForgetful
+        rules.tellsWhenDurable = isForgetful
+        var explorer = ProtocolExplorer(rules)
+        let finding = explorer.explore(limit: 30_000)
+        #expect(finding == nil, describe(finding))
+        for seed in 0..<2_000 as Range<UInt64> {
+            let finding = explorer.walk(seed: seed, length: 160)
+            #expect(finding == nil, "seed \(seed), \(describe(finding))")
+        }
+    }
+
     /// What was decided long ago is forgotten, and a member that knows nothing of a transaction so
     /// old says neither that it was aborted nor that it never will be. That is safe; but a leader
     /// that finds a prepared transaction after a long absence waits for ever. `tellsWhenDurable`
@@ -87,6 +103,10 @@ import Testing
             rules.count = 2
             rules.forgets = true
         case .tellsBeforeItsFailureIsDurable: rules.count = 2
+        case .takesOneAttemptForAnother:
+            rules.count = 2
+            rules.crashes = 2
+            rules.resends = true
         }
         var explorer = ProtocolExplorer(rules)
         var finding = explorer.explore(limit: 5_000)
