@@ -322,7 +322,9 @@ extension Context: PollSource {
     private func deliver(
         _ header: WireHeader, _ message: UnsafeRawBufferPointer, from source: HeldMessage.Source
     ) {
-        guard let start = message.baseAddress else { return }
+        guard let start = message.baseAddress else {
+            preconditionFailure("a message with a header has a first byte")
+        }
         let held = unsafe HeldMessage(
             source: source, start: start + WireHeader.size, bodyLength: Int(header.bodyLength),
             payloadLength: Int(header.payloadLength))

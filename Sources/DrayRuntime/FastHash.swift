@@ -7,13 +7,15 @@ public enum FastHash {
     @inline(__always)
     public static func hash(_ first: UInt64, _ second: UInt64, seed: Int) -> Int {
         let (one, two) = secrets
-        let left = first ^ one ^ UInt64(truncatingIfNeeded: seed)
-        let right = second ^ two
-        // Each word passes through both halves of a product, so that a zero on one side hides
-        // nothing of the other.
-        let product = (left | 1).multipliedFullWidth(by: right | 1)
-        let mixed = (product.high ^ product.low ^ left ^ right.byteSwapped) &* 0x9e37_79b9_7f4a_7c15
-        return Int(truncatingIfNeeded: mixed ^ mixed >> 32)
+        let seed = UInt64(truncatingIfNeeded: seed)
+        return Int(truncatingIfNeeded: mix(mix(first ^ one ^ seed) ^ second ^ two))
+    }
+
+    /// Both halves of a product: the high bits of the word reach the low ones, by which tables go.
+    @inline(__always)
+    private static func mix(_ word: UInt64) -> UInt64 {
+        let product = word.multipliedFullWidth(by: 0x9e37_79b9_7f4a_7c15)
+        return product.high ^ product.low
     }
 
     private static let secrets = (

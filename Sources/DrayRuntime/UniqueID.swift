@@ -55,11 +55,6 @@ public struct UniqueID: Hashable, Comparable, Sendable, CustomStringConvertible 
         FastHash.hash(high, low, seed: seed)
     }
 
-    public func hash(into hasher: inout Hasher) {
-        hasher.combine(high)
-        hasher.combine(low)
-    }
-
     public static func < (left: UniqueID, right: UniqueID) -> Bool {
         (left.high, left.low) < (right.high, right.low)
     }

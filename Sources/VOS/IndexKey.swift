@@ -64,23 +64,19 @@ enum IndexKey {
         }
     }
 
-    /// Appends a child's tag and its escaped name: the prefix of everything below it.
-    static func appendName(_ name: [UInt8], to key: inout Bytes) {
-        key.append(childTag)
-        appendEscaped(name, to: &key)
-    }
-
-    /// Whether a name is its own escaped form.
-    private static func isClean(_ name: [UInt8]) -> Bool {
-        unsafe name.withUnsafeBytes { bytes in
-            unsafe bytes.isEmpty || memchr(bytes.baseAddress!, 0, bytes.count) == nil
-        }
-    }
-
-    /// Writes a child's tag and its escaped name, for which there is room for twice its length.
+    /// Writes a child's tag and its escaped name: the prefix of everything below it. Up to three
+    /// bytes and twice the name's.
     static func putName(_ name: [UInt8], to writer: inout ByteWriter) {
         writer.put(childTag)
-        if isClean(name) {
+        putEscaped(name, to: &writer)
+    }
+
+    /// Writes a string so that it ends, and sorts, by itself. Up to two bytes and twice its own.
+    static func putEscaped(_ name: [UInt8], to writer: inout ByteWriter) {
+        let isClean = unsafe name.withUnsafeBytes { bytes in
+            unsafe bytes.isEmpty || memchr(bytes.baseAddress!, 0, bytes.count) == nil
+        }
+        if isClean {
             writer.put(bytes: name)
         } else {
             for byte in name {
@@ -90,20 +86,6 @@ enum IndexKey {
         }
         writer.put(0 as UInt8)
         writer.put(1 as UInt8)
-    }
-
-    /// Appends a string so that it ends, and sorts, by itself.
-    static func appendEscaped(_ name: [UInt8], to key: inout Bytes) {
-        if isClean(name) {
-            key.append(contentsOf: name)
-        } else {
-            for byte in name {
-                key.append(byte)
-                if byte == 0 { key.append(255) }
-            }
-        }
-        key.append(0)
-        key.append(1)
     }
 
     /// The string that begins at `start` in `key`, and where the key goes on after it. Nil when it

@@ -119,7 +119,9 @@ extension VOS {
         let prefix = parent + [IndexKey.childTag]
         var start = prefix
         if let anchor {
-            IndexKey.appendEscaped(anchor, to: &start)
+            start += .written(capacity: 2 * anchor.count + 2) { writer in
+                IndexKey.putEscaped(anchor, to: &writer)
+            }
             start = IndexKey.successor(ofPrefix: start)
         }
         var names: [[UInt8]] = []

@@ -223,3 +223,34 @@ import Testing
         await #expect(processExitsWith: .failure) { _ = IOBuffer(count: 0) }
     }
 }
+
+@Suite struct FastHashTests {
+    /// Equal identities are found again; those that differ in one bit, or in time only, spread
+    /// over a table's buckets as random ones would, or better.
+    @Test func spreads() {
+        var entropy = Entropy(seed: 1)
+        let first = entropy.next()
+        let kinds: [(String, (UInt64) -> UniqueID)] = [
+            ("times", { UniqueID(high: first, low: 1_767_225_600_000_000_000 + $0) }),
+            ("rounded times", { UniqueID(high: first, low: $0 << 16) }),
+            ("high words", { UniqueID(high: $0, low: first) }),
+            ("high words of zero", { UniqueID(high: $0, low: 0) }),
+            ("low words of zero", { UniqueID(high: 0, low: $0) }),
+            ("equal words", { UniqueID(high: $0, low: $0) }),
+        ]
+        for (name, identity) in kinds {
+            // 4,096 into as many buckets, by the low bits as a dictionary does: 63 % are hit.
+            var buckets = Set<Int>()
+            var found: [UniqueID: UInt64] = [:]
+            for number in 0..<4096 as Range<UInt64> {
+                let value = identity(number)
+                #expect(value._rawHashValue(seed: 7) == identity(number)._rawHashValue(seed: 7))
+                buckets.insert(value._rawHashValue(seed: 7) & 4095)
+                found[value] = number
+            }
+            #expect(buckets.count >= 2400, "\(name): \(buckets.count)")
+            #expect(found.count == 4096)
+            for number in 0..<4096 as Range<UInt64> { #expect(found[identity(number)] == number) }
+        }
+    }
+}
