@@ -29,12 +29,15 @@ final class Bench {
     }
 
     func run() async throws(CommandFailure) -> BenchResult {
-        var objects: [DrayObject] = []
+        var objects: [[DrayObject]] = []
         do throws(DrayError) {
             for _ in 0..<plan.objects {
-                objects.append(
-                    container.object(
-                        try await container.makeObjectID(objectClass: plan.objectClass)))
+                var set: [DrayObject] = []
+                for _ in 0..<plan.perTransaction {
+                    let id = try await container.makeObjectID(objectClass: plan.objectClass)
+                    set.append(container.object(id))
+                }
+                objects.append(set)
             }
         } catch {
             throw CommandFailure(error, "container \(container.label)")
@@ -51,9 +54,9 @@ final class Bench {
         let seconds = HumanDuration(xstream.now.since(start)).seconds
         if failure == nil, plan.verify { await inParallel(workers) { await self.check($0) } }
         do throws(DrayError) {
-            for object in objects { try await object.punch() }
+            for object in objects.joined() { try await object.punch() }
         } catch {
-            fail(CommandFailure(error, "removing the object"))
+            fail(CommandFailure(error, "removing the objects"))
         }
         if let failure { throw failure }
         return BenchResult(
@@ -135,14 +138,15 @@ final class Bench {
     final class Worker {
         private let index: Int
         private let plan: BenchPlan
-        /// Each value is written to all of them at once, and read from the first.
-        private let objects: [DrayObject]
+        /// A value belongs to one element: it is written to all objects there at once, and read
+        /// from the first.
+        private let objects: [[DrayObject]]
         private let buffer: IOBuffer
         var entropy: Entropy
         /// How often each value was written.
         var versions: [UInt32]
 
-        init(index: Int, plan: BenchPlan, objects: [DrayObject], entropy: Entropy) {
+        init(index: Int, plan: BenchPlan, objects: [[DrayObject]], entropy: Entropy) {
             self.index = index
             self.plan = plan
             self.objects = objects
@@ -154,6 +158,10 @@ final class Bench {
 
         /// The number of a value among those of all workers.
         func key(_ slot: Int) -> UInt64 { UInt64(slot * plan.depth + index) }
+
+        private func objects(of slot: Int) -> [DrayObject] {
+            objects[Int(key(slot) % UInt64(objects.count))]
+        }
 
         private func dkey(_ slot: Int) -> [UInt8] {
             let key = key(slot)
@@ -183,18 +191,19 @@ final class Bench {
                     }
                 }
             }
+            let objects = objects(of: slot)
             guard objects.count > 1 else {
                 try await objects[0].write(
                     dkey: dkey(slot), akey: Bench.akey, offset: 0, buffer: buffer,
                     range: 0..<plan.size)
                 return
             }
-            try await writeTransaction(slot)
+            try await writeTransaction(slot, objects)
         }
 
-        private func writeTransaction(_ slot: Int) async throws(DrayError) {
+        private func writeTransaction(_ slot: Int, _ objects: [DrayObject]) async throws(DrayError) {
             let bytes = buffer.array(0..<plan.size)
-            let (objects, dkey) = (objects, dkey(slot))
+            let dkey = dkey(slot)
             do {
                 try await objects[0].container.transaction { transaction in
                     for object in objects {
@@ -210,7 +219,7 @@ final class Bench {
         }
 
         func read(_ slot: Int) async throws(DrayError) {
-            try await objects[0].read(
+            try await objects(of: slot)[0].read(
                 dkey: dkey(slot), akey: Bench.akey, offset: 0, into: buffer, range: 0..<plan.size)
         }
 

@@ -7,9 +7,9 @@ struct BenchCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench", abstract: "Measure storage: durable writes and reads of objects.",
         discussion: """
-            Writes and reads values of one size in an object of the given class, so many at a \
-            time, each under a key of its own. Every write is on stable storage when it counts. \
-            What is read is compared with what was written, byte for byte. The object is removed \
+            Writes and reads values of one size in objects of the given class, so many at a time, \
+            each under a key of its own. Every write is on stable storage when it counts. What is \
+            read is compared with what was written, byte for byte. The objects are removed \
             afterwards.
             """)
 
@@ -21,8 +21,12 @@ struct BenchCommand: AsyncParsableCommand {
     var objectClass: ClassArgument?
     @Option(name: .long, help: "Bytes of each value; several are measured in turn.")
     var size: [Size] = [Size(bytes: 4096)]
-    @Option(name: .long, help: "Objects that each write changes, in one transaction.")
+    @Option(
+        name: .long,
+        help: "Objects that the values are spread over; each has a leader of its own.")
     var objects = 1
+    @Option(name: .long, help: "Objects that each write changes, in one transaction.")
+    var perTransaction = 1
     @Option(name: .long, help: "Operations in flight; several are measured in turn.")
     var depth: [Int] = [1, 16, 64]
     @Option(name: .long, help: "Reads among the operations, in percent.") var read = 0
@@ -46,9 +50,18 @@ struct BenchCommand: AsyncParsableCommand {
 
     func validate() throws {
         guard (0...100).contains(read) else { throw ValidationError("--read is 0 to 100.") }
-        guard (1...64).contains(objects) else { throw ValidationError("--objects is 1 to 64.") }
-        guard objects == 1 || size.allSatisfy({ $0.bytes * UInt64(objects) <= 1 << 20 }) else {
-            throw ValidationError("A transaction writes at most 1MiB: --objects times --size.")
+        guard (1...4096).contains(objects) else {
+            throw ValidationError("--objects is 1 to 4096.")
+        }
+        guard (1...64).contains(perTransaction) else {
+            throw ValidationError("--per-transaction is 1 to 64.")
+        }
+        guard
+            perTransaction == 1
+                || size.allSatisfy({ $0.bytes * UInt64(perTransaction) <= 1 << 20 })
+        else {
+            throw ValidationError(
+                "A transaction writes at most 1MiB: --per-transaction times --size.")
         }
         guard values > 0 else { throw ValidationError("--values must be at least 1.") }
         guard size.allSatisfy({ (1...64 << 20).contains($0.bytes) }) else {
@@ -68,8 +81,8 @@ struct BenchCommand: AsyncParsableCommand {
                 for depth in depth {
                     let plan = BenchPlan(
                         objectClass: objectClass?.objectClass ?? container.objectClass,
-                        objects: objects, size: Int(size.bytes), depth: depth, readPercent: read,
-                        duration: time.duration, count: count,
+                        objects: objects, perTransaction: perTransaction, size: Int(size.bytes),
+                        depth: depth, readPercent: read, duration: time.duration, count: count,
                         values: max(depth, min(values, Int(BenchCommand.sizeMax / size.bytes))),
                         verify: verify, seed: seed, pause: pause.duration)
                     let result = try await cluster.run { () async throws(CommandFailure) in
@@ -87,7 +100,10 @@ struct BenchCommand: AsyncParsableCommand {
 /// One measurement.
 struct BenchPlan: Sendable {
     var objectClass: ObjectClass
+    /// The values are spread over them.
     var objects: Int
+    /// Objects that each write changes.
+    var perTransaction: Int
     var size: Int
     var depth: Int
     var readPercent: Int
