@@ -111,14 +111,24 @@ extension Context {
         if header.destinationTag != WireHeader.anyRank, header.destinationTag != options.tag {
             return .wrongTag
         }
+        if header.groupVersion != 0, header.groupVersion != group.version { return .groupVersion }
         if !clock.observe(header.stamp, physical: wallTime) { return .clockSkew }
         let active = activeRequests.count - freeActive.count
         let held = header.payloadLength > 0 && receives.heldCount > options.heldReceivesMax
-        if active >= options.activeRequestsMax || held {
+        if active >= activeRequestsMax(header.flags.priority) || held {
             counts.overloaded += 1
             return .overloaded
         }
         return isIntact(header, message) ? nil : .badMessage
+    }
+
+    /// The requests that may be worked on when another one of this priority comes.
+    private func activeRequestsMax(_ priority: RequestPriority) -> Int {
+        switch priority {
+        case .low: max(1, options.activeRequestsMax * 3 / 4)
+        case .normal: options.activeRequestsMax
+        case .high: options.activeRequestsMax + max(1, options.activeRequestsMax / 8)
+        }
     }
 
     private func activate(_ request: RequestContext) {
@@ -177,6 +187,7 @@ extension Context {
     func reply<R: Message>(_ message: R, to request: RequestContext) {
         guard request.claimAnswer() else { return }
         defer { deactivate(request) }
+        guard !request.isOneWay else { return }
         guard let (session, send) = replySlot(request.session) else { return }
         var header = answerHeader(
             .reply, session: request.session, slot: request.slot,
@@ -197,6 +208,10 @@ extension Context {
     /// Answers a request with an error. Does nothing when it was answered.
     func fail(_ error: RPCError, _ request: RequestContext) {
         guard request.claimAnswer() else { return }
+        guard !request.isOneWay else {
+            deactivate(request)
+            return
+        }
         var header = answerHeader(
             .reply, session: request.session, slot: request.slot,
             slotGeneration: request.slotGeneration, requestID: request.requestID)
@@ -207,6 +222,10 @@ extension Context {
 
     /// Answers a request that no handler will see.
     private func refuse(_ request: WireHeader, _ error: RPCError) {
+        guard !request.flags.contains(.oneWay) else {
+            counts.dropped += 1
+            return
+        }
         sendFailure(
             error,
             answerHeader(

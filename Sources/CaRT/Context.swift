@@ -22,7 +22,7 @@ internal import Logging
     public let clock: HybridLogicalClock
     public let options: ContextOptions
     /// Whom `Destination.rank` means. Empty at first.
-    public let group = GroupMap()
+    public let group: Group
     /// Our rank; engines may learn it after the context was made.
     @safe @exclusivity(unchecked) public var rank: UInt32?
 
@@ -37,8 +37,8 @@ internal import Logging
 
     let endpoint: Endpoint
     let world: World
-    /// The standard time of a call, in nanoseconds.
-    let timeout: UInt64
+    /// The time of a call that does not say how long it may take. At first that of the options.
+    @safe @exclusivity(unchecked) public var timeout: Duration
     let logger: Logger
     @safe @exclusivity(unchecked) var entropy: Entropy
     @safe @exclusivity(unchecked) var isClosing = false
@@ -52,6 +52,7 @@ internal import Logging
     @safe @exclusivity(unchecked) var peersByAddress: [FabricAddress: Int32] = [:]
     @safe @exclusivity(unchecked) var peersByRank: [UInt64: Int32] = [:]
     @safe @exclusivity(unchecked) var groupGeneration: UInt32 = 0
+    @safe @exclusivity(unchecked) var knownVersions: [ProtocolKey: KnownVersions] = [:]
     @safe @exclusivity(unchecked) var lastPeer: (address: FabricAddress, number: Int32)?
     @safe @exclusivity(unchecked) var selfPeer: Int32 = 0
 
@@ -86,7 +87,8 @@ internal import Logging
         self.world = world
         self.xstream = xstream
         self.options = options
-        timeout = options.timeout.nanosecondsClamped
+        timeout = options.timeout
+        group = Group(name: options.groupName)
         clock = options.clock
         rank = options.rank
         logger = world.log.logger(.cart)
@@ -124,6 +126,7 @@ internal import Logging
                 sends: SendPool(endpoint: endpoint, slotSize: slotSize), receives: receives))
         refreshTime()
         addSelf()
+        group.observe { [unowned self] event in groupChanged(event) }
         registerInternals()
         do throws(FabricError) {
             try self.receives.postAll()
@@ -270,6 +273,8 @@ enum CallOutcome {
     case failed(RPCError)
     /// As `failed`, but the peer may still use memory that the call exposed.
     case abandoned(RPCError)
+    /// A request without reply is with the fabric.
+    case sent
     case reply(HeldMessage, status: UInt16, isSpilled: Bool)
 }
 

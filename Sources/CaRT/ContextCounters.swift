@@ -22,6 +22,8 @@ public struct ContextCounters: Hashable, Sendable {
     public var dropped = 0
     /// Hellos sent, probes included.
     public var hellosSent = 0
+    /// Members that were asked where their contexts are.
+    public var lookUps = 0
     /// Connections and peers' instances found to be gone.
     public var peersLost = 0
     /// Bytes read and written by bulk transfers that we started.

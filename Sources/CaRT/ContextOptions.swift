@@ -8,6 +8,9 @@ public struct ContextOptions: Sendable {
     /// Our rank in the group; nil for clients.
     public var rank: UInt32?
 
+    /// The name of the group whose members it calls by rank; see `Group.isName`.
+    public var groupName = "default"
+
     /// Which of the process's contexts this is, as destinations name it.
     public var tag: UInt32 = 0
 

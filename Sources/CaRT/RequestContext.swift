@@ -17,6 +17,10 @@ internal import DrayRuntime
     public let stamp: UInt64
     /// Follows a request through every process. Pass it on.
     public let trace: UInt64
+    /// How urgent the caller finds it.
+    public let priority: RequestPriority
+    /// Nobody waits for a reply: what the handler answers is dropped.
+    public let isOneWay: Bool
 
     let session: SessionID
     let slot: UInt32
@@ -40,6 +44,8 @@ internal import DrayRuntime
         deadline = header.deadline
         stamp = header.stamp
         trace = header.trace
+        priority = header.flags.priority
+        isOneWay = header.flags.contains(.oneWay)
         session = header.session
         slot = header.slot
         slotGeneration = header.slotGeneration

@@ -58,7 +58,7 @@ public enum SelfTest {
     /// Calls at a time.
     public static let inFlightMax = 4096
 
-    static let id = ProtocolID(base: 0xf2, version: 1)
+    static let id = ProtocolID(reserved: 0xf2, version: 1)
     static let echo = Procedure<Echo, Answer>(id, index: 1, name: "selfTest.echo")
 
     struct Echo: Message {

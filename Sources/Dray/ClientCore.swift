@@ -96,7 +96,7 @@ final class ClientCore {
     }
 
     private func install(_ map: ClusterMapReply) throws(RPCError) {
-        var members: [GroupMap.Member] = []
+        var members: [Group.Member] = []
         for engine in map.engines {
             var addresses: [FabricAddress] = []
             for text in engine.addresses {
@@ -106,11 +106,14 @@ final class ClientCore {
                     throw .badMessage
                 }
             }
-            members.append(GroupMap.Member(rank: engine.rank, addresses: addresses))
+            members.append(Group.Member(rank: engine.rank, addresses: addresses))
         }
-        guard Set(members.map(\.rank)).count == members.count else { throw .badMessage }
+        do throws(GroupError) {
+            try context.group.apply(.replace(members), version: context.group.version + 1)
+        } catch {
+            throw .badMessage
+        }
         engines = map.engines.sorted { $0.rank < $1.rank }
-        context.group.replace(version: context.group.version + 1, members: members)
     }
 
     // MARK: - Calls
@@ -153,7 +156,8 @@ final class ClientCore {
             code == ServiceCode.busy.rawValue || code == ServiceCode.staleMap.rawValue
                 || code == ServiceCode.undecided.rawValue
         case .timedOut, .cancelled, .unknownProcedure, .protocolVersion, .badMessage,
-            .wrongRank, .wrongTag, .staleGroup, .clockSkew, .fabric, .closed, .messageTooLong:
+            .wrongRank, .wrongTag, .staleGroup, .groupVersion, .clockSkew, .fabric, .closed,
+            .messageTooLong:
             false
         }
     }

@@ -180,7 +180,7 @@ func openContext(
     do throws(RPCError) {
         let context = try Context(
             world: world, xstream: xstream, address: address, options: options)
-        var members: [GroupMap.Member] = []
+        var members: [Group.Member] = []
         for engine in configuration.engines {
             var addresses: [FabricAddress] = []
             for text in engine.addresses {
@@ -190,9 +190,13 @@ func openContext(
                     throw .fabric(error)
                 }
             }
-            members.append(GroupMap.Member(rank: engine.rank, addresses: addresses))
+            members.append(Group.Member(rank: engine.rank, addresses: addresses))
         }
-        context.group.replace(version: 1, members: members)
+        do throws(GroupError) {
+            try context.group.apply(.replace(members), version: 1)
+        } catch {
+            throw .application(code: 0, message: "\(error)")
+        }
         return context
     } catch {
         switch error {
