@@ -63,6 +63,13 @@ internal import Logging
     @safe @exclusivity(unchecked) var nextSpill: UInt64 = 1
     @safe @exclusivity(unchecked) var pulledBytes = 0
 
+    // Collectives.
+    @safe @exclusivity(unchecked) var collectives = CollectiveTable()
+    /// Bulk data that ranks below us fetch, by the key of its memory.
+    @safe @exclusivity(unchecked) var relays: [UInt64: ChunkRelay] = [:]
+    /// When this context was made: it takes part in nothing that began before.
+    let openedStamp: UInt64
+
     // Memory.
     let pool: BufferPool
     let exposures: ExposureTable
@@ -90,6 +97,7 @@ internal import Logging
         timeout = options.timeout
         group = Group(name: options.groupName)
         clock = options.clock
+        openedStamp = options.clock.now()
         rank = options.rank
         logger = world.log.logger(.cart)
         do throws(FabricError) {

@@ -48,6 +48,7 @@ enum InternalProtocol {
 extension Context {
     /// Answers look-ups and version queries.
     func registerInternals() {
+        registerCollectives()
         registerSynchronous(InternalProtocol.lookUp) { question, request throws(RPCError) in
             guard let member = request.context.group.member(question.rank) else {
                 throw .staleGroup
