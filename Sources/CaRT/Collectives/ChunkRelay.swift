@@ -17,15 +17,19 @@ internal import DrayRuntime
     let handle: BulkHandle
     private let chunkSize: Int
     private let total: Int
-    /// Bytes, from the first on, that are there.
+    private let chunkCount: Int
+    /// By chunk.
+    private var isThere: [Bool] = []
+    /// Chunks, from the first on, that are there.
     private var available: Int
+    /// Nil where the data comes from.
     private var source: CollectiveBulk?
     /// The parent that fetching goes on from.
     private var nextSource: CollectiveBulk?
     /// When the parent gives up.
     private let deadline: Deadline
     private var questions: [(have: Int, reply: DeferredReply<ChunkAnswer>)] = []
-    private var fetching: Task<Void, Never>?
+    private var fetch: Fetch?
     private var retry: Timer?
     private var pause = ChunkRelay.pauseMin
     private var hasStarted = false
@@ -33,6 +37,26 @@ internal import DrayRuntime
     private var isClosed = false
     private var waiter: SuspendedTask?
     private var onStop: (() -> Void)?
+
+    /// Fetching from one source, until it fails or all is there.
+    private final class Fetch {
+        let source: CollectiveBulk
+        /// Chunks, from the first on, that the source has.
+        var known: Int
+        /// The chunk to read next.
+        var next: Int
+        /// Chunks that are being read.
+        var reads = 0
+        /// Asks the source for more.
+        var question: Task<Void, Never>?
+        var isOver = false
+
+        init(_ source: CollectiveBulk, known: Int, next: Int) {
+            self.source = source
+            self.known = known
+            self.next = next
+        }
+    }
 
     /// Chunks that are fetched at a time.
     private static let windowMax = 4
@@ -46,7 +70,8 @@ internal import DrayRuntime
         self.chunkSize = chunkSize
         buffer = nil
         total = handle.range.count
-        available = total
+        chunkCount = (total + chunkSize - 1) / chunkSize
+        available = chunkCount
         deadline = .standard
         context.relays[handle.descriptor.key] = self
     }
@@ -64,6 +89,8 @@ internal import DrayRuntime
         self.source = source
         self.deadline = .at(deadline)
         chunkSize = Int(source.chunkSize)
+        chunkCount = (total + chunkSize - 1) / chunkSize
+        isThere = Array(repeating: false, count: chunkCount)
         available = 0
         let buffer = try context.makeBuffer(count: total)
         self.buffer = buffer
@@ -79,10 +106,17 @@ internal import DrayRuntime
     /// What the children are told.
     var offer: CollectiveBulk {
         CollectiveBulk(
-            memory: handle.descriptor, chunkSize: UInt32(chunkSize), isWhole: available == total)
+            memory: handle.descriptor, chunkSize: UInt32(chunkSize), isWhole: isWhole)
     }
 
-    private var isWhole: Bool { available == total }
+    private var isWhole: Bool { available == chunkCount }
+
+    private func range(_ chunk: Int) -> Range<Int> {
+        chunk * chunkSize..<min((chunk + 1) * chunkSize, total)
+    }
+
+    /// Bytes of the first chunks.
+    private func bytes(_ chunks: Int) -> Int { min(chunks * chunkSize, total) }
 
     // MARK: - Children
 
@@ -100,8 +134,8 @@ internal import DrayRuntime
         let open = questions
         questions = []
         for question in open {
-            if question.have < available {
-                question.reply.reply(ChunkAnswer(available: UInt64(available)))
+            if question.have < bytes(available) {
+                question.reply.reply(ChunkAnswer(available: UInt64(bytes(available))))
             } else {
                 questions.append(question)
             }
@@ -114,19 +148,19 @@ internal import DrayRuntime
     func start() {
         guard source != nil, !hasStarted, !hasStopped else { return }
         hasStarted = true
-        fetch(isFirst: true)
+        begin(isFirst: true)
     }
 
     /// Another parent has the data, too.
     func change(to new: CollectiveBulk) {
         guard !hasStopped, !isWhole, Int(new.memory.length) == total, source != nil else { return }
-        if let fetching {
+        if let fetch {
             nextSource = new
-            fetching.cancel()
+            interrupt(fetch)
         } else {
             source = new
             retry?.cancel()
-            if hasStarted { fetch(isFirst: true) }
+            if hasStarted { begin(isFirst: true) }
         }
     }
 
@@ -144,85 +178,102 @@ internal import DrayRuntime
         waiting?.resume()
     }
 
-    private func fetch(isFirst: Bool) {
-        guard let source, let buffer else { return }
-        fetching = context.xstream.spawnCancellable { [self] in
-            var failed = false
-            do throws(RPCError) {
-                try await fetchAll(from: source, into: buffer, trusts: isFirst && source.isWhole)
-            } catch {
-                failed = true
-            }
-            fetchEnded(failed)
-        }
+    /// - Parameter isFirst: what the source said of itself is still true. Else it is asked before
+    ///   anything is read: another process may be there by now.
+    private func begin(isFirst: Bool) {
+        guard let source else { return }
+        let known = isFirst && source.isWhole ? chunkCount : available
+        let fetch = Fetch(source, known: known, next: available)
+        self.fetch = fetch
+        proceed(fetch)
     }
 
-    /// - Parameter trusts: the parent need not be asked, as it had everything from the beginning.
-    private func fetchAll(
-        from source: CollectiveBulk, into buffer: RegisteredBuffer, trusts: Bool
-    ) async throws(RPCError) {
-        var known = trusts ? total : available
-        while !isWhole {
-            guard !Task.isCancelled else { throw .cancelled }
-            if known <= available {
-                let answer = try await context.call(
-                    CollectiveProtocol.chunks,
-                    ChunkQuestion(key: source.memory.key, have: UInt64(available)),
-                    to: .address(source.memory.owner), deadline: deadline)
-                guard answer.available > UInt64(available), answer.available <= UInt64(total)
-                else { throw .badMessage }
-                known = Int(answer.available)
-                continue
-            }
-            try await fetchSome(from: source, into: buffer, known: known)
-            pause = ChunkRelay.pauseMin
-        }
-    }
-
-    /// Fetches some chunks at a time.
-    private func fetchSome(
-        from source: CollectiveBulk, into buffer: RegisteredBuffer, known: Int
-    ) async throws(RPCError) {
-        var ranges: [Range<Int>] = []
-        var start = available
-        while start < known, ranges.count < ChunkRelay.windowMax {
-            let end = min(start + chunkSize, known)
-            ranges.append(start..<end)
-            start = end
-        }
-        let results = Gather<RPCError?>(count: ranges.count)
-        for (index, range) in ranges.enumerated() {
+    /// Reads what the source has, and asks it for more at the same time.
+    private func proceed(_ fetch: Fetch) {
+        while fetch.reads < ChunkRelay.windowMax, fetch.next < fetch.known {
+            let chunk = fetch.next
+            fetch.next += 1
+            guard !isThere[chunk] else { continue }
+            fetch.reads += 1
             context.xstream.spawn { [self] in
-                do throws(RPCError) {
-                    try await context.bulkGet(
-                        source.memory, offset: range.lowerBound, into: buffer, range: range,
-                        deadline: deadline)
-                    results.finish(index, with: nil)
-                } catch {
-                    results.finish(index, with: error)
-                }
+                let isRead = await read(chunk, from: fetch.source)
+                fetch.reads -= 1
+                if isRead { arrived(chunk) } else { interrupt(fetch) }
+                settle(fetch)
             }
         }
-        for (range, error) in zip(ranges, await results.results()) {
-            if let error { throw error }
-            available = range.upperBound
-            tellChildren()
+        guard fetch.known < chunkCount, fetch.question == nil else { return }
+        fetch.question = context.xstream.spawnCancellable { [self] in
+            let known = await ask(fetch.source, have: bytes(fetch.known))
+            fetch.question = nil
+            if let known { fetch.known = known } else { interrupt(fetch) }
+            settle(fetch)
         }
     }
 
-    private func fetchEnded(_ failed: Bool) {
-        fetching = nil
+    private func read(_ chunk: Int, from source: CollectiveBulk) async -> Bool {
+        guard let buffer else { return false }
+        let range = range(chunk)
+        do throws(RPCError) {
+            try await context.bulkGet(
+                source.memory, offset: range.lowerBound, into: buffer, range: range,
+                deadline: deadline)
+            return true
+        } catch {
+            // Whatever it was: it is tried again, or time decides.
+            return false
+        }
+    }
+
+    /// The chunks that a source has once they are more; nil when it does not say.
+    private func ask(_ source: CollectiveBulk, have: Int) async -> Int? {
+        do throws(RPCError) {
+            let answer = try await context.call(
+                CollectiveProtocol.chunks,
+                ChunkQuestion(key: source.memory.key, have: UInt64(have)),
+                to: .address(source.memory.owner), deadline: deadline)
+            guard answer.available > UInt64(have), answer.available <= UInt64(total)
+            else { return nil }
+            if answer.available == UInt64(total) { return chunkCount }
+            let known = Int(answer.available) / chunkSize
+            return bytes(known) > have ? known : nil
+        } catch {
+            return nil
+        }
+    }
+
+    private func arrived(_ chunk: Int) {
+        isThere[chunk] = true
+        pause = ChunkRelay.pauseMin
+        guard chunk == available else { return }
+        while available < chunkCount, isThere[available] { available += 1 }
+        tellChildren()
+        if isWhole { wake() }
+    }
+
+    private func interrupt(_ fetch: Fetch) {
+        fetch.isOver = true
+        fetch.question?.cancel()
+    }
+
+    /// Something of a fetch has ended.
+    private func settle(_ fetch: Fetch) {
+        guard self.fetch === fetch else { return }
+        guard fetch.isOver || isWhole else {
+            proceed(fetch)
+            return
+        }
+        guard fetch.reads == 0, fetch.question == nil else { return }
+        self.fetch = nil
         if hasStopped {
             stopped()
-        } else if isWhole {
-            wake()
-        } else if let next = nextSource {
+        } else if let next = nextSource, !isWhole {
             nextSource = nil
             source = next
-            fetch(isFirst: true)
-        } else {
+            begin(isFirst: true)
+        } else if !isWhole {
             retry = context.xstream.schedule(at: context.xstream.now + pause) { [weak self] in
-                self?.fetch(isFirst: false)
+                self?.begin(isFirst: false)
             }
             pause = min(pause * 2, ChunkRelay.pauseMax)
         }
@@ -240,7 +291,7 @@ internal import DrayRuntime
         onStop = body
         retry?.cancel()
         wake()
-        if let fetching { fetching.cancel() } else { stopped() }
+        if let fetch { interrupt(fetch) } else { stopped() }
     }
 
     private func stopped() {
