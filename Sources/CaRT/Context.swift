@@ -67,6 +67,7 @@ internal import Logging
     @safe @exclusivity(unchecked) var collectives = CollectiveTable()
     /// Bulk data that ranks below us fetch, by the key of its memory.
     @safe @exclusivity(unchecked) var relays: [UInt64: ChunkRelay] = [:]
+    @safe @exclusivity(unchecked) var barriers = BarrierTable()
     /// When this context was made: it takes part in nothing that began before.
     let openedStamp: UInt64
 
@@ -235,6 +236,7 @@ internal import Logging
         guard !isClosing else { return }
         isClosing = true
         endCalls()
+        barriers.close()
         for request in activeRequests { request?.cancel() }
         let limit = xstream.now + .seconds(5)
         // Callers are resumed and handlers answer; what they send goes out before the end.
@@ -260,6 +262,7 @@ internal import Logging
         isClosed = true
         isClosing = true
         endCalls()
+        barriers.close()
         timer?.cancel()
         if xstream.isCurrent { xstream.removeSource(self) }
         spills = [:]

@@ -49,6 +49,7 @@ extension Context {
     /// Answers look-ups and version queries.
     func registerInternals() {
         registerCollectives()
+        registerBarriers()
         registerSynchronous(InternalProtocol.lookUp) { question, request throws(RPCError) in
             guard let member = request.context.group.member(question.rank) else {
                 throw .staleGroup

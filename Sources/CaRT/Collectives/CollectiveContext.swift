@@ -22,7 +22,8 @@ public final class CollectiveContext {
     public let bulk: RegisteredBuffer?
 
     /// Nobody waits for our reply any more. The handler's task is cancelled then.
-    public internal(set) var isCancelled = false
+    public private(set) var isCancelled = false
+    private var cancelHook: (() -> Void)?
 
     init(
         _ request: CollectiveRequest, context: Context, deadline: UInt64, trace: UInt64,
@@ -36,4 +37,21 @@ public final class CollectiveContext {
         self.trace = trace
         self.bulk = bulk
     }
+
+    /// Runs `body` when nobody waits for our reply any more; at once when that is so already. One
+    /// at a time: replaces the one before.
+    public func onCancel(_ body: @escaping () -> Void) {
+        if isCancelled { body() } else { cancelHook = body }
+    }
+
+    func cancel() {
+        guard !isCancelled else { return }
+        isCancelled = true
+        let hook = cancelHook
+        cancelHook = nil
+        hook?()
+    }
+
+    /// The handler has ended.
+    func finish() { cancelHook = nil }
 }

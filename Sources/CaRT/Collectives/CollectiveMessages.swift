@@ -95,7 +95,7 @@ extension CollectiveFailures: ByteCodable {
 }
 
 extension CollectiveFailures.Failure {
-    fileprivate mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+    mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         var place = UInt32(coder.isDecoding ? 0 : position)
         let (code, text) = error.wire
         var (status, body) = (code.rawValue, text)

@@ -115,7 +115,7 @@ internal import DrayRuntime
             case .takeOwn: take(own)
             case .aggregate(let position): take(childReplies.removeValue(forKey: position))
             case .cancelHandler:
-                information.isCancelled = true
+                information.cancel()
                 handlerTask?.cancel()
             case .cancelChild(let position): calls[position]?.cancel()
             case .answer: finish()
@@ -154,8 +154,10 @@ internal import DrayRuntime
             do throws(RPCError) {
                 try await relay?.whole()
                 own = try await handlers.handle(message, information)
+                information.finish()
                 if !isAnswered { on(.handled) }
             } catch {
+                information.finish()
                 if !isAnswered { on(.handlerFailed(error)) }
             }
         }

@@ -155,7 +155,7 @@ extension Context {
     }
 
     /// The ranks that are meant, by the group as it is now.
-    private func ranks(of members: CollectiveMembers) throws(RPCError) -> RankSet {
+    func ranks(of members: CollectiveMembers) throws(RPCError) -> RankSet {
         let ranks: RankSet
         switch members {
         case .all: ranks = RankSet(group.members.lazy.map(\.rank))
