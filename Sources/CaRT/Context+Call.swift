@@ -504,6 +504,10 @@ extension Context {
         var actions: [CallAction] = []
         let now = xstream.now.nanoseconds
         for token in tokens {
+            guard token >> 63 == 0 else {
+                cancelBulk(token)
+                continue
+            }
             let slot = Int32(truncatingIfNeeded: token >> 32)
             guard tracker.slots[Int(slot)].generation == UInt32(truncatingIfNeeded: token)
             else { continue }

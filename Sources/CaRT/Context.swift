@@ -74,6 +74,7 @@ internal import Logging
     // Memory.
     let pool: BufferPool
     let exposures: ExposureTable
+    let registrations: RegistrationCache
     @safe @exclusivity(unchecked) var quarantine: [Quarantined] = []
     // SAFETY: allocated in `init`, freed in `deinit`, used only by `poll`.
     let completions: UnsafeMutableBufferPointer<Completion>
@@ -91,6 +92,7 @@ internal import Logging
         precondition(xstream.isCurrent, "a context is made on its xstream")
         precondition(options.eagerLimit >= Context.eagerLimitMin)
         precondition(options.receiveCount > options.heldReceivesMax)
+        precondition(options.bulksMax > 0)
         precondition(options.messageSizeMax <= Int(Int32.max))
         self.world = world
         self.xstream = xstream
@@ -123,6 +125,8 @@ internal import Logging
         }
         pool = BufferPool(endpoint: endpoint, freeBytesMax: options.pooledBytesMax)
         exposures = ExposureTable(endpoint: endpoint)
+        registrations = RegistrationCache(
+            endpoint: endpoint, bytesMax: options.cachedRegistrationBytesMax)
         unsafe completions = .allocate(capacity: Context.completionsMax)
         unsafe completions.initialize(repeating: Completion(token: 0, kind: .sent))
         unsafe state = .allocate(capacity: 1)
@@ -270,6 +274,7 @@ internal import Logging
         quarantine = []
         // The provider must be done with the memory before it is deregistered for good.
         pool.close()
+        registrations.close()
         sends.close()
         receives.close()
         endpoint.close()

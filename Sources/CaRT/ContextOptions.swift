@@ -34,6 +34,13 @@ public struct ContextOptions: Sendable {
     /// Calls that may wait for credits of one peer; further ones end with `.overloaded`.
     public var waitingMax = 65_536
 
+    /// Bulk transfers that are with the fabric at a time; further ones wait for those.
+    public var bulksMax = 256
+
+    /// Memory of the user's own that stays registered for the next transfer; the longest unused
+    /// goes first.
+    public var cachedRegistrationBytesMax = 64 << 20
+
     /// The time a call has unless it says otherwise.
     public var timeout: Duration = .seconds(60)
 

@@ -53,7 +53,12 @@ extension Context {
     ///
     /// Later calls to the rank go out as usual, over a new connection.
     public func evict(rank: UInt32) {
-        for peer in peers(of: rank) { connectionLost(peer, isGone: true) }
+        for peer in peers(of: rank) { peerIsGone(peer) }
+    }
+
+    private func peerIsGone(_ peer: Int32) {
+        connectionLost(peer, isGone: true)
+        abandonBulks(with: peer, .unreachable)
     }
 
     /// Cancels every call under way to a member; they end with `.cancelled`, and the member hears
@@ -71,6 +76,7 @@ extension Context {
         var actions: [CallAction] = []
         tracker.abort(peer, now: xstream.now.nanoseconds, into: &actions)
         perform(actions)
+        abandonBulks(with: peer, .cancelled)
     }
 
     /// The contexts of a member that we have called, ascending.
@@ -105,7 +111,7 @@ extension Context {
             peers.insert(peer)
         }
         peers.remove(selfPeer)
-        for peer in peers.sorted() { connectionLost(peer, isGone: true) }
+        for peer in peers.sorted() { peerIsGone(peer) }
     }
 }
 

@@ -15,6 +15,9 @@ public struct BulkDescriptor: Message, Hashable {
     public var length: UInt64 = 0
     /// What allows access. Unguessable.
     public var key: UInt64 = 0
+    /// What the owner allows. Asked before the fabric is: there, a transfer that is not allowed can
+    /// cost a connection its messages.
+    public var access: MemoryAccess = []
 
     public init() {}
 
@@ -24,9 +27,12 @@ public struct BulkDescriptor: Message, Hashable {
         try coder.code(&address)
         try coder.code(&length)
         try coder.code(&key)
+        try coder.code(&access)
         guard coder.isDecoding else { return }
         let (_, overflow) = address.addingReportingOverflow(length)
-        guard !overflow, length <= UInt64(Int.max) else { throw .invalidValue }
+        guard !overflow, length <= UInt64(Int.max),
+            access.isSubset(of: [.remoteRead, .remoteWrite])
+        else { throw .invalidValue }
     }
 }
 

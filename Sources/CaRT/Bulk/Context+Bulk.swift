@@ -47,10 +47,11 @@ extension Context {
         descriptor.address = unsafe registration.pointer.pointee.remoteAddress
         descriptor.length = UInt64(range.count)
         descriptor.key = unsafe registration.pointer.pointee.key
+        descriptor.access = access
         exposures.begin(registration, key: descriptor.key, range: range, access: access)
         return BulkHandle(
-            descriptor: descriptor, registration: registration, range: range, access: access,
-            owner: owner, exposures: exposures)
+            descriptor: descriptor, registration: registration, range: range, owner: owner,
+            exposures: exposures)
     }
 
     /// Ends an exposure. Harmless when it has ended, or is quarantined. Call it after the call
@@ -64,10 +65,11 @@ extension Context {
 
     /// Copies from a peer's exposed memory, starting at `offset` of it, into `range` of `buffer`.
     ///
-    /// Cancelling the task does not stop a transfer. One that is not over by its deadline throws
-    /// `.timedOut` and keeps the buffer until the fabric is done with it.
-    /// - Throws: `.fabric(.badKey)` when the descriptor does not cover the range, or is not valid
-    ///   any more.
+    /// The fabric stops no transfer. One that is not over by its deadline throws `.timedOut`, one
+    /// whose task is cancelled `.cancelled`; both keep the buffer until the fabric is done with it,
+    /// and what is in it until then may change.
+    /// - Throws: `.fabric(.badKey)` when the descriptor does not cover the range, does not allow
+    ///   it, or is not valid any more.
     public func bulkGet(
         _ descriptor: BulkDescriptor, offset: Int = 0, into buffer: RegisteredBuffer,
         range: Range<Int>, deadline: Deadline = .standard
@@ -89,35 +91,95 @@ extension Context {
         _ kind: BulkOperation.Kind, _ descriptor: BulkDescriptor, _ offset: Int,
         _ buffer: RegisteredBuffer, _ range: Range<Int>, _ deadline: Deadline
     ) async throws(RPCError) {
+        let end = times(of: deadline, now: xstream.now.nanoseconds).0
+        guard let index = try begin(kind, descriptor, offset, buffer, range, deadline: end) else {
+            return
+        }
+        try await finish(index)
+    }
+
+    /// Begins a transfer that `finish` waits for; nil when it is over already.
+    func begin(
+        _ kind: BulkOperation.Kind, _ descriptor: BulkDescriptor, _ offset: Int,
+        _ buffer: RegisteredBuffer, _ range: Range<Int>, deadline: UInt64
+    ) throws(RPCError) -> UInt32? {
         precondition(range.lowerBound >= 0 && range.upperBound <= buffer.count)
         guard !isClosed else { throw .closed }
         guard offset >= 0, UInt64(offset) <= descriptor.length,
             UInt64(range.count) <= descriptor.length - UInt64(offset),
-            !descriptor.address.addingReportingOverflow(descriptor.length).overflow
+            !descriptor.address.addingReportingOverflow(descriptor.length).overflow,
+            descriptor.access.contains(kind == .read ? .remoteRead : .remoteWrite)
         else { throw .fabric(.badKey) }
-        guard !range.isEmpty else { return }
+        guard !range.isEmpty else { return nil }
         let remote = descriptor.address + UInt64(offset)
         if descriptor.owner == address, descriptor.instance == instance {
             try copyLocally(kind, descriptor.key, remote, buffer, range)
-            return
+            return nil
         }
         let peer = try peerNumber(of: .address(descriptor.owner))
         _ = try handle(of: Int(peer))
-        let now = xstream.now.nanoseconds
         let operation = BulkOperation(
             kind: kind, peer: peer, remote: RemoteMemory(address: remote, key: descriptor.key),
-            buffer: buffer, range: range, deadline: times(of: deadline, now: now).0)
+            buffer: buffer, range: range, deadline: deadline)
         guard let index = bulks.open(operation) else { throw .overloaded }
-        arm(at: operation.deadline)
+        arm(at: deadline)
         postBulk(index)
-        if !bulks.operations[Int(index)].isDone {
-            await SuspendedTask.suspend { bulks.operations[Int(index)].waiter = $0 }
+        return index
+    }
+
+    /// Waits until a transfer is over, or its caller gives up.
+    func finish(_ index: UInt32) async throws(RPCError) {
+        let position = Int(index)
+        let range = bulks.operations[position].range
+        if bulks.operations[position].error == nil, !bulks.operations[position].isDone {
+            let (mailbox, xstream) = (cancelMailbox, xstream)
+            let token = Context.cancelToken(
+                bulk: index, generation: bulks.operations[position].generation)
+            await withTaskCancellationHandler {
+                await SuspendedTask.suspend { bulks.operations[position].waiter = $0 }
+            } onCancel: {
+                mailbox.post(token)
+                xstream.submit {}
+            }
         }
-        let error = bulks.operations[Int(index)].error
-        // Not done: the deadline came first. The completion will free the operation.
-        if bulks.operations[Int(index)].isDone { bulks.close(index) }
+        let error = bulks.operations[position].error
+        if bulks.operations[position].isDone {
+            bulks.close(index)
+        } else {
+            bulks.operations[position].isAbandoned = true
+        }
         if let error { throw error }
         counts.bulkBytes += range.count
+    }
+
+    /// Names a transfer in the mailbox of cancellations, where calls have a smaller number.
+    static func cancelToken(bulk index: UInt32, generation: UInt32) -> UInt64 {
+        1 << 63 | UInt64(index) << 32 | UInt64(generation)
+    }
+
+    /// The task of the transfer that `token` names was cancelled.
+    func cancelBulk(_ token: UInt64) {
+        let index = UInt32(token >> 32 & 0x7fff_ffff)
+        guard bulks.operations[Int(index)].generation == UInt32(truncatingIfNeeded: token) else {
+            return
+        }
+        abandonBulk(index, .cancelled)
+    }
+
+    /// The caller of a transfer goes; its memory stays until the fabric is done with it.
+    private func abandonBulk(_ index: UInt32, _ error: RPCError) {
+        guard bulks.isWanted(Int(index)) else { return }
+        bulks.operations[Int(index)].error = error
+        let waiter = bulks.operations[Int(index)].waiter
+        bulks.operations[Int(index)].waiter = nil
+        waiter?.resume()
+    }
+
+    /// Nobody waits any more for transfers with a peer that is gone.
+    func abandonBulks(with peer: Int32, _ error: RPCError) {
+        for index in bulks.operations.indices where bulks.operations[index].peer == peer {
+            abandonBulk(UInt32(index), error)
+        }
     }
 
     /// A transfer of the context with itself.
@@ -140,11 +202,29 @@ extension Context {
         counts.bulkBytes += range.count
     }
 
-    /// Hands a transfer to the fabric, now or when the provider takes it.
+    /// Hands a transfer to the fabric, now or when the provider takes it, or when others are over.
     private func postBulk(_ index: UInt32) {
+        guard bulks.inFlight < options.bulksMax else {
+            bulks.queued.append(index)
+            return
+        }
+        bulks.inFlight += 1
         if !tryBulk(index) {
             bulks.refused.append(index)
             armRetry()
+        }
+    }
+
+    /// A transfer is no more with the fabric: the next may begin.
+    private func bulkLeft() {
+        bulks.inFlight -= 1
+        while bulks.inFlight < options.bulksMax, let next = bulks.queued.popFirst() {
+            if bulks.operations[Int(next)].error != nil {
+                // Its caller gave up while it waited.
+                bulkIsOver(next)
+            } else {
+                postBulk(next)
+            }
         }
     }
 
@@ -152,8 +232,9 @@ extension Context {
     private func tryBulk(_ index: UInt32) -> Bool {
         let operation = bulks.operations[Int(index)]
         guard let buffer = operation.buffer, operation.error == nil else {
-            // Its deadline passed while it waited to be posted: nothing is under way.
-            bulks.close(index)
+            // Its caller gave up while it waited to be posted: nothing is under way.
+            bulkIsOver(index)
+            bulkLeft()
             return true
         }
         let token = OperationToken(.bulk, index).rawValue
@@ -197,13 +278,18 @@ extension Context {
     }
 
     private func bulkEnded(_ index: UInt32, _ error: RPCError?) {
+        if bulks.operations[Int(index)].error == nil { bulks.operations[Int(index)].error = error }
+        bulkIsOver(index)
+        bulkLeft()
+    }
+
+    /// Nothing of a transfer is under way.
+    private func bulkIsOver(_ index: UInt32) {
         let position = Int(index)
-        guard bulks.operations[position].error == nil else {
-            // The caller left when the deadline passed.
+        guard !bulks.operations[position].isAbandoned else {
             bulks.close(index)
             return
         }
-        bulks.operations[position].error = error
         bulks.operations[position].isDone = true
         bulks.operations[position].buffer = nil
         let waiter = bulks.operations[position].waiter
@@ -214,22 +300,16 @@ extension Context {
     /// Transfers whose deadline has passed: their callers go, their memory stays.
     func expireBulks() {
         for index in bulks.expired(now: pollTime) {
-            let waiter = bulks.operations[Int(index)].waiter
-            bulks.operations[Int(index)].error = .timedOut
-            bulks.operations[Int(index)].waiter = nil
-            waiter?.resume()
+            abandonBulk(index, .timedOut)
         }
     }
 
     /// The endpoint is closed: no transfer will complete.
     func failBulks(_ error: RPCError) {
         for index in bulks.operations.indices {
-            let waiter = bulks.operations[index].waiter
-            bulks.operations[index].error = error
-            bulks.operations[index].isDone = true
-            bulks.operations[index].waiter = nil
-            bulks.operations[index].buffer = nil
-            waiter?.resume()
+            guard bulks.operations[index].peer >= 0 else { continue }
+            if bulks.operations[index].error == nil { bulks.operations[index].error = error }
+            bulkIsOver(UInt32(index))
         }
     }
 }

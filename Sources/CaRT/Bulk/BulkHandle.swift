@@ -9,7 +9,6 @@ public final class BulkHandle {
 
     let registration: Registration
     let range: Range<Int>
-    let access: MemoryAccess
     /// Held as long as the exposure lasts: the buffer that the memory belongs to.
     private let owner: AnyObject
     private let exposures: ExposureTable
@@ -18,12 +17,11 @@ public final class BulkHandle {
 
     init(
         descriptor: BulkDescriptor, registration: Registration, range: Range<Int>,
-        access: MemoryAccess, owner: AnyObject, exposures: ExposureTable
+        owner: AnyObject, exposures: ExposureTable
     ) {
         self.descriptor = descriptor
         self.registration = registration
         self.range = range
-        self.access = access
         self.owner = owner
         self.exposures = exposures
     }
