@@ -267,15 +267,19 @@ import Testing
         }
     }
 
-    /// Transfers to a peer that does not move: cancelled, out of time, evicted, with the fabric or
+    /// Transfers with a peer that is far away: cancelled, out of time, evicted, with the fabric or
     /// in the queue. Each ends as it should, and nothing is left when the fabric is done.
     @Test(arguments: 1...10)
     func transfersEndEarly(seed: UInt64) async throws {
         let simulation = Simulation(seed: seed)
-        let fabric = SimulatedFabric(simulation: simulation)
+        var faults = FabricFaults.none
+        faults.latency = .milliseconds(200) ... .milliseconds(300)
+        let fabric = SimulatedFabric(simulation: simulation, faults: faults)
         var contexts: [Context] = []
         var ends: [Int: RPCError?] = [:]
         var errors = 0
+        var isEvicted = false
+        var tooEarly = 0
         for node in 1...2 {
             var world = simulation.world(node: node)
             world.fabric = fabric
@@ -293,22 +297,28 @@ import Testing
         var handle: BulkHandle?
         owner.xstream.simulate {
             guard let buffer = try? owner.makeBuffer(count: 4096) else { return }
-            handle = try? owner.expose(buffer, access: .remoteRead)
+            handle = try? owner.expose(buffer, access: [.remoteRead, .remoteWrite])
         }
         simulation.run(for: .seconds(1), until: { handle != nil })
         let descriptor = try #require(handle?.descriptor)
-        fabric.partition([1], [2])
         var tasks: [Int: Task<Void, Never>] = [:]
         for index in 0..<400 {
             other.xstream.simulate {
                 tasks[index] = other.xstream.spawnCancellable {
                     guard let buffer = try? other.makeBuffer(count: 4096) else { return }
                     ends[index] = await failure { () throws(RPCError) in
-                        try await other.bulkGet(
-                            descriptor, into: buffer, range: 0..<4096,
-                            deadline: .after(
-                                index % 3 == 0 ? .milliseconds(1 + index % 7) : .seconds(100)))
+                        let deadline = Deadline.after(
+                            index % 3 == 0 ? .milliseconds(1 + index % 7) : .seconds(100))
+                        if index % 2 == 0 {
+                            try await other.bulkGet(
+                                descriptor, into: buffer, range: 0..<4096, deadline: deadline)
+                        } else {
+                            try await other.bulkPut(
+                                descriptor, from: buffer, range: 0..<4096, deadline: deadline)
+                        }
                     }
+                    // Who writes waits for the fabric, or for the peer to be gone.
+                    if index % 2 == 1, !isEvicted { tooEarly += 1 }
                     if ends[index] != nil { errors += 1 }
                 }
             }
@@ -318,14 +328,18 @@ import Testing
             for index in 0..<400 where index % 3 == 1 { tasks[index]?.cancel() }
         }
         simulation.run(for: .milliseconds(20))
-        other.xstream.simulate { other.evict(rank: 5) }
+        #expect(ends.count > 50)
+        #expect(tooEarly == 0)
+        other.xstream.simulate {
+            isEvicted = true
+            other.evict(rank: 5)
+        }
         simulation.run(for: .seconds(60), until: { ends.count == 400 })
         #expect(ends.count == 400)
         for (index, end) in ends {
             let expected: [RPCError] =
                 [[.timedOut], [.cancelled], [.unreachable]][index % 3]
-            // The simulated fabric gives up a partitioned connection by itself, too.
-            #expect(expected.contains(end ?? .closed) || end == .unreachable, "\(index)")
+            #expect(expected.contains(end ?? .closed), "\(index)")
         }
         simulation.run(for: .seconds(60), until: { other.bulks.count == 0 })
         #expect(other.bulks.count == 0)

@@ -68,6 +68,7 @@ extension Context {
     /// The fabric stops no transfer. One that is not over by its deadline throws `.timedOut`, one
     /// whose task is cancelled `.cancelled`; both keep the buffer until the fabric is done with it,
     /// and what is in it until then may change.
+    ///
     /// - Throws: `.fabric(.badKey)` when the descriptor does not cover the range, does not allow
     ///   it, or is not valid any more.
     public func bulkGet(
@@ -79,7 +80,9 @@ extension Context {
 
     /// Copies `range` of `buffer` to a peer's exposed memory, starting at `offset` of it.
     ///
-    /// Returns when the peer's processor sees the bytes. Otherwise as `bulkGet`.
+    /// Returns when the peer's processor sees the bytes. One that is not over by its deadline, or
+    /// whose task is cancelled, throws as `bulkGet` does, but only when the fabric is done or the
+    /// peer is gone: until then, the peer must not be told that its memory is its own again.
     public func bulkPut(
         _ descriptor: BulkDescriptor, offset: Int = 0, from buffer: RegisteredBuffer,
         range: Range<Int>, deadline: Deadline = .standard
@@ -131,7 +134,10 @@ extension Context {
     func finish(_ index: UInt32) async throws(RPCError) {
         let position = Int(index)
         let range = bulks.operations[position].range
-        if bulks.operations[position].error == nil, !bulks.operations[position].isDone {
+        let kind = bulks.operations[position].kind
+        if !bulks.operations[position].isDone,
+            bulks.operations[position].error == nil || kind == .write
+        {
             let (mailbox, xstream) = (cancelMailbox, xstream)
             let token = Context.cancelToken(
                 bulk: index, generation: bulks.operations[position].generation)
@@ -166,19 +172,25 @@ extension Context {
         abandonBulk(index, .cancelled)
     }
 
-    /// The caller of a transfer goes; its memory stays until the fabric is done with it.
-    private func abandonBulk(_ index: UInt32, _ error: RPCError) {
-        guard bulks.isWanted(Int(index)) else { return }
-        bulks.operations[Int(index)].error = error
-        let waiter = bulks.operations[Int(index)].waiter
-        bulks.operations[Int(index)].waiter = nil
+    /// A transfer is not wanted any more. Whoever reads goes on at once, and the buffer stays until
+    /// the fabric is done with it. Whoever writes goes on when the fabric is done, or the peer is
+    /// gone: his answer tells the peer that its memory is its own again.
+    private func abandonBulk(_ index: UInt32, _ error: RPCError, isGone: Bool = false) {
+        let position = Int(index)
+        guard bulks.operations[position].peer >= 0, !bulks.operations[position].isDone else {
+            return
+        }
+        if bulks.operations[position].error == nil { bulks.operations[position].error = error }
+        guard isGone || bulks.operations[position].kind == .read else { return }
+        let waiter = bulks.operations[position].waiter
+        bulks.operations[position].waiter = nil
         waiter?.resume()
     }
 
-    /// Nobody waits any more for transfers with a peer that is gone.
-    func abandonBulks(with peer: Int32, _ error: RPCError) {
+    /// Transfers with a peer are not wanted any more.
+    func abandonBulks(with peer: Int32, _ error: RPCError, isGone: Bool) {
         for index in bulks.operations.indices where bulks.operations[index].peer == peer {
-            abandonBulk(UInt32(index), error)
+            abandonBulk(UInt32(index), error, isGone: isGone)
         }
     }
 

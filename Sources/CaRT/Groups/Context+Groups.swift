@@ -58,7 +58,7 @@ extension Context {
 
     private func peerIsGone(_ peer: Int32) {
         connectionLost(peer, isGone: true)
-        abandonBulks(with: peer, .unreachable)
+        abandonBulks(with: peer, .unreachable, isGone: true)
     }
 
     /// Cancels every call under way to a member; they end with `.cancelled`, and the member hears
@@ -76,7 +76,7 @@ extension Context {
         var actions: [CallAction] = []
         tracker.abort(peer, now: xstream.now.nanoseconds, into: &actions)
         perform(actions)
-        abandonBulks(with: peer, .cancelled)
+        abandonBulks(with: peer, .cancelled, isGone: false)
     }
 
     /// The contexts of a member that we have called, ascending.
