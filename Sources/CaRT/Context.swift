@@ -23,6 +23,7 @@ internal import Logging
     public let options: ContextOptions
     /// Whom `Destination.rank` means. Empty at first.
     public let group: Group
+    private var observation: Group.Observation?
     /// Our rank; engines may learn it after the context was made.
     @safe @exclusivity(unchecked) public var rank: UInt32?
 
@@ -84,9 +85,11 @@ internal import Logging
     /// Opens an endpoint at `address` (see `Fabric.makeEndpoint`) for the calling xstream, which
     /// must be `xstream`.
     ///
+    /// - Parameter group: one that other contexts of the xstream use, too; nil for a new one.
     /// - Throws: `.fabric` when the address cannot be used.
     public init(
-        world: World, xstream: XStream, address: String, options: ContextOptions
+        world: World, xstream: XStream, address: String, options: ContextOptions,
+        group: Group? = nil
     ) throws(RPCError) {
         precondition(xstream.isCurrent, "a context is made on its xstream")
         precondition(options.eagerLimit >= Context.eagerLimitMin)
@@ -96,7 +99,7 @@ internal import Logging
         self.xstream = xstream
         self.options = options
         timeout = options.timeout
-        group = Group(name: options.groupName)
+        self.group = group ?? Group(name: options.groupName)
         clock = options.clock
         openedStamp = options.clock.now()
         rank = options.rank
@@ -123,7 +126,7 @@ internal import Logging
         }
         pool = BufferPool(endpoint: endpoint, freeBytesMax: options.pooledBytesMax)
         exposures = ExposureTable(endpoint: endpoint)
-        unsafe completions = .allocate(capacity: Context.completionsMax)
+        unsafe completions = .allocate(capacity: min(Context.completionsMax, options.receiveCount))
         unsafe completions.initialize(repeating: Completion(token: 0, kind: .sent))
         unsafe state = .allocate(capacity: 1)
         unsafe state.initialize(
@@ -135,7 +138,7 @@ internal import Logging
                 sends: SendPool(endpoint: endpoint, slotSize: slotSize), receives: receives))
         refreshTime()
         addSelf()
-        group.observe { [unowned self] event in groupChanged(event) }
+        observation = self.group.observe { [unowned self] event in groupChanged(event) }
         registerInternals()
         do throws(FabricError) {
             try self.receives.postAll()
@@ -149,6 +152,7 @@ internal import Logging
     deinit {
         // Only the remains of a simulated process that was killed are dropped elsewhere.
         if xstream.isCurrent { shutDown() }
+        forgetGroup()
         timer?.cancel()
         unsafe completions.deinitialize()
         unsafe completions.deallocate()
@@ -250,6 +254,11 @@ internal import Logging
         shutDown()
     }
 
+    private func forgetGroup() {
+        if let observation { group.remove(observation) }
+        observation = nil
+    }
+
     private func endCalls() {
         var actions: [CallAction] = []
         tracker.closeAll(into: &actions)
@@ -265,6 +274,7 @@ internal import Logging
         barriers.close()
         timer?.cancel()
         if xstream.isCurrent { xstream.removeSource(self) }
+        forgetGroup()
         spills = [:]
         exposures.close()
         quarantine = []
