@@ -23,6 +23,7 @@ internal import Logging
     public let options: ContextOptions
     /// Whom `Destination.rank` means. Empty at first.
     public let group: Group
+    var observation: Group.Observation?
     /// Our rank; engines may learn it after the context was made.
     @safe @exclusivity(unchecked) public var rank: UInt32?
 
@@ -85,9 +86,11 @@ internal import Logging
     /// Opens an endpoint at `address` (see `Fabric.makeEndpoint`) for the calling xstream, which
     /// must be `xstream`.
     ///
+    /// - Parameter group: one that other contexts of the xstream use, too; nil for a new one.
     /// - Throws: `.fabric` when the address cannot be used.
     public init(
-        world: World, xstream: XStream, address: String, options: ContextOptions
+        world: World, xstream: XStream, address: String, options: ContextOptions,
+        group: Group? = nil
     ) throws(RPCError) {
         precondition(xstream.isCurrent, "a context is made on its xstream")
         precondition(options.eagerLimit >= Context.eagerLimitMin)
@@ -98,7 +101,7 @@ internal import Logging
         self.xstream = xstream
         self.options = options
         timeout = options.timeout
-        group = Group(name: options.groupName)
+        self.group = group ?? Group(name: options.groupName)
         clock = options.clock
         openedStamp = options.clock.now()
         rank = options.rank
@@ -127,7 +130,7 @@ internal import Logging
         exposures = ExposureTable(endpoint: endpoint)
         registrations = RegistrationCache(
             endpoint: endpoint, bytesMax: options.cachedRegistrationBytesMax)
-        unsafe completions = .allocate(capacity: Context.completionsMax)
+        unsafe completions = .allocate(capacity: min(Context.completionsMax, options.receiveCount))
         unsafe completions.initialize(repeating: Completion(token: 0, kind: .sent))
         unsafe state = .allocate(capacity: 1)
         unsafe state.initialize(
@@ -153,6 +156,7 @@ internal import Logging
     deinit {
         // Only the remains of a simulated process that was killed are dropped elsewhere.
         if xstream.isCurrent { shutDown() }
+        forgetGroup()
         timer?.cancel()
         unsafe completions.deinitialize()
         unsafe completions.deallocate()
@@ -254,6 +258,11 @@ internal import Logging
         shutDown()
     }
 
+    private func forgetGroup() {
+        if let observation { group.remove(observation) }
+        observation = nil
+    }
+
     private func endCalls() {
         var actions: [CallAction] = []
         tracker.closeAll(into: &actions)
@@ -269,6 +278,7 @@ internal import Logging
         barriers.close()
         timer?.cancel()
         if xstream.isCurrent { xstream.removeSource(self) }
+        forgetGroup()
         spills = [:]
         exposures.close()
         quarantine = []

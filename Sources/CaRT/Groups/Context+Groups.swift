@@ -92,7 +92,7 @@ extension Context {
     /// Looks after what is under way when the group changes. (The optimiser of Swift 6.3.1 crashes
     /// when this closure stands in the initialiser, which may throw after it.)
     func watchGroup() {
-        group.observe { [unowned self] event in groupChanged(event) }
+        observation = group.observe { [unowned self] event in groupChanged(event) }
     }
 
     /// What is under way to members that have left, or live anew, will not be answered.
