@@ -63,6 +63,9 @@ internal import Logging
     @safe @exclusivity(unchecked) var nextSpill: UInt64 = 1
     @safe @exclusivity(unchecked) var pulledBytes = 0
 
+    // Incast variables.
+    @safe @exclusivity(unchecked) var incast = IncastTable()
+
     // Memory.
     let pool: BufferPool
     let exposures: ExposureTable

@@ -46,8 +46,9 @@ enum InternalProtocol {
 }
 
 extension Context {
-    /// Answers look-ups and version queries.
+    /// Answers look-ups, version queries and what belongs to incast variables.
     func registerInternals() {
+        registerIncast()
         registerSynchronous(InternalProtocol.lookUp) { question, request throws(RPCError) in
             guard let member = request.context.group.member(question.rank) else {
                 throw .staleGroup
