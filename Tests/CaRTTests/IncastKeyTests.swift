@@ -192,13 +192,24 @@ import Testing
                 (fetch(3), [.answer(waiter: 3, value(3))]),
             ], known: 3, copy: 3),
         Case(
-            name: "a new owner begins anew",
+            name: "once all is forgotten, only the owner's word counts",
             steps: [
                 (.value(value(30)), []), (fetch(1), [.answer(waiter: 1, value(30))]),
                 (.groupChanged(forgets: true), []),
-                (fetch(2), [.depart(flight: 2, .atLeast(0))]),
-                (landed(2, 2), [.answer(waiter: 2, value(2))]),
-            ], known: 2, copy: 2),
+                // Late news of something old, perhaps.
+                (.value(value(2)), []),
+                (fetch(2), [.depart(flight: 2, .latest)]),
+                (fetch(3), []), (latest(4), []),
+                (
+                    landed(2, 3),
+                    [
+                        .answer(waiter: 2, value(3)), .answer(waiter: 3, value(3)),
+                        .depart(flight: 4, .latest),
+                    ]
+                ),
+                (fetch(5), [.answer(waiter: 5, value(3))]),
+                (landed(4, 3), [.answer(waiter: 4, value(3))]),
+            ], known: 3, copy: 3),
     ]
 
     @Test(arguments: cases)

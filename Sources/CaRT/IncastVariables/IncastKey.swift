@@ -36,7 +36,8 @@ struct IncastKey<Value> {
         case given(UInt64)
         /// The waiter waits no more.
         case left(waiter: UInt64)
-        /// The group has changed: all flights end, and the copy goes unless it may stay.
+        /// The group has changed: all flights end, and what is known is forgotten unless it holds
+        /// on.
         case groupChanged(forgets: Bool)
     }
 
@@ -69,6 +70,8 @@ struct IncastKey<Value> {
     /// The highest version that was given out here.
     private(set) var given: UInt64 = 0
     private(set) var copy: IncastVersioned<Value>?
+    /// What was known was forgotten: only the owner can say what is not older than that.
+    private(set) var isUncertain = false
     /// Under way, and boarding. There is no second without a first.
     private var current: Flight?
     private var next: Flight?
@@ -109,17 +112,21 @@ struct IncastKey<Value> {
     private mutating func fetch(
         _ number: UInt64, _ demand: Demand, usesCopy: Bool
     ) -> [Action] {
-        if usesCopy, let copy, case .atLeast(let version) = demand, version <= copy.version {
+        if usesCopy, !isUncertain, let copy, case .atLeast(let version) = demand,
+            version <= copy.version
+        {
             given = max(given, copy.version)
             return [.answer(waiter: number, copy)]
         }
+        let mayJoin = demand != .latest
         let (minimum, demand): (UInt64, Demand) =
             switch demand {
             case .latest: (known, .latest)
+            case .atLeast(let version) where isUncertain: (max(version, known), .latest)
             case .atLeast(let version): (max(version, known), .atLeast(max(version, known)))
             }
         let waiter = Waiter(number: number, minimum: minimum)
-        if demand != .latest, let flight = current, flight.demand >= demand {
+        if mayJoin, let flight = current, flight.demand >= demand {
             current?.waiters.append(waiter)
             return []
         }
@@ -151,6 +158,7 @@ struct IncastKey<Value> {
         _ flight: UInt64, _ value: IncastVersioned<Value>, keeps: Bool
     ) -> [Action] {
         guard let ended = take(flight) else { return [] }
+        if ended.demand == .latest { isUncertain = false }
         if keeps { install(value) } else { notice(value.version) }
         // Something newer may have come by another way.
         let best = copy.map { $0.version > value.version ? $0 : value } ?? value
@@ -186,7 +194,7 @@ struct IncastKey<Value> {
         var actions = waiters.map { Action.fail(waiter: $0.number, .groupVersion) }
         if let flight = current { actions.append(.cancel(flight: flight.number)) }
         (current, next) = (nil, nil)
-        if forgets { (known, given, copy) = (0, 0, nil) }
+        if forgets { (known, given, copy, isUncertain) = (0, 0, nil, true) }
         return actions
     }
 

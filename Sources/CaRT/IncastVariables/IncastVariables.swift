@@ -319,10 +319,7 @@ extension IncastVariables: IncastServer {
                 perform(action, key, place)
             }
             if let owner { keys[key]?.owner = owner }
-            if forgets { keys[key] = nil }
         }
-        order.removeAll { keys[$0] == nil }
-        if wasAbsent || kind.discardsCopies { hasForgotten = false }
         interrupt(.groupVersion)
     }
 
