@@ -53,7 +53,7 @@ let package = Package(
             exclude: ["README.md"], swiftSettings: settings),
         .target(
             name: "CaRT",
-            dependencies: ["DrayRuntime", "DrayFabric", deque, logging, coreMetrics],
+            dependencies: ["DrayRuntime", "DrayFabric", deque, heap, logging, coreMetrics],
             exclude: ["README.md"], swiftSettings: settings),
         .target(name: "CUring", linkerSettings: [.linkedLibrary("uring")]),
         .target(

@@ -72,6 +72,9 @@ internal import Logging
     /// When this context was made: it takes part in nothing that began before.
     let openedStamp: UInt64
 
+    // Incast variables.
+    @safe @exclusivity(unchecked) var incast = IncastTable()
+
     // Memory.
     let pool: BufferPool
     let exposures: ExposureTable

@@ -46,10 +46,11 @@ enum InternalProtocol {
 }
 
 extension Context {
-    /// Answers look-ups and version queries.
+    /// Answers look-ups, version queries, and what belongs to collectives and incast variables.
     func registerInternals() {
         registerCollectives()
         registerBarriers()
+        registerIncast()
         registerSynchronous(InternalProtocol.lookUp) { question, request throws(RPCError) in
             guard let member = request.context.group.member(question.rank) else {
                 throw .staleGroup

@@ -108,7 +108,8 @@ public final class Group {
         position(rank).map { members[$0] }
     }
 
-    private func position(_ rank: UInt32) -> Int? {
+    /// Where `rank` is among the members. O(log members).
+    func position(_ rank: UInt32) -> Int? {
         var low = 0
         var high = members.count
         while low < high {
