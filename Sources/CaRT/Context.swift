@@ -126,7 +126,7 @@ internal import Logging
                 sends: SendPool(endpoint: endpoint, slotSize: slotSize), receives: receives))
         refreshTime()
         addSelf()
-        group.observe { [unowned self] event in groupChanged(event) }
+        watchGroup()
         registerInternals()
         do throws(FabricError) {
             try self.receives.postAll()

@@ -83,6 +83,12 @@ extension Context {
         return peers.sorted()
     }
 
+    /// Looks after what is under way when the group changes. (The optimiser of Swift 6.3.1 crashes
+    /// when this closure stands in the initialiser, which may throw after it.)
+    func watchGroup() {
+        group.observe { [unowned self] event in groupChanged(event) }
+    }
+
     /// What is under way to members that have left, or live anew, will not be answered.
     func groupChanged(_ event: Group.Event) {
         guard !isClosed else { return }
