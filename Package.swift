@@ -96,7 +96,7 @@ let package = Package(
             name: "DraySimulator",
             dependencies: [
                 "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayPlacement", "DrayProtocol",
-                "DrayEngine", "Dray",
+                "DrayEngine", "Dray", heap,
             ],
             exclude: ["README.md"], swiftSettings: settings),
         .executableTarget(
@@ -151,7 +151,7 @@ let package = Package(
             ],
             swiftSettings: testSettings),
         .testTarget(
-            name: "DraySimulatorTests", dependencies: ["DrayRuntime", "DraySimulator"],
+            name: "DraySimulatorTests", dependencies: ["DrayRuntime", "CaRT", "DraySimulator"],
             swiftSettings: testSettings),
         .testTarget(
             name: "DrayFileSystemTests",

@@ -294,6 +294,20 @@ struct SwimRig {
         #expect(rig.machine.incarnation == UInt64(Int64(SwimRig.own) + grows), "once is enough")
         #expect(rig.exclusions.isEmpty)
     }
+
+    /// Who was stopped may hear first that it is suspected, and then that it was declared dead.
+    @Test func weHearOfADeathThatIsOver() {
+        var rig = SwimRig()
+        let suspect = SwimMember(rank: 0, incarnation: SwimRig.own, verdict: .suspect)
+        let dead = SwimMember(rank: 0, incarnation: SwimRig.own, verdict: .silent)
+        rig.receive(.ping, 1, from: 1, suspect)
+        #expect(rig.exclusions.isEmpty)
+        rig.receive(.ping, 2, from: 2, dead)
+        #expect(rig.exclusions == [.declaredDead])
+        rig.receive(.ping, 3, from: 3, dead)
+        #expect(rig.exclusions.isEmpty)
+        #expect(rig.machine.incarnation == SwimRig.own + 1)
+    }
 }
 
 /// Pings, step by step.

@@ -120,7 +120,7 @@ extension SwimMachine {
             // Nobody should ask; who does has an older group.
             return
         }
-        guard index(of: sender) != nil, message.incarnation < SwimMember.incarnationMax else {
+        guard let known = member(sender), message.incarnation < SwimMember.incarnationMax else {
             if sender != rank, message.kind == .ping || message.kind == .request {
                 sendStranger(message.sequence, to: sender)
             }
@@ -128,6 +128,10 @@ extension SwimMachine {
         }
         lastContact = now
         apply(SwimMember(rank: sender, incarnation: message.incarnation))
+        if known.state == .dead, message.incarnation > known.incarnation {
+            // It may not have heard that it was, when it was stopped.
+            send(.news, 0, to: sender, first: known)
+        }
         for update in message.updates.prefix(SwimMessage.updatesMax) { heard(update) }
         switch message.kind {
         case .ping: send(.ack, message.sequence, to: sender)
@@ -163,7 +167,8 @@ extension SwimMachine {
 
     /// Sends a message, with what there is to tell.
     mutating func send(
-        _ kind: SwimMessage.Kind, _ sequence: UInt32, target: UInt32 = 0, to receiver: UInt32
+        _ kind: SwimMessage.Kind, _ sequence: UInt32, target: UInt32 = 0, to receiver: UInt32,
+        first: SwimMember? = nil
     ) {
         var message = SwimMessage()
         message.kind = kind
@@ -172,7 +177,9 @@ extension SwimMachine {
         message.incarnation = incarnation
         message.version = version
         // First what is said of the receiver itself, so that it can contradict.
-        if let member = member(receiver), member.state != .alive {
+        if let first {
+            message.updates.append(first)
+        } else if let member = member(receiver), member.state != .alive {
             message.updates.append(member)
         }
         gossip.take(into: &message.updates, for: receiver, tellingsMax: tellingsMax)

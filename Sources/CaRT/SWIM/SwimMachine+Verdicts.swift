@@ -34,24 +34,24 @@ extension SwimMachine {
 
     /// Somebody says something about us. When it is bad, or of an earlier life, we contradict.
     private mutating func heardOfUs(_ update: SwimMember) {
+        // Also when we have contradicted meanwhile: some did without us.
+        if update.state == .dead, update.incarnation >= deathToReport,
+            update.incarnation <= incarnation
+        {
+            deathToReport = update.incarnation + 1
+            actions.append(.excluded(.declaredDead))
+        }
         guard update.incarnation >= incarnation,
             update.verdict != .alive || update.incarnation > incarnation
         else { return }
-        let isOfThisLife = update.incarnation == incarnation
-        incarnation = min(update.incarnation + 1, SwimMember.incarnationMax - 1)
-        // Every message says it; so that all get one soon:
-        switch update.verdict {
-        case .alive: break
-        case .suspect:
-            if isOfThisLife { raiseDoubt() }
-            hasNews = true
-        case .silent, .gone:
-            if isOfThisLife {
-                raiseDoubt()
-                actions.append(.excluded(.declaredDead))
-            }
-            hasNews = true
+        if update.incarnation == incarnation {
+            raiseDoubt()
+        } else {
+            deathToReport = update.incarnation + 1
         }
+        incarnation = min(update.incarnation + 1, SwimMember.incarnationMax - 1)
+        // Every message says it; these, soon.
+        if update.verdict != .alive { hasNews = true }
     }
 
     /// Takes over what is newer than what is known of a member.

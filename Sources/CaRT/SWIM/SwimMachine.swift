@@ -82,6 +82,8 @@ package struct SwimMachine: Sendable {
     var unwell: [UInt32] = []
     var unwellTold = 0
     var deadPinged = 0
+    /// Of which of our incarnations on a death has not been reported. None of earlier lives is.
+    var deathToReport: UInt64
     var hasNews = false
     var newsAllowed: UInt64 = 0
 
@@ -136,6 +138,7 @@ package struct SwimMachine: Sendable {
         precondition(options.problem == nil, "SWIM options that cannot work")
         self.rank = rank
         self.incarnation = min(incarnation, SwimMember.incarnationMax - 1)
+        deathToReport = self.incarnation
         self.options = options
         self.entropy = entropy
         self.now = now
