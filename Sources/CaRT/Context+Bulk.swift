@@ -96,6 +96,18 @@ extension Context {
             !descriptor.address.addingReportingOverflow(descriptor.length).overflow
         else { throw .fabric(.badKey) }
         guard !range.isEmpty else { return }
+        // Part by part where the fabric moves no more at a time.
+        let part = endpoint.transferSizeMax
+        if range.count > part {
+            let end = Deadline.at(times(of: deadline, now: xstream.now.nanoseconds).1)
+            for start in stride(from: 0, to: range.count, by: part) {
+                let lower = range.lowerBound + start
+                try await transfer(
+                    kind, descriptor, offset + start, buffer,
+                    lower..<min(lower + part, range.upperBound), end)
+            }
+            return
+        }
         let remote = descriptor.address + UInt64(offset)
         if descriptor.owner == address, descriptor.instance == instance {
             try copyLocally(kind, descriptor.key, remote, buffer, range)
