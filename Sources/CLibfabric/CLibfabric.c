@@ -156,8 +156,10 @@ static void set_defaults(void) {
     // of so many times this many entries (1,024) that small adapters refuse it. It is no limit to
     // the number of peers: what finds no room in the queue is told to try again.
     setenv("FI_UNIVERSE_SIZE", "128", 0);
-    // Receives that all connections share: the memory they take does not grow with the peers.
+    // Receives that all connections share: the memory they take, which RDMA adapters lock, does not
+    // grow with the peers. A thousand of 16 KiB; whoever finds none free waits.
     setenv("FI_OFI_RXM_USE_SRX", "1", 0);
+    setenv("FI_OFI_RXM_MSG_RX_SIZE", "1024", 0);
     // A registration would live on in a cache after its end, and a part of memory that is
     // registered already would get the key, and the rights, of the whole.
     setenv("FI_MR_CACHE_MAX_COUNT", "0", 0);
