@@ -4,10 +4,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -15,6 +17,9 @@
 #include <unistd.h>
 
 static bool is_shared_memory(const char *provider) { return strcmp(provider, "shm") == 0; }
+
+/// Whether the provider is one for RDMA adapters.
+static bool is_verbs(const char *provider) { return strncmp(provider, "verbs", 5) == 0; }
 
 const char *dray_fabric_error_words(int error) { return fi_strerror(error); }
 
@@ -145,6 +150,38 @@ int dray_fabric_resolve(
 #define CLAIM_ATTEMPTS 250
 #define CLAIM_PAUSE 1000 /* microseconds */
 
+/// What libfabric reads once, before it does anything else, unless the user has said otherwise.
+static void set_defaults(void) {
+    // The layer over RDMA adapters makes one completion queue for all connections of an endpoint,
+    // of so many times this many entries (1,024) that small adapters refuse it. It is no limit to
+    // the number of peers: what finds no room in the queue is told to try again.
+    setenv("FI_UNIVERSE_SIZE", "128", 0);
+    // Receives that all connections share: the memory they take, which RDMA adapters lock, does not
+    // grow with the peers. A thousand of 16 KiB; whoever finds none free waits.
+    setenv("FI_OFI_RXM_USE_SRX", "1", 0);
+    setenv("FI_OFI_RXM_MSG_RX_SIZE", "1024", 0);
+    // A registration would live on in a cache after its end, and a part of memory that is
+    // registered already would get the key, and the rights, of the whole.
+    setenv("FI_MR_CACHE_MAX_COUNT", "0", 0);
+    // The only way to end a connection: see `renew`.
+    setenv("FI_AV_REMOVE_CLEANUP", "1", 0);
+}
+
+/// Registered memory is locked: lets this process lock as much as it may.
+static void raise_locked_memory_limit(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_MEMLOCK, &limit);
+}
+
+uint64_t dray_fabric_locked_memory_max(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+        return UINT64_MAX;
+    return limit.rlim_cur;
+}
+
 static struct fi_info *make_hints(const char *provider) {
     struct fi_info *hints = fi_allocinfo();
     if (!hints) return NULL;
@@ -160,6 +197,8 @@ static struct fi_info *make_hints(const char *provider) {
     // With virtual addresses the shared-memory provider reads and writes the peer's memory
     // directly and looks at no key. Without, the peer checks.
     if (is_shared_memory(provider)) hints->domain_attr->mr_mode = FI_MR_LOCAL | FI_MR_ALLOCATED;
+    // Without an address to listen on: any that IPv4 has.
+    if (is_verbs(provider)) hints->addr_format = FI_SOCKADDR_IN;
     hints->fabric_attr->prov_name = strdup(provider);
     return hints;
 }
@@ -169,8 +208,18 @@ static int find_provider(
     struct fi_info *hints = make_hints(provider);
     if (!hints) return FI_ENOMEM;
     uint64_t flags = node || service ? FI_SOURCE : 0;
-    int result = fi_getinfo(
-        FI_VERSION(FI_MAJOR_VERSION, FI_MINOR_VERSION), node, service, flags, hints, info);
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, set_defaults);
+    if (is_verbs(provider)) raise_locked_memory_limit();
+    uint32_t version = FI_VERSION(FI_MAJOR_VERSION, FI_MINOR_VERSION);
+    int result = fi_getinfo(version, node, service, flags, hints, info);
+    if (result == -FI_ENODATA && is_verbs(provider) && node) {
+        // It says the same of ports that are taken, of foreign addresses and without an adapter.
+        if (fi_getinfo(version, node, NULL, flags, hints, info) == 0) result = -FI_EADDRINUSE;
+        else if (fi_getinfo(version, NULL, NULL, 0, hints, info) == 0) result = -FI_EADDRNOTAVAIL;
+        if (result != -FI_ENODATA) fi_freeinfo(*info);
+        *info = NULL;
+    }
     fi_freeinfo(hints);
     return -result;
 }
@@ -251,6 +300,7 @@ static void free_endpoint(struct dray_fabric_endpoint *endpoint) {
     if (endpoint->fabric) close_fid(&endpoint->fabric->fid);
     if (endpoint->info) fi_freeinfo(endpoint->info);
     free(endpoint->named_peers);
+    free(endpoint->peer_states);
     free(endpoint->contexts);
     free(endpoint->free_contexts);
     free(endpoint);
@@ -295,6 +345,8 @@ static int prepare(
         if (endpoint->claim_descriptor < 0) return -endpoint->claim_descriptor;
         node = endpoint->full_name;
     }
+    endpoint->is_layered = strstr(provider, "ofi_rxm") != NULL;
+    endpoint->is_verbs = is_verbs(provider);
     return find_provider(provider, node, service, &endpoint->info);
 }
 
@@ -319,6 +371,17 @@ int dray_fabric_open(
     return 0;
 }
 
+/// Takes the posted receives back, and lets what has begun come to an end. The layer over RDMA
+/// adapters would fetch large messages into them over connections that it has just closed.
+static void settle(struct dray_fabric_endpoint *endpoint) {
+    for (uint32_t index = 0; index < DRAY_CONTEXTS_MAX; index++)
+        if (endpoint->contexts[index].kind == DRAY_RECEIVED)
+            fi_cancel(&endpoint->endpoint->fid, &endpoint->contexts[index]);
+    struct dray_fabric_completion completions[DRAY_COMPLETIONS_MAX];
+    for (int round = 0, idle = 0; round < 2 * (int)DRAY_CONTEXTS_MAX && idle < 3; round++)
+        idle = dray_fabric_poll(endpoint, completions, DRAY_COMPLETIONS_MAX) == 0 ? idle + 1 : 0;
+}
+
 void dray_fabric_close(struct dray_fabric_endpoint *endpoint) {
     endpoint->closed = true;
     if (endpoint->named_peers) {
@@ -329,6 +392,7 @@ void dray_fabric_close(struct dray_fabric_endpoint *endpoint) {
         close(endpoint->claim_descriptor);
         return;
     }
+    if (endpoint->is_verbs) settle(endpoint);
     close_objects(endpoint);
     if (endpoint->regions == 0) free_endpoint(endpoint);
 }
@@ -364,6 +428,22 @@ static int insert_name(
     return 0;
 }
 
+/// Makes room for the state of `peer`.
+static int reserve_state(struct dray_fabric_endpoint *endpoint, uint64_t peer) {
+    if (peer < endpoint->peer_states_count) return 0;
+    if (peer >= UINT32_MAX / 2) return FI_ENOMEM;
+    uint64_t count = peer < 64 ? 64 : peer * 2;
+    struct dray_fabric_peer_state *states =
+        realloc(endpoint->peer_states, count * sizeof *endpoint->peer_states);
+    if (!states) return FI_ENOMEM;
+    memset(
+        states + endpoint->peer_states_count, 0,
+        (count - endpoint->peer_states_count) * sizeof *states);
+    endpoint->peer_states = states;
+    endpoint->peer_states_count = count;
+    return 0;
+}
+
 int dray_fabric_insert(
     struct dray_fabric_endpoint *endpoint, const void *address, uint64_t *peer) {
     if (endpoint->named_peers) return insert_name(endpoint, address, peer);
@@ -371,8 +451,33 @@ int dray_fabric_insert(
     int count = fi_av_insert(endpoint->peers, address, 1, &result, 0, NULL);
     if (count < 0) return -count;
     if (count != 1 || result == FI_ADDR_NOTAVAIL) return FI_EADDRNOTAVAIL;
+    if (endpoint->is_layered) {
+        int error = reserve_state(endpoint, result);
+        if (error) {
+            fi_av_remove(endpoint->peers, &result, 1, 0);
+            return error;
+        }
+        endpoint->peer_states[result].uses += 1;
+        endpoint->peer_states[result].inserted += 1;
+    }
     *peer = result;
     return 0;
+}
+
+/// Ends the connection to a peer, which stays known: the next operation makes another one.
+///
+/// A failed operation leaves the queue of an RDMA connection in a state in which everything else
+/// fails too, and libfabric 1.17 does nothing about that.
+static void renew(struct dray_fabric_endpoint *endpoint, fi_addr_t peer) {
+    endpoint->peer_states[peer].generation += 1;
+    uint8_t address[256];
+    size_t length = sizeof address;
+    if (fi_av_lookup(endpoint->peers, peer, address, &length) != 0 || length > sizeof address)
+        return;
+    // Known once more, and once less: only the latter ends the connection.
+    fi_addr_t again = FI_ADDR_NOTAVAIL;
+    if (fi_av_insert(endpoint->peers, address, 1, &again, 0, NULL) != 1) return;
+    fi_av_remove(endpoint->peers, &again, 1, 0);
 }
 
 void dray_fabric_remove(struct dray_fabric_endpoint *endpoint, uint64_t peer) {
@@ -381,6 +486,16 @@ void dray_fabric_remove(struct dray_fabric_endpoint *endpoint, uint64_t peer) {
         return;
     }
     fi_addr_t address = peer;
+    if (endpoint->is_layered) {
+        // Each removal ends the connection, which others may still use.
+        struct dray_fabric_peer_state *state = &endpoint->peer_states[peer];
+        state->uses -= 1;
+        if (state->uses > 0) return;
+        for (; state->inserted > 1; state->inserted--)
+            fi_av_remove(endpoint->peers, &address, 1, 0);
+        state->inserted = 0;
+        state->generation += 1;
+    }
     fi_av_remove(endpoint->peers, &address, 1, 0);
 }
 
@@ -431,6 +546,11 @@ int dray_fabric_poll_error(
     completion->kind = context->kind;
     completion->length = 0;
     completion->error = entry.err > 0 ? entry.err : FI_EIO;
+    // What was under way on a connection that was ended since says nothing of its successor.
+    if (endpoint->is_verbs && context->kind != DRAY_RECEIVED &&
+        endpoint->peer_states[context->peer].uses > 0 &&
+        endpoint->peer_states[context->peer].generation == context->generation)
+        renew(endpoint, context->peer);
     dray_fabric_give_context(endpoint, context);
     return 1;
 }

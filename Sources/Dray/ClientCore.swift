@@ -21,7 +21,7 @@ final class ClientCore {
     ) throws(DrayError) {
         self.xstream = xstream
         operationTimeout = description.operationTimeout
-        guard let first = description.addresses.first else {
+        guard !description.addresses.isEmpty else {
             throw DrayError(.invalidArgument, "the cluster has no addresses")
         }
         var bootstrap: [FabricAddress] = []
@@ -37,10 +37,10 @@ final class ClientCore {
         }
         self.bootstrap = bootstrap
         let own = description.clientAddress
-        let provider = first.split(separator: ":", maxSplits: 1).first.map(String.init) ?? first
+        let address = own.isEmpty ? world.fabric.listenAddress(toReach: bootstrap[0]) : own
         do throws(RPCError) {
             context = try Context(
-                world: world, xstream: xstream, address: own.isEmpty ? provider + "://" : own,
+                world: world, xstream: xstream, address: address,
                 options: ContextOptions(clock: HybridLogicalClock(clock: world.clock)))
         } catch {
             throw DrayError(error, "client endpoint")

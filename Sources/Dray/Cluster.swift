@@ -7,8 +7,8 @@ public struct ClusterDescription: Sendable, Hashable {
     /// Addresses such as `ofi+tcp://127.0.0.1:31416`. One that answers is enough.
     public var addresses: [String]
 
-    /// What the client's own endpoint listens on; its provider must be the engines'. Empty: the
-    /// provider of the first address, anywhere.
+    /// What the client's own endpoint listens on; its provider must be the engines'. Empty: where
+    /// the engine at the first address reaches it.
     public var clientAddress: String
 
     /// How long an operation tries before it gives up: resends and waiting for engines that come

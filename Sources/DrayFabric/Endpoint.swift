@@ -15,9 +15,13 @@ open class Endpoint {
     /// The largest message in bytes.
     public let messageSizeMax: Int
 
-    public init(address: FabricAddress, messageSizeMax: Int) {
+    /// The most bytes that one read or write moves.
+    public let transferSizeMax: Int
+
+    public init(address: FabricAddress, messageSizeMax: Int, transferSizeMax: Int = .max) {
         self.address = address
         self.messageSizeMax = messageSizeMax
+        self.transferSizeMax = transferSizeMax
     }
 
     /// Makes `address` known and returns the handle to send to. Inserting an address twice gives
@@ -48,14 +52,15 @@ open class Endpoint {
         token: UInt64
     ) throws(FabricError) { abstract() }
 
-    /// Reads `buffer.count` bytes of a peer's exposed memory into `buffer`. Reported as `.read`.
+    /// Reads `buffer.count` bytes, at most `transferSizeMax`, of a peer's exposed memory into
+    /// `buffer`. Reported as `.read`.
     open func read(
         into buffer: UnsafeMutableRawBufferPointer, in region: borrowing MemoryRegion,
         from peer: Peer, remote: RemoteMemory, token: UInt64
     ) throws(FabricError) { abstract() }
 
-    /// Writes `buffer` to a peer's exposed memory. Reported as `.written`, when the bytes are
-    /// visible to the peer's processor.
+    /// Writes `buffer`, at most `transferSizeMax` bytes, to a peer's exposed memory. Reported as
+    /// `.written`, when the bytes are visible to the peer's processor.
     open func write(
         _ buffer: UnsafeRawBufferPointer, in region: borrowing MemoryRegion, to peer: Peer,
         remote: RemoteMemory, token: UInt64

@@ -8,6 +8,15 @@ public protocol Fabric: Sendable {
     ///   address part) lets the provider choose.
     /// - Throws: `.badAddress`, `.noProvider`, `.addressInUse`, or what the provider reports.
     func makeEndpoint(_ address: String, on xstream: XStream) throws(FabricError) -> Endpoint
+
+    /// What an endpoint listens at that only has to be reached by those at `peer`: the same
+    /// provider, on the interface that leads there, where that makes a difference.
+    func listenAddress(toReach peer: FabricAddress) -> String
+}
+
+extension Fabric {
+    /// Any address of the same provider.
+    public func listenAddress(toReach peer: FabricAddress) -> String { peer.provider + "://" }
 }
 
 private enum FabricKey: WorldKey {

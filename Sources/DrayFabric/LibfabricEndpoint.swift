@@ -36,11 +36,13 @@ internal import DrayRuntime
         unsafe scratch = .allocate(capacity: Int(DRAY_COMPLETIONS_MAX))
         format = unsafe dray_fabric_address_format(handle)
         let size = unsafe dray_fabric_message_size_max(handle)
+        let transferSize = unsafe dray_fabric_transfer_size_max(handle)
         do throws(FabricError) {
             let bytes = try unsafe LibfabricEndpoint.address(of: handle)
             super.init(
                 address: FabricAddress(provider: providerName, bytes: bytes),
-                messageSizeMax: Int(clamping: size))
+                messageSizeMax: Int(clamping: size),
+                transferSizeMax: Int(clamping: transferSize))
         } catch {
             unsafe dray_fabric_close(handle)
             unsafe scratch.deallocate()
@@ -98,7 +100,7 @@ internal import DrayRuntime
             handle, base, memory.count, access.contains(.remoteRead),
             access.contains(.remoteWrite), keys.next(), &region, &key, &remoteAddress,
             &descriptor)
-        guard error == 0 else { throw LibfabricEndpoint.error(error) }
+        guard error == 0 else { throw LibfabricEndpoint.registrationError(error) }
         return MemoryRegion(
             remoteAddress: remoteAddress, key: key, descriptor: UInt(bitPattern: descriptor),
             handle: UInt(bitPattern: region))
@@ -184,7 +186,7 @@ internal import DrayRuntime
 
     override func listening(at address: FabricAddress) -> Listening {
         precondition(!isClosed)
-        guard !isNamed, let socket = SocketAddress(bytes: address.bytes) else { return .unknown }
+        guard asksKernel, let socket = SocketAddress(bytes: address.bytes) else { return .unknown }
         return probes.ask(socket)
     }
 
@@ -197,6 +199,12 @@ internal import DrayRuntime
 }
 
 extension LibfabricEndpoint {
+    /// Whether addresses are those of TCP connections, of which the kernel of the peer's machine
+    /// knows. Ports of RDMA adapters are others, even where they have the same numbers.
+    private var asksKernel: Bool {
+        ["ofi+tcp", "ofi+net", "ofi+tcp;ofi_rxm"].contains(address.provider)
+    }
+
     /// Whether the provider's addresses are names.
     private var isNamed: Bool { format == UInt32(FI_ADDR_STR) }
 
@@ -226,6 +234,16 @@ extension LibfabricEndpoint {
             .badAddress("\(text): \(words). Expected an address of this machine")
         default: .provider(code: code, message: "\(text): \(words)")
         }
+    }
+
+    /// The error of a registration. Adapters lock what they may read and write.
+    static func registrationError(_ code: Int32) -> FabricError {
+        let limit = dray_fabric_locked_memory_max()
+        guard code == Int32(FI_ENOMEM), limit != .max else { return error(code) }
+        return .provider(
+            code: code,
+            message: "memory cannot be registered; this process may lock \(limit >> 10) KiB of it "
+                + "(ulimit -l, or LimitMEMLOCK= of systemd)")
     }
 
     /// The error of a call, or of an operation whose kind does not matter.

@@ -11,6 +11,7 @@ internal import Synchronization
 /// |---|---|
 /// | `ofi+tcp://127.0.0.1:31416` | that host and port |
 /// | `ofi+tcp://127.0.0.1`, `ofi+tcp://:0`, `ofi+tcp` | a free port; host 127.0.0.1 by default |
+/// | `ofi+verbs;ofi_rxm` | a free port of the first RDMA adapter that has an IPv4 address |
 /// | `ofi+shm://NAME` | shared memory of that name |
 /// | `ofi+shm` | shared memory with a new name |
 /// | `ofi+OTHER` , `ofi+OTHER://HOST:SERVICE` | what the provider makes of it |
@@ -46,6 +47,12 @@ public final class LibfabricFabric: Fabric {
         }
         throw failure
     }
+
+    /// A free port of the interface from which this machine's kernel would send to `peer`.
+    public func listenAddress(toReach peer: FabricAddress) -> String {
+        let source = SocketAddress(bytes: peer.bytes)?.source?.description
+        return "\(peer.provider)://\(source ?? "")"
+    }
 }
 
 /// What an endpoint is asked to listen on.
@@ -67,6 +74,8 @@ struct ListenAddress {
         provider = String(name.dropFirst(4))
         switch FabricAddress.form(ofProvider: name) {
         case .socket:
+            // No RDMA adapter has the address of the machine itself: any of theirs will do.
+            if body.isEmpty, provider.hasPrefix("verbs") { return }
             let full = body.isEmpty ? "127.0.0.1" : body.hasPrefix(":") ? "127.0.0.1" + body : body
             guard let socket = SocketAddress(parsing: Substring(full)) else {
                 throw .badAddress(

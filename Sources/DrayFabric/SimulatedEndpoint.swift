@@ -44,6 +44,8 @@ internal import DrayRuntime
     static let receivesMax = 8192
     /// The largest message; small enough that tests meet it.
     static let messageSizeMax = 16 << 20
+    /// The largest read or write; small enough that tests meet it.
+    static let transferSizeMax = 1 << 20
 
     init(network: SimulatedNetwork, name: String, identity: Int, xstream: XStream) {
         self.network = network
@@ -52,7 +54,8 @@ internal import DrayRuntime
         keys = network.simulation.entropy.fork("fabric keys \(identity)")
         super.init(
             address: FabricAddress(provider: "sim", bytes: Array(name.utf8)),
-            messageSizeMax: SimulatedEndpoint.messageSizeMax)
+            messageSizeMax: SimulatedEndpoint.messageSizeMax,
+            transferSizeMax: SimulatedEndpoint.transferSizeMax)
     }
 
     /// The number of the simulated process.
@@ -178,6 +181,7 @@ internal import DrayRuntime
         from peer: Peer, remote: RemoteMemory, token: UInt64
     ) throws(FabricError) {
         unsafe check(UnsafeRawBufferPointer(buffer), in: region)
+        precondition(buffer.count <= transferSizeMax, "a read is too large")
         try unsafe post(.read, buffer, peer, remote, token)
     }
 
@@ -186,6 +190,7 @@ internal import DrayRuntime
         remote: RemoteMemory, token: UInt64
     ) throws(FabricError) {
         unsafe check(buffer, in: region)
+        precondition(buffer.count <= transferSizeMax, "a write is too large")
         try unsafe post(
             .written, UnsafeMutableRawBufferPointer(mutating: buffer), peer, remote, token)
     }

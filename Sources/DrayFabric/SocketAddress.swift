@@ -83,6 +83,29 @@ struct SocketAddress: Hashable {
         self.init(family: isVersion6 ? .version6 : .version4, host: parsed, port: number)
     }
 
+    /// The address, with port 0, from which the kernel would send to this one; nil when no way
+    /// leads there. Nothing is sent.
+    var source: SocketAddress? {
+        let kind = Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
+        let descriptor = socket(family == .version4 ? AF_INET : AF_INET6, kind, 0)
+        guard descriptor >= 0 else { return nil }
+        defer { close(descriptor) }
+        var bytes = bytes
+        var length = socklen_t(bytes.count)
+        let result = unsafe bytes.withUnsafeMutableBytes { raw in
+            // SAFETY: the bytes are a whole `sockaddr_in` or `sockaddr_in6`, and the kernel reads
+            // and writes no more than `length` of them.
+            let address = unsafe raw.baseAddress.unsafelyUnwrapped
+                .assumingMemoryBound(to: sockaddr.self)
+            guard unsafe connect(descriptor, address, length) == 0 else { return Int32(-1) }
+            return unsafe getsockname(descriptor, address, &length)
+        }
+        guard result == 0, Int(length) == bytes.count else { return nil }
+        var source = SocketAddress(bytes: bytes)
+        source?.port = 0
+        return source
+    }
+
     private static func host(_ text: String) -> [UInt8]? {
         var bytes = [UInt8](repeating: 0, count: 16)
         if unsafe inet_pton(AF_INET, text, &bytes) == 1 { return Array(bytes[0..<4]) }

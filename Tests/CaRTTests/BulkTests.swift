@@ -10,7 +10,8 @@ import Testing
         try await withRig(kind) { rig in
             let (client, server) = (try rig.makeContext(), try rig.makeContext())
             serve(server)
-            for size in [1, 4096, 100_000, 1 << 20] {
+            // The last is more than some fabrics move at a time.
+            for size in [1, 4096, 100_000, 1 << 20, (9 << 20) + 4095] {
                 let buffer = try client.makeBuffer(count: size)
                 buffer.bytes.copyBytes(from: pattern(size, size))
                 let source = try client.expose(buffer, access: .remoteRead)
@@ -116,7 +117,8 @@ import Testing
             let parts = (0...random.below(5)).map { _ in Int(random.below(15)) }
             let offset = Int(random.below(UInt64(plain.count) + 3))
             let total = parts.reduce(0, +)
-            guard let pieces = vector.pieces(offset: offset, parts: parts) else {
+            let sizeMax = 1 + Int(random.below(30))
+            guard let pieces = vector.pieces(offset: offset, parts: parts, sizeMax: sizeMax) else {
                 #expect(offset + total > plain.count)
                 continue
             }
@@ -127,6 +129,7 @@ import Testing
                 for index in 0..<count { expected.append((part, index)) }
             }
             #expect(pieces.reduce(0) { $0 + $1.range.count } == total)
+            #expect(pieces.allSatisfy { $0.range.count <= sizeMax })
             for piece in pieces {
                 for index in piece.range {
                     let (segment, inSegment) = plain[position]

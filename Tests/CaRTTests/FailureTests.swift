@@ -54,7 +54,7 @@ import Testing
         }
     }
 
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func findsRanksByTheGroup(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let client = try rig.makeContext()
@@ -191,7 +191,7 @@ import Testing
     }
 
     /// A peer that does nothing for a while is waited for.
-    @Test(arguments: FabricKind.tcpKinds)
+    @Test(arguments: FabricKind.connected)
     func waitsForABusyPeer(kind: FabricKind) async throws {
         var world = World.real()
         world.fabric = LibfabricFabric(entropy: world.entropy.fork("busy"))
@@ -200,7 +200,7 @@ import Testing
         let made = world
         let server = try await other.run { () async throws -> XStreamBound<Context> in
             let server = try Context(
-                world: made, xstream: other, address: kind.rawValue,
+                world: made, xstream: other, address: kind.address,
                 options: ContextOptions(clock: HybridLogicalClock(clock: made.clock)))
             serve(server)
             return XStreamBound(server, to: other)

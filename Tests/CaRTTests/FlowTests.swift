@@ -5,7 +5,7 @@ import Testing
 @testable import CaRT
 
 @Suite struct FlowTests {
-    @Test(arguments: [FabricKind.tcp, .sharedMemory, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func keepsToTheServersCredits(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let client = try rig.makeContext { $0.waitingMax = 20 }
@@ -43,7 +43,7 @@ import Testing
         }
     }
 
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func saysWhenItIsOverloaded(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let client = try rig.makeContext()
@@ -241,7 +241,7 @@ import Testing
         }
     }
 
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func callsItself(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let context = try rig.makeContext()

@@ -92,13 +92,13 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
 }
 
 @Suite struct HostileTests {
-    @Test(arguments: [FabricKind.tcp, .sharedMemory, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func livesOnWhateverArrives(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let (client, server) = (try rig.makeContext(), try rig.makeContext())
             serve(server)
             let peer = try RawPeer(
-                server.world, rig.xstream, kind.rawValue, target: server.address)
+                server.world, rig.xstream, kind.address, target: server.address)
             defer { peer.close() }
             var hello = WireHeader()
             hello.kind = .hello

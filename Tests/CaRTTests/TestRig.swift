@@ -11,9 +11,36 @@ enum FabricKind: String, CaseIterable, CustomTestStringConvertible {
     case layeredTCP = "ofi+tcp;ofi_rxm"
     case sharedMemory = "ofi+shm"
     case simulated = "sim"
+    case verbs = "ofi+verbs;ofi_rxm"
 
     var testDescription: String { rawValue }
-    static let tcpKinds: [FabricKind] = [.tcp, .layeredTCP]
+
+    /// What DRAY_TEST_PROVIDERS names, separated by commas, each with the host to listen at where
+    /// that matters: `ofi+tcp,ofi+verbs;ofi_rxm://10.99.0.1`. Without it, all that every machine
+    /// has.
+    static let tested: [(kind: FabricKind, address: String)] = {
+        guard let list = getenv(variable).map({ String(cString: $0) }) else {
+            return [.tcp, .layeredTCP, .sharedMemory, .simulated].map { ($0, $0.rawValue) }
+        }
+        return list.split(separator: ",").map { entry in
+            let provider = entry.prefix { $0 != ":" }
+            guard let kind = FabricKind(rawValue: String(provider)) else {
+                preconditionFailure("\(variable): no test knows the provider '\(provider)'")
+            }
+            return (kind, String(entry))
+        }
+    }()
+    static let variable = "DRAY_TEST_PROVIDERS"
+
+    static let allCases = tested.map(\.kind)
+    static let real = allCases.filter { $0 != .simulated }
+    /// Those with connections, which end with the process at the other end.
+    static let connected = real.filter { $0 != .sharedMemory }
+    /// Those whose peers' kernels know whether anybody listens.
+    static let tcpKinds = allCases.filter { $0 == .tcp || $0 == .layeredTCP }
+
+    /// What an endpoint of this kind listens at, on a free port or with a new name.
+    var address: String { FabricKind.tested.first { $0.kind == self }?.address ?? rawValue }
 }
 
 /// Contexts of one test. Real ones share one xstream (each with an endpoint of its own, so that
@@ -40,7 +67,7 @@ final class Rig {
         options.timeout = .seconds(10)
         change(&options)
         let context = try Context(
-            world: world, xstream: xstream, address: address ?? kind.rawValue, options: options)
+            world: world, xstream: xstream, address: address ?? kind.address, options: options)
         contexts.append(context)
         return context
     }

@@ -7,7 +7,7 @@ import Testing
 @Suite(.serialized) struct IdleTests {
     /// The descriptor of an endpoint that is idle does not become readable, before and after
     /// traffic; and becomes so when a message arrives.
-    @Test(arguments: [FabricKind.tcp, .layeredTCP]) func descriptor(kind: FabricKind) async throws {
+    @Test(arguments: FabricKind.connected) func descriptor(kind: FabricKind) async throws {
         try await withFabric(kind) { rig in
             let (client, server) = try rig.makePair()
             for round in 0..<20 {
@@ -115,7 +115,7 @@ final class Echo: PollSource {
 
     init(_ kind: FabricKind, _ world: World, _ xstream: XStream) {
         self.xstream = xstream
-        endpoint = must { try world.fabric.makeEndpoint(kind.rawValue, on: xstream) }
+        endpoint = must { try world.fabric.makeEndpoint(kind.address, on: xstream) }
         let (local, bytes) = (endpoint, memory.bytes)
         region = RegionBox(must { try local.register(bytes, access: []) })
         scratch.initialize(repeating: Completion(token: 0, kind: .sent))

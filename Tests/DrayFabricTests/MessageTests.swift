@@ -7,8 +7,8 @@ import Testing
     @Test(arguments: FabricKind.allCases) func manySizes(kind: FabricKind) async throws {
         try await withFabric(kind) { rig in
             let (client, server) = try rig.makePair()
-            let sizes = [0, 1, 7, 64, 128, 1000, 4096, 4097, 16_384, 65_536, 262_145]
-            for (index, size) in sizes.enumerated() {
+            let sizes = [0, 1, 7, 64, 128, 1000, 4096, 4097, 16_384, 65_536, 131_072, 262_145]
+            for (index, size) in sizes.enumerated() where size <= client.endpoint.messageSizeMax {
                 let token = UInt64(index * 2 + 1)
                 let seed = UInt8(index + 3)
                 client.fill(0, size, seed: seed)
@@ -25,6 +25,22 @@ import Testing
                 #expect(sent.error == nil)
                 #expect(sent.length == 0)
             }
+        }
+    }
+
+    @Test(arguments: FabricKind.allCases) func largerThanTheFabricsLimit(
+        kind: FabricKind
+    ) async throws {
+        try await withFabric(kind) { rig in
+            let (client, server) = try rig.makePair()
+            #expect(client.endpoint.messageSizeMax >= 128 << 10)
+            guard client.endpoint.messageSizeMax < Node.memorySize else { return }
+            #expect(throws: FabricError.messageTooLong) {
+                try client.trySend(0, client.endpoint.messageSizeMax + 1, token: 1)
+            }
+            try server.postReceive(0, 64, token: 2)
+            try await client.send(0, 64, token: 3)
+            try await server.completion(2)
         }
     }
 

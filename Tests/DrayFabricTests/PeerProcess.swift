@@ -22,7 +22,7 @@ final class PeerProcess {
             "/proc/self/exe", "--testing-library", "swift-testing", "--filter", main,
         ]
         var environment: [String] = [variable]
-        for name in ["PATH", "LD_LIBRARY_PATH", "HOME", "FI_LOG_LEVEL"] {
+        for name in ["PATH", "LD_LIBRARY_PATH", "HOME", "FI_LOG_LEVEL", FabricKind.variable] {
             if let value = getenv(name) { environment.append("\(name)=\(String(cString: value))") }
         }
         var actions = posix_spawn_file_actions_t()
@@ -91,8 +91,7 @@ enum Ping {
     @Test(.enabled(if: getenv(PeerProcess.addressVariable) != nil)) func answer() async throws {
         let address = String(cString: getenv(PeerProcess.addressVariable)!)
         let parent = getppid()
-        let kind = FabricKind.allCases.last { address.hasPrefix($0.rawValue) }!
-        let exact = address.hasPrefix("ofi+tcp;") ? FabricKind.layeredTCP : kind
+        let exact = FabricKind(rawValue: String(address.prefix { $0 != ":" }))!
         try await withFabric(exact, limit: .seconds(120)) { rig in
             let node = try rig.makeNode(address)
             for index in 0..<64 {

@@ -30,6 +30,9 @@ enum { DRAY_SENT = 0, DRAY_RECEIVED = 1, DRAY_READ = 2, DRAY_WRITTEN = 3, DRAY_U
 struct dray_fabric_context {
     struct fi_context2 provider;
     uint64_t token;
+    /// Where it goes to, and over which of the connections there have been.
+    fi_addr_t peer;
+    uint32_t generation;
     uint32_t kind;
 };
 
@@ -57,6 +60,20 @@ struct dray_fabric_named_peer {
     char file_name[256];
 };
 
+/// A peer of a provider that is layered over connections.
+struct dray_fabric_peer_state {
+    /// How often it was inserted and not removed.
+    uint32_t uses;
+    /// How often libfabric thinks so.
+    uint32_t inserted;
+    /// How many connections to it were ended.
+    uint32_t generation;
+};
+
+/// What fits into a message of the layer over RDMA adapters without being fetched by its receiver,
+/// who may no longer have the connection to fetch it over and would use it all the same.
+#define DRAY_VERBS_MESSAGE_SIZE_MAX 131072u
+
 /// The most peers that the shared-memory provider knows.
 #define DRAY_SHARED_MEMORY_PEERS_MAX 256u
 
@@ -82,6 +99,11 @@ struct dray_fabric_endpoint {
     uint32_t *free_contexts;
     /// The peers of a shared-memory endpoint; NULL for other providers.
     struct dray_fabric_named_peer *named_peers;
+    /// The peers of a layered endpoint, by what libfabric calls them; NULL for other providers.
+    struct dray_fabric_peer_state *peer_states;
+    uint64_t peer_states_count;
+    bool is_layered;
+    bool is_verbs;
     /// The name of a shared-memory endpoint, and what the provider calls it.
     char name[DRAY_NAME_MAX + 1];
     char full_name[DRAY_NAME_MAX + 32];
@@ -123,6 +145,10 @@ int dray_fabric_register(
     uint64_t *remote_address, void **descriptor);
 void dray_fabric_deregister(struct dray_fabric_endpoint *endpoint, struct fid_mr *region);
 
+/// How many bytes this process may lock, as some providers do with registered memory; the largest
+/// number when there is no limit.
+uint64_t dray_fabric_locked_memory_max(void);
+
 /// Fetches one failed operation; returns 1, or 0 when there was none.
 int dray_fabric_poll_error(
     struct dray_fabric_endpoint *endpoint, struct dray_fabric_completion *completion);
@@ -135,6 +161,12 @@ static inline uint32_t dray_fabric_address_format(const struct dray_fabric_endpo
 }
 
 static inline uint64_t dray_fabric_message_size_max(const struct dray_fabric_endpoint *endpoint) {
+    uint64_t size = endpoint->info->ep_attr->max_msg_size;
+    return endpoint->is_verbs && size > DRAY_VERBS_MESSAGE_SIZE_MAX ? DRAY_VERBS_MESSAGE_SIZE_MAX
+                                                                     : size;
+}
+
+static inline uint64_t dray_fabric_transfer_size_max(const struct dray_fabric_endpoint *endpoint) {
     return endpoint->info->ep_attr->max_msg_size;
 }
 
@@ -150,6 +182,17 @@ static inline struct dray_fabric_context *dray_fabric_take_context(
         &endpoint->contexts[endpoint->free_contexts[endpoint->free_count]];
     context->token = token;
     context->kind = kind;
+    return context;
+}
+
+/// A context for an operation with `peer`.
+static inline struct dray_fabric_context *dray_fabric_take_context_for(
+    struct dray_fabric_endpoint *endpoint, uint64_t token, uint32_t kind, fi_addr_t peer) {
+    struct dray_fabric_context *context = dray_fabric_take_context(endpoint, token, kind);
+    if (endpoint->peer_states && context) {
+        context->peer = peer;
+        context->generation = endpoint->peer_states[peer].generation;
+    }
     return context;
 }
 
@@ -201,7 +244,8 @@ static inline int dray_fabric_send(
     fi_addr_t target;
     int error = dray_fabric_address_of(endpoint, peer, &target);
     if (error) return error;
-    struct dray_fabric_context *context = dray_fabric_take_context(endpoint, token, DRAY_SENT);
+    struct dray_fabric_context *context =
+        dray_fabric_take_context_for(endpoint, token, DRAY_SENT, target);
     if (!context) return FI_EAGAIN;
     return dray_fabric_posted(
         endpoint, context,
@@ -214,7 +258,8 @@ static inline int dray_fabric_read(
     fi_addr_t target;
     int error = dray_fabric_address_of(endpoint, peer, &target);
     if (error) return error;
-    struct dray_fabric_context *context = dray_fabric_take_context(endpoint, token, DRAY_READ);
+    struct dray_fabric_context *context =
+        dray_fabric_take_context_for(endpoint, token, DRAY_READ, target);
     if (!context) return FI_EAGAIN;
     return dray_fabric_posted(
         endpoint, context,
@@ -228,7 +273,8 @@ static inline int dray_fabric_write(
     fi_addr_t target;
     int error = dray_fabric_address_of(endpoint, peer, &target);
     if (error) return error;
-    struct dray_fabric_context *context = dray_fabric_take_context(endpoint, token, DRAY_WRITTEN);
+    struct dray_fabric_context *context =
+        dray_fabric_take_context_for(endpoint, token, DRAY_WRITTEN, target);
     if (!context) return FI_EAGAIN;
     struct iovec local = {.iov_base = (void *)(uintptr_t)buffer, .iov_len = length};
     struct fi_rma_iov remote = {.addr = address, .len = length, .key = key};

@@ -95,9 +95,9 @@ public struct BulkVector: Message, Hashable {
         var range: Range<Int>
     }
 
-    /// How parts of these sizes lie over the segments from `offset` on; nil when they reach beyond
-    /// the end. Together O(segments + parts).
-    func pieces(offset: Int, parts: [Int]) -> [Piece]? {
+    /// How parts of these sizes lie over the segments from `offset` on, in pieces of at most
+    /// `sizeMax` bytes; nil when they reach beyond the end.
+    func pieces(offset: Int, parts: [Int], sizeMax: Int = .max) -> [Piece]? {
         var pieces: [Piece] = []
         var segment = 0
         var position = offset
@@ -110,7 +110,7 @@ public struct BulkVector: Message, Hashable {
                     segment += 1
                 }
                 guard segment < segments.count else { return nil }
-                let length = min(count - start, Int(segments[segment].length) - position)
+                let length = min(count - start, Int(segments[segment].length) - position, sizeMax)
                 pieces.append(
                     Piece(
                         segment: segment, offset: position, part: part,
@@ -165,9 +165,11 @@ extension Context {
         _ kind: BulkOperation.Kind, _ vector: BulkVector, _ offset: Int, _ parts: [BulkPart],
         _ deadline: Deadline
     ) async throws(RPCError) {
-        guard let pieces = vector.pieces(offset: offset, parts: parts.map(\.range.count)) else {
-            throw .fabric(.badKey)
-        }
+        let counts = parts.map(\.range.count)
+        guard
+            let pieces = vector.pieces(
+                offset: offset, parts: counts, sizeMax: endpoint.transferSizeMax)
+        else { throw .fabric(.badKey) }
         let end = times(of: deadline, now: xstream.now.nanoseconds).0
         var underWay: [UInt32] = []
         var next = 0

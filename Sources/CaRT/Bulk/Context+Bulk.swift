@@ -95,13 +95,20 @@ extension Context {
         _ buffer: RegisteredBuffer, _ range: Range<Int>, _ deadline: Deadline
     ) async throws(RPCError) {
         let end = times(of: deadline, now: xstream.now.nanoseconds).0
-        guard let index = try begin(kind, descriptor, offset, buffer, range, deadline: end) else {
-            return
-        }
-        try await finish(index)
+        // Part by part where the fabric moves no more at a time.
+        let sizeMax = endpoint.transferSizeMax
+        var (start, offset) = (range.lowerBound, offset)
+        repeat {
+            let part = start..<min(range.upperBound, start + min(sizeMax, range.count))
+            let begun = try begin(kind, descriptor, offset, buffer, part, deadline: end)
+            if let begun { try await finish(begun) }
+            start = part.upperBound
+            offset += part.count
+        } while start < range.upperBound
     }
 
-    /// Begins a transfer that `finish` waits for; nil when it is over already.
+    /// Begins a transfer of at most `Endpoint.transferSizeMax` bytes that `finish` waits for; nil
+    /// when it is over already.
     func begin(
         _ kind: BulkOperation.Kind, _ descriptor: BulkDescriptor, _ offset: Int,
         _ buffer: RegisteredBuffer, _ range: Range<Int>, deadline: UInt64

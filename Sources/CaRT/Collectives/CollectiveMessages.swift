@@ -132,6 +132,6 @@ struct ChunkAnswer: Message {
 
 /// CaRT's own procedures for collectives.
 enum CollectiveProtocol {
-    static let id = ProtocolID(reserved: 0xf4, version: 1)
+    static let id = ProtocolID(reserved: 0xf5, version: 1)
     static let chunks = Procedure<ChunkQuestion, ChunkAnswer>(id, index: 1, name: "cart.chunks")
 }

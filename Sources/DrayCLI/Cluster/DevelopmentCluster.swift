@@ -16,6 +16,7 @@ struct DevelopmentCluster {
         var targets: Int
         var deviceSize: Size
         var provider: String
+        var host = "127.0.0.1"
     }
 
     static let enginesMax = 64
@@ -80,9 +81,10 @@ struct DevelopmentCluster {
                 address = "\(plan.provider)://dray-\(id.description.prefix(8))-\(rank)"
             } else {
                 let count = plan.targets + 1
-                let port = try FreePorts.find(count, taken: taken, using: &entropy)
+                let port = try FreePorts.find(
+                    count, at: plan.host, taken: taken, using: &entropy)
                 taken.append(port..<port + count)
-                address = "\(plan.provider)://127.0.0.1:\(port)"
+                address = "\(plan.provider)://\(plan.host):\(port)"
             }
             do throws(FabricError) {
                 _ = try FabricAddress(parsing: address)

@@ -49,9 +49,19 @@ struct ClusterCommand: ParsableCommand {
         var deviceSize: Size?
         @Option(
             name: .long,
-            help: "Network of a new cluster: ofi+tcp, ofi+tcp;ofi_rxm, ofi+shm (default: ofi+tcp).",
-            completion: .list(["ofi+tcp", "ofi+tcp;ofi_rxm", "ofi+shm"]))
+            help: """
+                Network of a new cluster: ofi+tcp, ofi+tcp;ofi_rxm, ofi+verbs;ofi_rxm, ofi+shm \
+                (default: ofi+tcp).
+                """,
+            completion: .list(["ofi+tcp", "ofi+tcp;ofi_rxm", "ofi+verbs;ofi_rxm", "ofi+shm"]))
         var provider: String?
+        @Option(
+            name: .long,
+            help: """
+                IPv4 address of this machine that the engines of a new cluster listen at; with \
+                ofi+verbs;ofi_rxm, that of an RDMA adapter (default: 127.0.0.1).
+                """)
+        var host: String?
         @Option(name: .long, help: "How long to wait for the engines.")
         var timeout = HumanDuration(.seconds(30))
         @OptionGroup var output: OutputOptions
@@ -82,7 +92,7 @@ struct ClusterCommand: ParsableCommand {
                     DevelopmentCluster.Plan(
                         engines: engines ?? 1, targets: targets ?? 2,
                         deviceSize: deviceSize ?? Size(bytes: 4 << 30),
-                        provider: provider ?? "ofi+tcp"))
+                        provider: provider ?? "ofi+tcp", host: host ?? "127.0.0.1"))
             }
             let started = try cluster.start(file)
             try await cluster.waitUntilServing(
@@ -110,7 +120,11 @@ struct ClusterCommand: ParsableCommand {
             {
                 other.append("devices of \(Size(bytes: one.deviceSize))")
             }
-            if let provider, !file.engines.allSatisfy({ $0.address.hasPrefix(provider + "://") }) {
+            if let host, !file.engines.allSatisfy({ $0.address.contains("://\(host):") }) {
+                other.append("addresses such as \(file.engines[0].address)")
+            } else if let provider,
+                !file.engines.allSatisfy({ $0.address.hasPrefix(provider + "://") })
+            {
                 other.append("addresses such as \(file.engines[0].address)")
             }
             guard other.isEmpty else {

@@ -21,7 +21,9 @@ struct SelfTestCommand: AsyncParsableCommand {
         case request, reply
     }
 
-    @Option(name: .long, help: "ofi+tcp, ofi+tcp;ofi_rxm, ofi+shm, or another of libfabric's.")
+    @Option(
+        name: .long,
+        help: "ofi+tcp, ofi+tcp;ofi_rxm, ofi+verbs;ofi_rxm, ofi+shm; ://HOST chooses a network.")
     var provider = "ofi+tcp"
     @Option(name: .long, help: "Address of a server that runs already.") var server: String?
     @Option(
@@ -71,14 +73,10 @@ struct SelfTestCommand: AsyncParsableCommand {
             child = started
         }
         let (plan, pause) = (plan, pause.duration)
-        let clientAddress =
-            server.flatMap { $0.split(separator: ":", maxSplits: 1).first.map(String.init) }
-            ?? provider
         let xstream = world.makeXStream(name: "dray-client")
         let rows = try await xstream.run { () async throws(CommandFailure) -> [SelfTestRow] in
             try await SelfTestClient.measure(
-                plan, pause: pause, server: address, own: clientAddress, world: world,
-                xstream: xstream)
+                plan, pause: pause, server: address, world: world, xstream: xstream)
         }
         child?.end()
         try output.print(rows, text: SelfTestRow.table(rows))
@@ -167,7 +165,7 @@ struct SelfTestRow: Codable, Hashable, Sendable {
 enum SelfTestClient {
     static func measure(
         _ plan: [(SelfTestRow.Shape, SelfTest.Options)], pause: Duration, server: String,
-        own: String, world: World, xstream: XStream
+        world: World, xstream: XStream
     ) async throws(CommandFailure) -> [SelfTestRow] {
         let destination: FabricAddress
         do throws(FabricError) {
@@ -177,7 +175,8 @@ enum SelfTestClient {
         }
         do throws(RPCError) {
             let context = try Context(
-                world: world, xstream: xstream, address: own,
+                world: world, xstream: xstream,
+                address: world.fabric.listenAddress(toReach: destination),
                 options: ContextOptions(clock: HybridLogicalClock(clock: world.clock)))
             var rows: [SelfTestRow] = []
             for (shape, options) in plan {
@@ -276,12 +275,11 @@ enum SelfTestServer {
             throw CommandFailure("pipe", SystemError.text(errno))
         }
         for descriptor in input + output { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }
-        let address = provider.contains("shm") ? provider : "\(provider)://127.0.0.1:0"
         let pid: Int32
         do throws(Errno) {
             pid = try ChildProcess.spawn(
                 try ownPath(),
-                ["self-test", "--listen", address].map { Array($0.utf8) },
+                ["self-test", "--listen", provider].map { Array($0.utf8) },
                 input: .descriptor(input[0]), output: .descriptor(output[1]),
                 error: .descriptor(2), detached: false)
         } catch {
