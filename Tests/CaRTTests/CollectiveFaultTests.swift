@@ -67,8 +67,9 @@ import Testing
             default: (.excluding(some.sorted()), all.subtracting(some))
             }
         var options = CollectiveOptions()
-        options.tree = TreeTopologyTests.trees[
-            Int(entropy.below(UInt64(TreeTopologyTests.trees.count)))]
+        options.tree =
+            TreeTopologyTests.trees[
+                Int(entropy.below(UInt64(TreeTopologyTests.trees.count)))]
         options.isFailFast = entropy.chance(1, in: 5)
         options.chunkSize = 4096
         let node =
