@@ -361,4 +361,138 @@ struct GroupRig {
             #expect(try result.complete().ranks.count == 13)
         }
     }
+
+    /// One trace, and one deadline but for the little that answers take on their way back.
+    @Test(arguments: [FabricKind.tcp, .simulated])
+    func traceAndDeadlineAreInherited(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let group = try GroupRig(rig, ranks: [1, 2, 3, 4, 5, 6, 7, 8])
+            let probe = CollectiveProcedure<Blob, EmptyMessage>(
+                CollectiveTestProtocol.id, index: 3, name: "test.probe")
+            var seen: [CollectiveContext] = []
+            for member in group.members {
+                member.register(probe) { _, request throws(RPCError) in
+                    seen.append(request)
+                    return EmptyMessage()
+                }
+            }
+            var options = CollectiveOptions()
+            options.trace = 77
+            options.tree = .kNomial(2)
+            let wall = group.client.world.clock.wallNanoseconds
+            let result = try await group.client.broadcast(
+                probe, Blob(), deadline: .after(.seconds(8)), options: options)
+            #expect(result.succeeded == 8)
+            #expect(seen.count == 8)
+            for request in seen {
+                #expect(request.trace == 77)
+                #expect(request.initiatorInstance == group.client.instance)
+                #expect(request.ranks.ranks == [1, 2, 3, 4, 5, 6, 7, 8])
+                #expect(request.deadline < wall + 8_100_000_000)
+                #expect(request.deadline > wall + 7_000_000_000)
+            }
+        }
+    }
+
+    /// A parent that is no good: requests that make no sense, and the same one again.
+    @Test(arguments: [FabricKind.tcp, .simulated])
+    func answersStrangeParents(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let group = try GroupRig(rig, ranks: [1, 2, 3, 4])
+            let (client, member) = (group.client, group.members[1])
+            func ask(
+                _ change: (inout CollectiveRequest) -> Void
+            ) async -> Result<CollectiveAnswer, RPCError> {
+                var request = CollectiveRequest()
+                request.id = CollectiveID(initiator: 5, stamp: client.clock.now())
+                request.tree = .kNomial(2)
+                request.ranks = RankSet([1, 2, 3, 4])
+                request.position = 1
+                request.body = Blob(number: 10).encoded()
+                change(&request)
+                do throws(RPCError) {
+                    return .success(
+                        try await client.call(
+                            Self.tally.procedure, request, to: .address(member.address),
+                            deadline: .after(.seconds(4))))
+                } catch {
+                    return .failure(error)
+                }
+            }
+            #expect(await ask { $0.position = 2 } == .failure(.wrongRank))
+            #expect(
+                await ask {
+                    $0.ranks = RankSet([7]); $0.position = 0
+                } == .failure(.wrongRank))
+            #expect(await ask { $0.body = [1] } == .failure(.badMessage))
+            #expect(await ask { $0.position = 9 } == .failure(.badMessage))
+            #expect(await ask { $0.id.stamp = 1 } == .failure(.peerRestarted))
+            #expect(
+                await ask {
+                    $0.bulk = CollectiveBulk()
+                    $0.bulk?.chunkSize = 4096
+                    $0.bulk?.memory.owner = client.address
+                    $0.bulk?.memory.length = 1 << 40
+                } == .failure(.messageTooLong))
+            // Memory that is not there: time decides.
+            let late = await ask {
+                $0.bulk = CollectiveBulk()
+                $0.bulk?.chunkSize = 4096
+                $0.bulk?.memory.owner = client.address
+                $0.bulk?.memory.length = 100
+            }
+            #expect((try? late.get())?.failures.listed.map(\.error) == [.timedOut])
+            #expect(group.states[1].handled == 0)
+            // The same collective from two parents, at a time and later.
+            group.states[1].delay = .milliseconds(50)
+            let id = CollectiveID(initiator: 6, stamp: client.clock.now())
+            var answers: [Result<CollectiveAnswer, RPCError>] = []
+            await concurrently(rig.xstream, 3) { index in
+                await rig.xstream.sleep(for: .milliseconds(Int64(index) * 10))
+                answers.append(await ask { $0.id = id })
+            }
+            answers.append(await ask { $0.id = id })
+            var expected = CollectiveAnswer()
+            expected.succeeded = 1
+            expected.reply = Tally(sum: 12, ranks: [2]).encoded()
+            #expect(answers == Array(repeating: .success(expected), count: 4))
+            #expect(group.states[1].handled == 1)
+            try await rig.wait("the end") { member.usage.isIdle }
+            group.expectIdle()
+        }
+    }
+
+    /// A child that is no good: answers that account for others, or for nobody.
+    @Test(arguments: [FabricKind.tcp, .simulated])
+    func doubtsStrangeChildren(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let client = try rig.makeContext()
+            let child = try rig.makeContext { $0.rank = 0 }
+            let members = [Group.Member(rank: 0, addresses: [child.address])]
+            for context in [client, child] {
+                try context.group.apply(.replace(members), version: 1)
+            }
+            var answer = CollectiveAnswer()
+            child.registerDeferred(Self.tally.procedure) { _, reply in reply.reply(answer) }
+            var absurd: [CollectiveAnswer] = []
+            for (succeeded, total, positions, reply) in [
+                (2, 0, [], Tally().encoded()), (0, 0, [], nil), (1, 1, [0], Tally().encoded()),
+                (0, 1, [3], nil), (0, 1, [], nil), (1, 0, [], [1, 2]),
+            ] as [(UInt32, Int, [Int], [UInt8]?)] {
+                var answer = CollectiveAnswer()
+                answer.succeeded = succeeded
+                answer.reply = reply
+                answer.failures = CollectiveFailures(
+                    listed: positions.map { .init(position: $0, error: .noReply) }, total: total)
+                absurd.append(answer)
+            }
+            for next in absurd {
+                answer = next
+                let result = try await client.broadcast(Self.tally, Blob())
+                #expect(
+                    result.failures == [CollectiveFailure(rank: 0, error: .badMessage)], "\(next)")
+                #expect(result.succeeded == 0 && result.reply == nil)
+            }
+        }
+    }
 }

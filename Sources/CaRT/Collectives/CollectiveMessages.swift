@@ -58,7 +58,7 @@ struct CollectiveRequest: Message {
 }
 
 /// What became of a child and all below it.
-struct CollectiveAnswer: Message {
+struct CollectiveAnswer: Message, Hashable {
     var succeeded: UInt32 = 0
     var failures = CollectiveFailures()
     /// The encoded reply of those that succeeded.
