@@ -8,6 +8,14 @@ public protocol Fabric: Sendable {
     ///   address part) lets the provider choose.
     /// - Throws: `.badAddress`, `.noProvider`, `.addressInUse`, or what the provider reports.
     func makeEndpoint(_ address: String, on xstream: XStream) throws(FabricError) -> Endpoint
+
+    /// What there is to choose from: every provider on every interface, in the order of the
+    /// fabric's preference, and whether Dray can use it. Tries to, so it takes a while.
+    ///
+    /// - Parameter provider: only these, as Dray spells them; all when empty.
+    func interfaces(
+        provider: Set<String>, on xstream: XStream
+    ) throws(FabricError) -> [FabricInterface]
 }
 
 private enum FabricKey: WorldKey {
