@@ -42,6 +42,10 @@ extension Context: PollSource {
                 return
             }
             receives.arrived(token.index)
+            guard !faults.fails(.cartReceive) else {
+                release(.receive(token.index))
+                return
+            }
             let memory = unsafe UnsafeRawBufferPointer(receives.memory(token.index))
             let length = min(completion.length, memory.count)
             unsafe deliverAll(
@@ -186,6 +190,14 @@ extension Context: PollSource {
     /// Returns false when the provider wants it again later.
     private func trySend(_ slot: UInt32) -> Bool {
         guard let handle = sends.slots[Int(slot)].handle else { return true }
+        if faults.isArmed {
+            if faults.fails(.fabricSend) { return false }
+            if faults.fails(.cartSend) {
+                sendCompleted(slot, error: nil)
+                sends.give(slot)
+                return true
+            }
+        }
         let length = sends.slots[Int(slot)].length
         let message = unsafe UnsafeRawBufferPointer(
             rebasing: sends.memory(slot)[0..<length])

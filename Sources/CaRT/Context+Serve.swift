@@ -97,10 +97,27 @@ extension Context {
         if counts.requestsReceived % ContextTimes.timedRequests == 0 {
             request.arrivedAt = pollTime
         }
-        if header.flags.contains(.spilled) {
+        if let strike = faults.strike(.cartHandler) {
+            strikeHandler(strike, request, spilled: header.flags.contains(.spilled), handler)
+        } else if header.flags.contains(.spilled) {
             pull(request, handler)
         } else {
             handler(request)
+        }
+    }
+
+    /// An injected fault: the request fails, or its handler is late.
+    private func strikeHandler(
+        _ strike: FaultStrike, _ request: RequestContext, spilled: Bool,
+        _ handler: @escaping ProcedureTable.Handler
+    ) {
+        guard case .wait(let delay) = strike else {
+            fail(.overloaded, request)
+            return
+        }
+        xstream.spawn { [self] in
+            await xstream.sleep(for: delay)
+            if spilled { pull(request, handler) } else { handler(request) }
         }
     }
 

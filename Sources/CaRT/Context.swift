@@ -38,6 +38,7 @@ internal import Logging
 
     let endpoint: Endpoint
     let world: World
+    let faults: FaultTable
     /// The time of a call that does not say how long it may take. At first that of the options.
     @safe @exclusivity(unchecked) public var timeout: Duration
     let logger: Logger
@@ -104,6 +105,7 @@ internal import Logging
         precondition(options.bulksMax > 0)
         precondition(options.messageSizeMax <= Int(Int32.max))
         self.world = world
+        faults = world.faults
         self.xstream = xstream
         self.options = options
         timeout = options.timeout

@@ -246,13 +246,29 @@ final class ClientCore {
     func metrics(
         timeout: Duration
     ) async -> [(engine: EngineRecord, metrics: Result<MetricsReply, DrayError>)] {
-        let gather = Gather<Result<MetricsReply, DrayError>>(count: engines.count)
+        await askEngines(engines, ManagementProtocol.metrics, EmptyMessage(), timeout: timeout)
+            .map { ($0, $1) }
+    }
+
+    func tune(
+        _ request: TuneRequest, ranks: Set<UInt32>?, timeout: Duration
+    ) async -> [(engine: EngineRecord, tuning: Result<TuneReply, DrayError>)] {
+        let asked = engines.filter { ranks?.contains($0.rank) ?? true }
+        return await askEngines(asked, ManagementProtocol.tune, request, timeout: timeout)
+            .map { ($0, $1) }
+    }
+
+    /// Asks the system contexts of engines, all at once.
+    private func askEngines<Q, R>(
+        _ engines: [EngineRecord], _ procedure: Procedure<Q, R>, _ request: Q, timeout: Duration
+    ) async -> [(EngineRecord, Result<R, DrayError>)] {
+        let gather = Gather<Result<R, DrayError>>(count: engines.count)
         for (index, engine) in engines.enumerated() {
             xstream.spawn { [context] in
                 do throws(RPCError) {
                     let reply = unsafe try await context.call(
-                        ManagementProtocol.metrics, EmptyMessage(),
-                        to: .rank(engine.rank, tag: 0), deadline: .after(timeout))
+                        procedure, request, to: .rank(engine.rank, tag: 0),
+                        deadline: .after(timeout))
                     gather.finish(index, with: .success(reply))
                 } catch {
                     gather.finish(

@@ -105,6 +105,15 @@ public final class Cluster: Sendable {
         await onCore { core in await core.metrics(timeout: timeout) }
     }
 
+    /// Reads or changes the log masks and injected faults of every engine, or only of those in
+    /// `ranks`: how each is set afterwards, or why it is not, within `timeout`.
+    public func tune(
+        _ request: TuneRequest = TuneRequest(), ranks: Set<UInt32>? = nil,
+        timeout: Duration = .seconds(5)
+    ) async -> [(engine: EngineRecord, tuning: Result<TuneReply, DrayError>)] {
+        await onCore { core in await core.tune(request, ranks: ranks, timeout: timeout) }
+    }
+
     /// Creates a pool of `size` raw bytes over all targets.
     ///
     /// - Throws: `exists`, `noSpace`, `invalidArgument` for a bad label or size, `unavailable`

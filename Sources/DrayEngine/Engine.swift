@@ -65,6 +65,7 @@ public final class Engine: Sendable {
     ) async throws(EngineError) -> Engine {
         if let problem = configuration.problem { throw .configuration(problem) }
         let clock = HybridLogicalClock(clock: world.clock)
+        if let faults = configuration.faults { world.faults.set(faults) }
         let xstream = world.makeXStream(name: "dray-\(configuration.rank)-system")
         var started: [XStream] = [xstream]
         do throws(EngineError) {
@@ -142,6 +143,7 @@ func openStore(
         store = try await BlockStore.open(
             device, partition: partition, identity: configuration.identity(target: target),
             on: xstream)
+        store.faults = world.faults
     } catch {
         throw .device(error)
     }

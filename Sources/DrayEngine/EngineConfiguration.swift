@@ -26,6 +26,12 @@ public struct EngineConfiguration: Sendable {
     /// Requests in flight that each client is allowed per target.
     public var credits: UInt32 = 128
 
+    /// Faults to inject from the start; nil: none, and none at run time either.
+    public var faults: [FaultRule]?
+
+    /// Whether faults can be injected at run time.
+    public var allowsFaults: Bool { faults != nil }
+
     /// The size of each partition's log in bytes; nil for what `DevicePartitions` finds right.
     /// Simulations take a small one, so that checkpoints are frequent.
     package var logSize: UInt64?

@@ -88,6 +88,10 @@ final class SystemService {
             (_, _) async throws(RPCError) -> MetricsReply in
             try await self.metrics()
         }
+        context.register(ManagementProtocol.tune) {
+            (request, _) async throws(RPCError) -> TuneReply in
+            try self.tune(request)
+        }
         context.register(MetadataProtocol.prepare) {
             (request, _) async throws(RPCError) -> MetadataPrepareReply in
             self.acceptor.prepare(request.ballot)

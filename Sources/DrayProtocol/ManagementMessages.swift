@@ -123,6 +123,62 @@ public struct MetadataChange: Message, Hashable {
     }
 }
 
+/// What shall change in a running engine.
+public struct TuneRequest: Message, Hashable {
+    /// Log masks as `LogFacilities.set(mask:)` reads them; nil: as they are.
+    public var logMask: String?
+    /// All faults to inject, as `FaultRule.init(parsing:)` reads them; nil: as they are.
+    public var faults: [String]?
+
+    static let textMax = 4096
+    static let rulesMax = 256
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&logMask, default: "") { (coder, text) throws(DecodingFailure) in
+            try coder.code(&text, max: TuneRequest.textMax)
+        }
+        try coder.code(&faults, default: []) { (coder, rules) throws(DecodingFailure) in
+            try coder.code(&rules, max: TuneRequest.rulesMax, default: "") {
+                (coder, text) throws(DecodingFailure) in
+                try coder.code(&text, max: TuneRequest.textMax)
+            }
+        }
+    }
+}
+
+/// How a running engine is set, after the change.
+public struct TuneReply: Message, Hashable {
+    public var logMask = ""
+    public var faults: [Fault] = []
+
+    /// A fault that is injected, and what it has done.
+    public struct Fault: Message, Hashable {
+        /// As `FaultRule.text` gives it.
+        public var rule = ""
+        /// Times that its point was passed.
+        public var passed: UInt64 = 0
+        /// Times that it struck.
+        public var struck: UInt64 = 0
+
+        public init() {}
+
+        public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+            try coder.code(&rule, max: TuneRequest.textMax)
+            try coder.code(&passed)
+            try coder.code(&struck)
+        }
+    }
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&logMask, max: TuneRequest.textMax)
+        try coder.code(&faults, max: TuneRequest.rulesMax)
+    }
+}
+
 /// The management protocol, served by tag 0 of every engine for clients.
 public enum ManagementProtocol {
     public static let id = ProtocolID(base: 0x11, version: 1)
@@ -140,6 +196,9 @@ public enum ManagementProtocol {
     /// Reads the engine's metrics.
     public static let metrics = Procedure<EmptyMessage, MetricsReply>(
         id, index: 4, name: "management.metrics")
+    /// Reads or changes log masks and injected faults.
+    public static let tune = Procedure<TuneRequest, TuneReply>(
+        id, index: 5, name: "management.tune")
 }
 
 /// Orders proposals of metadata: by time, then by the rank that made them.

@@ -20,6 +20,9 @@ public struct World: Sendable {
     /// Log facilities and their masks.
     public var log: LogFacilities
 
+    /// Faults that are injected into this process. None at first.
+    public let faults: FaultTable
+
     /// Where counters, gauges and timers are made.
     public var metrics: any MetricsFactory
 
@@ -36,6 +39,7 @@ public struct World: Sendable {
     ) {
         self.clock = clock
         self.entropy = entropy
+        faults = FaultTable(entropy: entropy.fork("faults"))
         self.processID = processID
         self.log = log
         self.metrics = metrics

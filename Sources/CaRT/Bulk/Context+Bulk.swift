@@ -36,6 +36,9 @@ extension Context {
         guard !isClosed else { throw .closed }
         precondition(!range.isEmpty && range.lowerBound >= 0 && range.upperBound <= buffer.count)
         let registration: Registration
+        guard !faults.fails(.fabricRegister) else {
+            throw .fabric(.provider(code: 12, message: "no memory can be registered (injected)"))
+        }
         do throws(FabricError) {
             registration = try Registration(buffer, range: range, at: endpoint, access: access)
         } catch {
@@ -95,6 +98,11 @@ extension Context {
         _ buffer: RegisteredBuffer, _ range: Range<Int>, _ deadline: Deadline
     ) async throws(RPCError) {
         let end = times(of: deadline, now: xstream.now.nanoseconds).0
+        switch faults.strike(.cartBulk) {
+        case nil: break
+        case .fail: throw .unreachable
+        case .wait(let delay): await xstream.sleep(for: delay)
+        }
         // Part by part where the fabric moves no more at a time.
         let sizeMax = endpoint.transferSizeMax
         var (start, offset) = (range.lowerBound, offset)

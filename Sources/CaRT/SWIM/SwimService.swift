@@ -182,6 +182,7 @@ public final class SwimService {
     }
 
     private func exchange(_ message: SwimMessage, with receiver: UInt32) async {
+        guard !context.faults.fails(.swimSend) else { return }
         let end = context.xstream.now + callTimeout
         do throws(RPCError) {
             let answer = try await context.call(

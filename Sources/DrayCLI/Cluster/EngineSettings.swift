@@ -21,6 +21,7 @@ struct EngineSettings: Sendable {
         case valueCache = "value_cache"
         case credits
         case logMask = "log_mask"
+        case faults
         case processFile = "process_file"
 
         var variable: String { "DRAY_" + rawValue.uppercased() }
@@ -34,6 +35,7 @@ struct EngineSettings: Sendable {
             case .valueCache: "32MiB"
             case .credits: "128"
             case .logMask: "warning"
+            case .faults: "off"
             case .processFile: ""
             }
         }
@@ -48,6 +50,7 @@ struct EngineSettings: Sendable {
             case .valueCache: "memory of each target for values that are read often; 0 for none"
             case .credits: "requests in flight that each client is allowed per target"
             case .logMask: "LEVEL, then FACILITY=LEVEL for exceptions"
+            case .faults: "off; on for 'dray engine faults'; or faults to inject, between semicolons"
             case .processFile: "where to write the process id; empty for nowhere"
             }
         }
@@ -120,11 +123,27 @@ struct EngineSettings: Sendable {
         configuration.inlineThreshold = Int(threshold.bytes)
         configuration.valueCacheBytes = Int(cache.bytes)
         configuration.credits = credits
+        configuration.faults = try faults()
         if let problem = configuration.problem {
             throw CommandFailure(
                 .usage, "configuration", problem, advice: "see 'dray engine start --print-config'")
         }
         return configuration
+    }
+
+    /// Nil when faults are off.
+    private func faults() throws(CommandFailure) -> [FaultRule]? {
+        let text = try text(.faults)
+        guard text != "off" else { return nil }
+        var rules: [FaultRule] = []
+        for part in text.split(separator: ";") where part != "on" {
+            do throws(FaultRuleError) {
+                rules.append(try FaultRule(parsing: part.filter { $0 != " " }))
+            } catch {
+                throw CommandFailure(.usage, Key.faults.rawValue, "\(error)")
+            }
+        }
+        return rules
     }
 
     /// The log masks of the process.

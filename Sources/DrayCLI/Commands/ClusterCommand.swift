@@ -62,6 +62,13 @@ struct ClusterCommand: ParsableCommand {
                 ofi+verbs;ofi_rxm, that of an RDMA adapter (default: 127.0.0.1).
                 """)
         var host: String?
+        @Option(
+            name: .long,
+            help: """
+                For the engines started now: on for 'dray engine faults'; or faults to inject, \
+                between semicolons.
+                """)
+        var faults: String?
         @Option(name: .long, help: "How long to wait for the engines.")
         var timeout = HumanDuration(.seconds(30))
         @OptionGroup var output: OutputOptions
@@ -94,7 +101,7 @@ struct ClusterCommand: ParsableCommand {
                         deviceSize: deviceSize ?? Size(bytes: 4 << 30),
                         provider: provider ?? "ofi+tcp", host: host ?? "127.0.0.1"))
             }
-            let started = try cluster.start(file)
+            let started = try cluster.start(file, faults: faults)
             try await cluster.waitUntilServing(
                 file, started: started, timeout: timeout.duration)
             lock.release()

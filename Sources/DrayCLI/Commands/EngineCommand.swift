@@ -7,8 +7,9 @@ internal import Synchronization
 
 struct EngineCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "engine", abstract: "Format a device and run one engine, as on a server.",
-        subcommands: [Start.self, Format.self])
+        commandName: "engine",
+        abstract: "Format a device and run one engine, as on a server; change running ones.",
+        subcommands: [Start.self, Format.self, Log.self, Faults.self])
 
     /// The settings of an engine as flags. Flags go over DRAY_… variables, over the file, over
     /// defaults.
@@ -29,6 +30,10 @@ struct EngineCommand: ParsableCommand {
         var credits: String?
         @Option(name: .long, help: "LEVEL, then FACILITY=LEVEL for exceptions.")
         var logMask: String?
+        @Option(
+            name: .long,
+            help: "off; on for 'dray engine faults'; or faults to inject, between semicolons.")
+        var faults: String?
         @Option(name: .long, help: "Where to write the process id.", completion: .file())
         var processFile: String?
 
@@ -42,6 +47,7 @@ struct EngineCommand: ParsableCommand {
             flags[.valueCache] = valueCache
             flags[.credits] = credits
             flags[.logMask] = logMask
+            flags[.faults] = faults
             flags[.processFile] = processFile
             var file: [EngineSettings.Key: String] = [:]
             if let config {
