@@ -5,7 +5,8 @@ import Synchronization
 
 @testable import DrayCLI
 
-/// Engines, two of them unless a test wants more, in processes of their own, on device files of a real disk, that a test may kill.
+/// Engines, two of them unless a test wants more, in processes of their own, on device files of a
+/// real disk, that a test may kill.
 final class KillCluster {
     let directory: LocalPath
     let world = RealWorld.make(log: LogFacilities())
