@@ -147,7 +147,8 @@ let package = Package(
         .testTarget(
             name: "DrayTests",
             dependencies: [
-                "DrayRuntime", "DrayPlacement", "DrayProtocol", "Dray", "DraySimulator",
+                "DrayRuntime", "DrayFabric", "CaRT", "DrayPlacement", "DrayProtocol", "Dray",
+                "DraySimulator",
             ],
             swiftSettings: testSettings),
         .testTarget(

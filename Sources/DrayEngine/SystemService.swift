@@ -16,6 +16,8 @@ final class SystemService {
     let started: Instant
     private(set) var context: Context?
     private(set) var targets: [XStreamBound<TargetService>] = []
+    /// Nil until the engine serves.
+    private(set) var membership: XStreamBound<MembershipService>?
     /// Made when somebody first asks for the metrics.
     var publisher: MetricPublisher<EngineMetrics>?
     private var entropy: Entropy
@@ -51,6 +53,11 @@ final class SystemService {
     func publish(to targets: [XStreamBound<TargetService>]) async {
         self.targets = targets
         await publish()
+    }
+
+    /// From here on, status says who is alive.
+    func watch(_ membership: XStreamBound<MembershipService>) {
+        self.membership = membership
     }
 
     func serve() throws(EngineError) {
@@ -118,6 +125,9 @@ final class SystemService {
         reply.uptimeNanoseconds = xstream.now.since(started).nanosecondsClamped
         for target in targets {
             reply.targets.append(await target.xstream.run { target.value.status(pool: pool) })
+        }
+        if let membership {
+            reply.members = await membership.xstream.run { membership.value.members }
         }
         return reply
     }

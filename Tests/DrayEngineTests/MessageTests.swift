@@ -166,6 +166,7 @@ import Testing
         try fuzz(map, seed: 6)
         var status = EngineStatusReply()
         status.targets = [TargetStatus()]
+        status.members = [EngineMember(rank: 1, incarnation: 2, state: .suspect)]
         try fuzz(status, seed: 7)
         try fuzz(TargetStatus(), seed: 12)
         try fuzz(map.engines[0], seed: 13)

@@ -1,7 +1,7 @@
 package import DrayRuntime
 
 /// The failure detector of one member, as a state machine: SWIM (Das, Gupta, Motivala 2002) with
-/// suspicion, and the doubts of Lifeguard (Dadgar, Phillips, Currey 2018) about the observer itself.
+/// suspicion, and Lifeguard's doubts about the observer itself (Dadgar, Phillips, Currey 2018).
 ///
 /// Every period the member pings another one, in an order that is random and comes to everybody in
 /// each round. Who does not answer in time is pinged again, by helpers too, and its port is tried:

@@ -80,7 +80,7 @@ struct DevelopmentCluster {
             if plan.provider.hasSuffix("shm") {
                 address = "\(plan.provider)://dray-\(id.description.prefix(8))-\(rank)"
             } else {
-                let count = plan.targets + 1
+                let count = EngineConfiguration.contextCount(targetCount: plan.targets)
                 let port = try FreePorts.find(
                     count, at: plan.host, taken: taken, using: &entropy)
                 taken.append(port..<port + count)

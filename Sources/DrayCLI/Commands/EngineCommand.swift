@@ -28,6 +28,12 @@ struct EngineCommand: ParsableCommand {
         var valueCache: String?
         @Option(name: .long, help: "Requests in flight per client and target.")
         var credits: String?
+        @Option(name: .long, help: "How often another engine is asked whether it is alive.")
+        var swimPeriod: String?
+        @Option(name: .long, help: "How long its answer may take before others ask it too.")
+        var swimPingTimeout: String?
+        @Option(name: .long, help: "How long one that does not answer may still be alive.")
+        var swimSuspicionTimeout: String?
         @Option(name: .long, help: "LEVEL, then FACILITY=LEVEL for exceptions.")
         var logMask: String?
         @Option(
@@ -46,6 +52,9 @@ struct EngineCommand: ParsableCommand {
             flags[.inlineThreshold] = inlineThreshold
             flags[.valueCache] = valueCache
             flags[.credits] = credits
+            flags[.swimPeriod] = swimPeriod
+            flags[.swimPingTimeout] = swimPingTimeout
+            flags[.swimSuspicionTimeout] = swimSuspicionTimeout
             flags[.logMask] = logMask
             flags[.faults] = faults
             flags[.processFile] = processFile
