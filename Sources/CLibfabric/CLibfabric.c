@@ -224,6 +224,33 @@ static int find_provider(
     return -result;
 }
 
+int dray_fabric_list(struct fi_info **list) {
+    int result = fi_getinfo(
+        FI_VERSION(FI_MAJOR_VERSION, FI_MINOR_VERSION), NULL, NULL, 0, NULL, list);
+    return -result;
+}
+
+void dray_fabric_free_list(struct fi_info *list) { fi_freeinfo(list); }
+
+struct fi_info *dray_fabric_read_offer(struct fi_info *entry, struct dray_fabric_offer *offer) {
+    *offer = (struct dray_fabric_offer){
+        .provider = entry->fabric_attr->prov_name,
+        .fabric = entry->fabric_attr->name,
+        .domain = entry->domain_attr->name,
+        .address = entry->src_addr,
+        .address_length = entry->src_addr ? entry->src_addrlen : 0,
+        .message_size_max = entry->ep_attr->max_msg_size,
+        .library_version = fi_version(),
+        .has_socket_address = entry->addr_format == FI_SOCKADDR ||
+                              entry->addr_format == FI_SOCKADDR_IN ||
+                              entry->addr_format == FI_SOCKADDR_IN6,
+        .is_reliable_datagram = entry->ep_attr->type == FI_EP_RDM,
+        .is_connected = entry->ep_attr->type == FI_EP_MSG,
+        .has_remote_memory = entry->caps & FI_RMA,
+    };
+    return entry->next;
+}
+
 /// Whether the provider is the native one for TCP. Its fi_trywait does nothing, so its wait
 /// descriptor, once readable, would stay so; a wait set of our own takes wake-ups back.
 static bool has_idle_trywait(const struct dray_fabric_endpoint *endpoint) {

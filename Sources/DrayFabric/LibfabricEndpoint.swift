@@ -55,6 +55,9 @@ internal import DrayRuntime
         unsafe scratch.deallocate()
     }
 
+    /// Whether the provider tells by a descriptor that there is something to do.
+    var canWait: Bool { unsafe dray_fabric_can_wait(handle) }
+
     // MARK: - Peers
 
     override func insert(_ address: FabricAddress) throws(FabricError) -> Peer {

@@ -25,12 +25,15 @@ public final class LibfabricFabric: Fabric {
         self.entropy = Mutex(entropy)
     }
 
+    /// Random, for one endpoint.
+    func nextSeed() -> UInt64 { entropy.withLock { $0.next() } }
+
     /// Opens an endpoint. About 1 ms, and up to 50 ms for the first of a process.
     public func makeEndpoint(
         _ address: String, on xstream: XStream
     ) throws(FabricError) -> Endpoint {
         let listen = try ListenAddress(parsing: address)
-        let seed = entropy.withLock { $0.next() }
+        let seed = nextSeed()
         if listen.provider == "shm" {
             dray_fabric_sweep_shared_memory()
         }
