@@ -197,6 +197,7 @@ func openContext(
         } catch {
             throw .application(code: 0, message: "\(error)")
         }
+        SelfTest.register(on: context)
         return context
     } catch {
         switch error {

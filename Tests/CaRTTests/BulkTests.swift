@@ -479,7 +479,7 @@ import Testing
                 options.repetitions = 40
                 options.warmUp = 2
                 let result = try await SelfTest.run(
-                    on: client, to: .address(server.address), options: options)
+                    on: client, to: [.address(server.address)], options: options)
                 #expect(result.repetitions == 40)
                 #expect(result.rate > 0)
                 #expect(result.minimum <= result.median)

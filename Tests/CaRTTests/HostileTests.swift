@@ -241,7 +241,17 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
         check(
             InternalProtocol.AddressAnswer.self,
             InternalProtocol.AddressAnswer(addresses: [address]))
-        check(SelfTest.Echo.self, SelfTest.Echo(replySize: 4, get: memory, put: nil))
+        check(
+            SelfTest.EchoRequest.self,
+            SelfTest.EchoRequest(replySize: 4, alignment: 3, seed: 9, get: memory, put: nil))
+        var measure = SelfTest.MeasureRequest()
+        measure.options.request = .bulk(7)
+        measure.members = [SelfTest.Member(rank: 1, tag: 2)]
+        check(SelfTest.MeasureRequest.self, measure)
+        var result = SelfTest.Result()
+        for time in [5, 700, 90_000] as [UInt64] { result.latencies.record(nanoseconds: time) }
+        result.endpoints = [SelfTest.EndpointResult()]
+        check(SelfTest.Result.self, result)
     }
 
     @Test func headersSurviveTheWire() {
