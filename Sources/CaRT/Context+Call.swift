@@ -285,8 +285,15 @@ extension Context {
                 header.flags.insert(.oneWay)
             }
             header.flags.priority = ticket.options.priority
-            if spill != nil { tracker.exposes(ticket.slot) }
+            if spill != nil {
+                tracker.exposes(ticket.slot)
+                counts.spills += 1
+            }
             tracker.sent(ticket.slot, now: now)
+            if now != ticket.begin {
+                counts.callsDelayed += 1
+                times.delay.record(nanoseconds: now &- ticket.begin)
+            }
             counts.requestsSent += 1
             post(
                 send, header: header, to: handle,
@@ -423,6 +430,10 @@ extension Context {
             preconditionFailure("a call ended like a request without reply")
         case .reply(let message, let status, let isSpilled):
             counts.repliesReceived += 1
+            // As of the poll that brought the reply: no clock is read for it.
+            if pollTime > ticket.begin {
+                times.call.record(nanoseconds: pollTime &- ticket.begin)
+            }
             return (message, status, isSpilled)
         }
     }

@@ -193,7 +193,9 @@ extension Context: PollSource {
             try unsafe endpoint.send(
                 message, in: sends.registration(slot).pointer.pointee, to: handle,
                 token: OperationToken(.send, slot).rawValue)
+            counts.messagesSent += 1
         } catch .tryAgain {
+            counts.sendsRefused += 1
             return false
         } catch {
             sendCompleted(slot, error: error)

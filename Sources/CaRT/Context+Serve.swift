@@ -15,6 +15,7 @@ extension Context {
         procedures.add(procedure.opcode) { request in
             guard let message: Q = request.context.decode(request) else { return }
             request.context.xstream.spawn {
+                request.begin()
                 do throws(RPCError) {
                     request.context.reply(try await handler(message, request), to: request)
                 } catch {
@@ -32,6 +33,7 @@ extension Context {
     ) {
         procedures.add(procedure.opcode) { request in
             guard let message: Q = request.context.decode(request) else { return }
+            request.begin()
             do throws(RPCError) {
                 request.context.reply(try handler(message, request), to: request)
             } catch {
@@ -47,6 +49,7 @@ extension Context {
     ) {
         procedures.add(procedure.opcode) { request in
             guard let message: Q = request.context.decode(request) else { return }
+            request.begin()
             handler(message, DeferredReply(request))
         }
     }
@@ -91,6 +94,9 @@ extension Context {
         let request = RequestContext(
             header, message, context: self, instance: sessions.sessions[session].instance)
         activate(request)
+        if counts.requestsReceived % ContextTimes.timedRequests == 0 {
+            request.arrivedAt = pollTime
+        }
         if header.flags.contains(.spilled) {
             pull(request, handler)
         } else {
@@ -142,6 +148,7 @@ extension Context {
     }
 
     private func deactivate(_ request: RequestContext) {
+        request.end()
         request.finish()
         activeRequests[Int(request.position)] = nil
         freeActive.append(request.position)
@@ -197,7 +204,10 @@ extension Context {
             let spill = try unsafe fill(
                 send, message, payload: request.replyPayload,
                 limit: sessions.sessions[session].eagerLimit, spillNumber: nextSpill, &header)
-            if let spill { keep(spill, for: request) }
+            if let spill {
+                counts.spills += 1
+                keep(spill, for: request)
+            }
             postReply(send, header, session: session)
         } catch {
             sends.give(send)
@@ -257,6 +267,7 @@ extension Context {
         } else {
             fillControl(send, EmptyMessage(), &header)
         }
+        counts.errorRepliesSent += 1
         postReply(send, header, session: session)
     }
 

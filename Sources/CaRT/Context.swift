@@ -83,6 +83,9 @@ internal import Logging
     // SAFETY: allocated in `init`, freed in `deinit`, used only by `poll`.
     let completions: UnsafeMutableBufferPointer<Completion>
 
+    /// Where the counters go when somebody asks; made by the first who does.
+    var publisher: MetricPublisher<ContextMetrics>?
+
     /// The one timer.
     @safe @exclusivity(unchecked) var timer: Timer?
 
@@ -174,6 +177,8 @@ internal import Logging
         counters.waiting = tracker.waitingCount
         counters.active = activeRequests.count - freeActive.count
         counters.sessions = sessions.count - 1
+        counters.transfers = bulks.count
+        counters.exposures = exposures.count
         return counters
     }
 

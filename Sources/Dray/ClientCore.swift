@@ -243,6 +243,26 @@ final class ClientCore {
         return zip(engines, await gather.results()).map { ($0, $1) }
     }
 
+    func metrics(
+        timeout: Duration
+    ) async -> [(engine: EngineRecord, metrics: Result<MetricsReply, DrayError>)] {
+        let gather = Gather<Result<MetricsReply, DrayError>>(count: engines.count)
+        for (index, engine) in engines.enumerated() {
+            xstream.spawn { [context] in
+                do throws(RPCError) {
+                    let reply = unsafe try await context.call(
+                        ManagementProtocol.metrics, EmptyMessage(),
+                        to: .rank(engine.rank, tag: 0), deadline: .after(timeout))
+                    gather.finish(index, with: .success(reply))
+                } catch {
+                    gather.finish(
+                        index, with: .failure(DrayError(error, "engine \(engine.rank)")))
+                }
+            }
+        }
+        return zip(engines, await gather.results()).map { ($0, $1) }
+    }
+
     func usage(of pool: PoolRecord) async throws(DrayError) -> PoolUsage {
         let statuses = await status(pool: pool.id, timeout: .seconds(5))
         var usage = PoolUsage(size: pool.size, used: 0, targets: [])

@@ -84,7 +84,7 @@ public final class Cluster: Sendable {
         xstream.stop()
     }
 
-    // MARK: - Pools
+    // MARK: - Engines and pools
 
     /// The engines of the cluster, by rank.
     public var engines: [EngineRecord] {
@@ -96,6 +96,13 @@ public final class Cluster: Sendable {
         timeout: Duration = .seconds(2)
     ) async -> [(engine: EngineRecord, status: EngineStatusReply?)] {
         await onCore { core in await core.status(pool: .zero, timeout: timeout) }
+    }
+
+    /// The metrics of every engine, or why it did not give them within `timeout`.
+    public func metrics(
+        timeout: Duration = .seconds(5)
+    ) async -> [(engine: EngineRecord, metrics: Result<MetricsReply, DrayError>)] {
+        await onCore { core in await core.metrics(timeout: timeout) }
     }
 
     /// Creates a pool of `size` raw bytes over all targets.

@@ -8,14 +8,16 @@ internal import VOS
 /// The system context of an engine (tag 0): management for clients, and this engine's copy of
 /// the metadata. Confined to its xstream.
 final class SystemService {
-    private let configuration: EngineConfiguration
-    private let world: World
+    let configuration: EngineConfiguration
+    let world: World
     private let clock: HybridLogicalClock
-    private let xstream: XStream
+    let xstream: XStream
     let vos: VOS
-    private let started: Instant
+    let started: Instant
     private(set) var context: Context?
-    private var targets: [XStreamBound<TargetService>] = []
+    private(set) var targets: [XStreamBound<TargetService>] = []
+    /// Made when somebody first asks for the metrics.
+    var publisher: MetricPublisher<EngineMetrics>?
     private var entropy: Entropy
     private let log: Logger
 
@@ -81,6 +83,10 @@ final class SystemService {
         context.register(ManagementProtocol.change) {
             (request, _) async throws(RPCError) -> ClusterMetadata in
             try await self.change(request)
+        }
+        context.register(ManagementProtocol.metrics) {
+            (_, _) async throws(RPCError) -> MetricsReply in
+            try await self.metrics()
         }
         context.register(MetadataProtocol.prepare) {
             (request, _) async throws(RPCError) -> MetadataPrepareReply in

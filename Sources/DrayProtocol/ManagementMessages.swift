@@ -137,6 +137,9 @@ public enum ManagementProtocol {
     /// Makes a change on all engines and returns the metadata after it.
     public static let change = Procedure<MetadataChange, ClusterMetadata>(
         id, index: 3, name: "management.change")
+    /// Reads the engine's metrics.
+    public static let metrics = Procedure<EmptyMessage, MetricsReply>(
+        id, index: 4, name: "management.metrics")
 }
 
 /// Orders proposals of metadata: by time, then by the rank that made them.

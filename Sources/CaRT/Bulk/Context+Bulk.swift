@@ -161,8 +161,19 @@ extension Context {
         } else {
             bulks.operations[position].isAbandoned = true
         }
-        if let error { throw error }
-        counts.bulkBytes += range.count
+        if let error {
+            counts.bulksFailed += 1
+            throw error
+        }
+        countBulk(kind, range.count)
+    }
+
+    private func countBulk(_ kind: BulkOperation.Kind, _ bytes: Int) {
+        switch kind {
+        case .read: counts.bulkReads += 1
+        case .write: counts.bulkWrites += 1
+        }
+        counts.bulkBytes += bytes
     }
 
     /// Names a transfer in the mailbox of cancellations, where calls have a smaller number.
@@ -218,7 +229,7 @@ extension Context {
         case .read: unsafe own.copyMemory(from: UnsafeRawBufferPointer(other))
         case .write: unsafe other.copyMemory(from: UnsafeRawBufferPointer(own))
         }
-        counts.bulkBytes += range.count
+        countBulk(kind, range.count)
     }
 
     /// Hands a transfer to the fabric, now or when the provider takes it, or when others are over.
