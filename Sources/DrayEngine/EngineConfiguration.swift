@@ -1,4 +1,5 @@
 public import BIO
+public import CaRT
 public import DrayProtocol
 public import DrayRuntime
 
@@ -25,6 +26,10 @@ public struct EngineConfiguration: Sendable {
 
     /// Requests in flight that each client is allowed per target.
     public var credits: UInt32 = 128
+
+    /// What the engine's contexts are made with, but for addresses and credits, which stand above.
+    /// Nil: as the defaults of `FabricConfiguration` are.
+    public var fabric: FabricConfiguration?
 
     /// The size of each partition's log in bytes; nil for what `DevicePartitions` finds right.
     /// Simulations take a small one, so that checkpoints are frequent.

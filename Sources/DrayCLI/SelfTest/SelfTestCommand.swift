@@ -41,9 +41,9 @@ struct SelfTestCommand: AsyncParsableCommand {
         name: .long,
         help: """
             ofi+tcp, ofi+tcp;ofi_rxm, ofi+verbs;ofi_rxm, ofi+shm; ://HOST chooses a network \
-            (repeat for more).
+            (repeat for more; default: DRAY_PROVIDER, else ofi+tcp).
             """)
-    var provider: [String] = ["ofi+tcp"]
+    var provider: [String] = []
     @Option(name: .long, help: "Address of a server that runs already (repeat for more).")
     var server: [String] = []
     @Option(
@@ -136,8 +136,9 @@ struct SelfTestCommand: AsyncParsableCommand {
             let addresses = try server.map(SelfTestClient.address)
             rows = try await measure(addresses, world)
         } else {
-            for provider in provider {
-                let child = try SelfTestServer.start(provider: provider)
+            let configured = try FabricOptions.ofEnvironment(world)
+            for provider in provider.isEmpty ? configured.providers : provider {
+                let child = try SelfTestServer.start(at: provider, configured)
                 defer { child.end() }
                 rows += try await measure(
                     [try SelfTestClient.address(child.address)], world)
