@@ -204,9 +204,11 @@ static struct fi_info *make_hints(const char *provider) {
 }
 
 static int find_provider(
-    const char *provider, const char *node, const char *service, struct fi_info **info) {
+    const char *provider, const char *domain, const char *node, const char *service,
+    struct fi_info **info) {
     struct fi_info *hints = make_hints(provider);
     if (!hints) return FI_ENOMEM;
+    if (domain) hints->domain_attr->name = strdup(domain);
     uint64_t flags = node || service ? FI_SOURCE : 0;
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, set_defaults);
@@ -345,8 +347,8 @@ static void close_objects(struct dray_fabric_endpoint *endpoint) {
 }
 
 static int prepare(
-    struct dray_fabric_endpoint *endpoint, const char *provider, const char *node,
-    const char *service, uint64_t nonce) {
+    struct dray_fabric_endpoint *endpoint, const char *provider, const char *domain,
+    const char *node, const char *service, uint64_t nonce) {
     endpoint->contexts = calloc(DRAY_CONTEXTS_MAX, sizeof *endpoint->contexts);
     endpoint->free_contexts = calloc(DRAY_CONTEXTS_MAX, sizeof *endpoint->free_contexts);
     if (!endpoint->contexts || !endpoint->free_contexts) return FI_ENOMEM;
@@ -374,18 +376,18 @@ static int prepare(
     }
     endpoint->is_layered = strstr(provider, "ofi_rxm") != NULL;
     endpoint->is_verbs = is_verbs(provider);
-    return find_provider(provider, node, service, &endpoint->info);
+    return find_provider(provider, domain, node, service, &endpoint->info);
 }
 
 int dray_fabric_open(
-    const char *provider, const char *node, const char *service, uint64_t nonce,
-    struct dray_fabric_endpoint **result) {
+    const char *provider, const char *domain, const char *node, const char *service,
+    uint64_t nonce, struct dray_fabric_endpoint **result) {
     struct dray_fabric_endpoint *endpoint = calloc(1, sizeof *endpoint);
     if (!endpoint) return FI_ENOMEM;
     endpoint->wait_descriptor = -1;
     endpoint->claim_descriptor = -1;
     endpoint->ready_descriptor = -1;
-    int error = prepare(endpoint, provider, node, service, nonce);
+    int error = prepare(endpoint, provider, domain, node, service, nonce);
     if (!error) error = open_objects(endpoint);
     if (error) {
         close_objects(endpoint);

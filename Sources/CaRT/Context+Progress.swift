@@ -27,6 +27,7 @@ extension Context: PollSource {
     public func prepareToBlock() -> BlockReadiness {
         guard !isClosed else { return .idle }
         if !loopback.isEmpty || !outbox.isEmpty || cancelMailbox.isFilled { return .busy }
+        if options.progress == .busy { return .busy }
         return endpoint.prepareToBlock()
     }
 

@@ -41,6 +41,9 @@ public struct ContextOptions: Sendable {
     /// goes first.
     public var cachedRegistrationBytesMax = 64 << 20
 
+    /// What the context does when there is nothing to do.
+    public var progress = ProgressMode.event
+
     /// The time a call has unless it says otherwise.
     public var timeout: Duration = .seconds(60)
 
@@ -59,4 +62,13 @@ public struct ContextOptions: Sendable {
     public init(clock: HybridLogicalClock) {
         self.clock = clock
     }
+}
+
+/// How a context waits for what comes next.
+public enum ProgressMode: String, Hashable, Sendable, CaseIterable {
+    /// Its xstream spins for some microseconds where that has paid lately, then sleeps until
+    /// something arrives.
+    case event
+    /// Its xstream polls all the time and keeps a processor busy: for the last microseconds.
+    case busy
 }

@@ -36,17 +36,31 @@ final class ClientCore {
             }
         }
         self.bootstrap = bootstrap
-        let own = description.clientAddress
-        let address = own.isEmpty ? world.fabric.listenAddress(toReach: bootstrap[0]) : own
+        let clock = HybridLogicalClock(clock: world.clock)
+        let address = try ClientCore.address(description, reaching: bootstrap[0], world)
         do throws(RPCError) {
             context = try Context(
                 world: world, xstream: xstream, address: address,
-                options: ContextOptions(clock: HybridLogicalClock(clock: world.clock)))
+                options: description.fabric?.contextOptions(clock: clock)
+                    ?? ContextOptions(clock: clock))
         } catch {
             throw DrayError(error, "client endpoint")
         }
         // A world may hold several clients.
         entropy = world.entropy.fork("client \(context.instance)")
+    }
+
+    /// Where the client listens, so that an engine can reach it.
+    private static func address(
+        _ description: ClusterDescription, reaching engine: FabricAddress, _ world: World
+    ) throws(DrayError) -> String {
+        guard description.clientAddress.isEmpty else { return description.clientAddress }
+        do throws(FabricConfigurationError) {
+            return try description.fabric?.address(ofClient: 0, provider: engine.provider)
+                ?? world.fabric.listenAddress(toReach: engine)
+        } catch {
+            throw DrayError(.invalidArgument, "\(error)")
+        }
     }
 
     func close() async {

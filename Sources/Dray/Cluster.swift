@@ -1,3 +1,4 @@
+public import CaRT
 internal import DrayFabric
 public import DrayProtocol
 public import DrayRuntime
@@ -10,6 +11,10 @@ public struct ClusterDescription: Sendable, Hashable {
     /// What the client's own endpoint listens on; its provider must be the engines'. Empty: where
     /// the engine at the first address reaches it.
     public var clientAddress: String
+
+    /// How the client uses the network: its interfaces, and what its context is made with. The
+    /// provider is the engines'. Nil: as the defaults of `FabricConfiguration` are.
+    public var fabric: FabricConfiguration?
 
     /// How long an operation tries before it gives up: resends and waiting for engines that come
     /// back included.

@@ -207,7 +207,8 @@ func openContext(
     guard let record = configuration.record, Int(tag) < record.addresses.count else {
         throw .configuration("there is no address for tag \(tag)")
     }
-    var options = ContextOptions(clock: clock)
+    var options =
+        configuration.fabric?.contextOptions(clock: clock) ?? ContextOptions(clock: clock)
     options.rank = configuration.rank
     options.tag = tag
     options.credits = configuration.credits

@@ -36,6 +36,10 @@ public struct EngineConfiguration: Sendable {
     /// How the engine looks after the others.
     public var swim = SwimOptions()
 
+    /// What the engine's contexts are made with, but for addresses and credits, which stand above.
+    /// Nil: as the defaults of `FabricConfiguration` are.
+    public var fabric: FabricConfiguration?
+
     /// The size of each partition's log in bytes; nil for what `DevicePartitions` finds right.
     /// Simulations take a small one, so that checkpoints are frequent.
     package var logSize: UInt64?

@@ -28,7 +28,7 @@ internal import DrayRuntime
         }
         var opened: UnsafeMutablePointer<dray_fabric_endpoint>?
         let error = unsafe dray_fabric_open(
-            libfabricProvider, node, listen.service, nonce, &opened)
+            libfabricProvider, listen.domain, node, listen.service, nonce, &opened)
         guard error == 0, let handle = unsafe opened else {
             throw LibfabricEndpoint.openError(error, text: text)
         }

@@ -8,6 +8,11 @@ public struct NetworkInterface: Hashable, Sendable {
     /// addresses of IPv6 are left out, as they mean nothing without the interface.
     public var hosts: [String]
 
+    public init(name: String, hosts: [String]) {
+        self.name = name
+        self.hosts = hosts
+    }
+
     /// Interfaces that are up and have an address, by name.
     public static func all() -> [NetworkInterface] {
         var first: UnsafeMutablePointer<ifaddrs>?

@@ -26,6 +26,10 @@ public struct World: Sendable {
     /// Where counters, gauges and timers are made.
     public var metrics: any MetricsFactory
 
+    /// The variables of the process's environment that configure Dray. Empty unless whoever makes
+    /// the world sets them: nothing below the program looks at the environment itself.
+    public var environment: [String: String] = [:]
+
     /// The metrics of this process, where `metrics` is the registry that a world has by default.
     public var telemetry: TelemetryRegistry? { metrics as? TelemetryRegistry }
 

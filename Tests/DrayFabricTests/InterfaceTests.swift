@@ -63,6 +63,33 @@ import Testing
         for (wanted, got) in opened { #expect(got.hasPrefix(wanted)) }
     }
 
+    /// An address may name the domain; one that the machine does not have is refused.
+    @Test func listensOnADomain() async throws {
+        let world = World.real()
+        let fabric = LibfabricFabric(entropy: world.entropy.fork("fabric"))
+        let xstream = world.makeXStream(name: "test")
+        defer { xstream.stop() }
+        let address = try await xstream.run { () async throws(FabricError) -> String in
+            let endpoint = try fabric.makeEndpoint("ofi+tcp://lo/127.0.0.1:0", on: xstream)
+            defer { endpoint.close() }
+            return endpoint.address.description
+        }
+        #expect(address.hasPrefix("ofi+tcp://127.0.0.1:"))
+        for bad in ["ofi+tcp://nothing7/127.0.0.1:0", "ofi+tcp:///127.0.0.1:0"] {
+            await #expect(throws: FabricError.self) {
+                try await xstream.run { () async throws(FabricError) -> Void in
+                    try fabric.makeEndpoint(bad, on: xstream).close()
+                }
+            }
+        }
+    }
+
+    @Test(arguments: ["127.0.0.1", "::1", "fd00::7"])
+    func hosts(text: String) { #expect(FabricAddress.isHost(text)) }
+
+    @Test(arguments: ["", "lo", "127.0.0.1:5", "[::1]", "300.1.1.1", "::1:x"])
+    func noHosts(text: String) { #expect(!FabricAddress.isHost(text)) }
+
     @Test(arguments: [
         ("net", 1 << 16 | 17, "ofi+tcp"), ("net", 1 << 16 | 18, "ofi+net"),
         ("tcp", 2 << 16, "ofi+tcp"), ("tcp;ofi_rxm", 1 << 16 | 17, "ofi+tcp;ofi_rxm"),

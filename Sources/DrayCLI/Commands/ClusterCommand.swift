@@ -52,7 +52,7 @@ struct ClusterCommand: ParsableCommand {
             name: .long,
             help: """
                 Network of a new cluster: ofi+tcp, ofi+tcp;ofi_rxm, ofi+verbs;ofi_rxm, ofi+shm \
-                (default: ofi+tcp).
+                (default: DRAY_PROVIDER, else ofi+tcp).
                 """,
             completion: .list(["ofi+tcp", "ofi+tcp;ofi_rxm", "ofi+verbs;ofi_rxm", "ofi+shm"]))
         var provider: String?
@@ -100,7 +100,8 @@ struct ClusterCommand: ParsableCommand {
                     DevelopmentCluster.Plan(
                         engines: engines ?? 1, targets: targets ?? 2,
                         deviceSize: deviceSize ?? Size(bytes: 4 << 30),
-                        provider: provider ?? "ofi+tcp", host: host ?? "127.0.0.1"))
+                        provider: try provider ?? FabricOptions.ofEnvironment(world).providers[0],
+                        host: host ?? "127.0.0.1"))
             }
             let started = try cluster.start(file, faults: faults)
             try await cluster.waitUntilServing(

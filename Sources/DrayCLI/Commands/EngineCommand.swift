@@ -91,7 +91,7 @@ struct EngineCommand: ParsableCommand {
             AllocatorSettings.apply()
             let settings = try settings.resolve()
             if printConfig { return try Terminal.print(settings.yaml) }
-            let configuration = try settings.configuration()
+            var configuration = try settings.configuration()
             // Before any thread is made, so that all inherit the mask.
             var signals = sigset_t()
             unsafe sigemptyset(&signals)
@@ -99,6 +99,7 @@ struct EngineCommand: ParsableCommand {
             unsafe sigaddset(&signals, SIGINT)
             unsafe pthread_sigmask(SIG_BLOCK, &signals, nil)
             let world = RealWorld.make(log: try settings.log())
+            configuration.fabric = try FabricOptions.ofEnvironment(world)
             let runner = EngineRunner(world: world, configuration: configuration)
             let processFile = settings.values[.processFile]?.text ?? ""
             if !processFile.isEmpty {

@@ -1,11 +1,36 @@
 internal import ArgumentParser
+internal import CaRT
 internal import DrayFabric
 internal import DrayRuntime
 
 struct FabricCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "fabric", abstract: "Show the networks of this machine.",
-        subcommands: [List.self])
+        subcommands: [List.self, Config.self])
+
+    struct Config: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Print what is configured about the network, and where each value is from.",
+            discussion: """
+                Each value comes from its option, else its DRAY_… variable, else its default. \
+                Clients and 'dray self-test' use what the variables say; so do engines, whose \
+                addresses and credits are set as 'dray engine start --print-config' shows.
+                """)
+
+        @OptionGroup var options: FabricOptions
+        @OptionGroup var output: OutputOptions
+
+        func run() throws {
+            let configuration = try options.resolve(try RealWorld.make(logMask: "error"))
+            let report: FabricConfigurationReport
+            do throws(FabricConfigurationError) {
+                report = try FabricConfigurationReport(configuration)
+            } catch {
+                throw CommandFailure(error)
+            }
+            try output.print(report, text: report.text)
+        }
+    }
 
     struct List: AsyncParsableCommand {
         static let configuration = CommandConfiguration(

@@ -21,19 +21,25 @@ struct SelfTestClient {
     init(
         contexts count: Int, servers: [FabricAddress], world: World
     ) async throws(CommandFailure) {
-        precondition(!servers.isEmpty, "somebody must answer")
-        let address = world.fabric.listenAddress(toReach: servers[0])
         var contexts: [XStreamBound<Context>] = []
         var names: [String] = []
-        let clock = HybridLogicalClock(clock: world.clock)
+        let fabric = try FabricOptions.ofEnvironment(world)
+        let options = fabric.contextOptions(clock: HybridLogicalClock(clock: world.clock))
         for index in 0..<count {
+            let address: String
+            do throws(FabricConfigurationError) {
+                address =
+                    try fabric.address(ofClient: index, provider: servers[0].provider)
+                    ?? world.fabric.listenAddress(toReach: servers[0])
+            } catch {
+                throw CommandFailure(error)
+            }
             let xstream = world.makeXStream(name: "dray-client-\(index)")
             let (context, name) = try await xstream.run {
                 () async throws(CommandFailure) -> (XStreamBound<Context>, String) in
                 do throws(RPCError) {
                     let context = try Context(
-                        world: world, xstream: xstream, address: address,
-                        options: ContextOptions(clock: clock))
+                        world: world, xstream: xstream, address: address, options: options)
                     return (XStreamBound(context, to: xstream), context.address.description)
                 } catch {
                     throw CommandFailure(address, "\(error)")

@@ -40,10 +40,10 @@ struct SelfTestCommand: AsyncParsableCommand {
     @Option(
         name: .long,
         help: """
-            ofi+tcp, ofi+tcp;ofi_rxm, ofi+verbs;ofi_rxm, ofi+shm (repeat for more); ://HOST chooses \
-            a network.
+            ofi+tcp, ofi+tcp;ofi_rxm, ofi+verbs;ofi_rxm, ofi+shm; ://HOST chooses a network \
+            (repeat for more; default: DRAY_PROVIDER, else ofi+tcp).
             """)
-    var provider: [String] = ["ofi+tcp"]
+    var provider: [String] = []
     @Option(name: .long, help: "Address of a server that runs already (repeat for more).")
     var server: [String] = []
     @Option(
@@ -134,13 +134,14 @@ struct SelfTestCommand: AsyncParsableCommand {
             rows = try await measureCluster(world)
         } else if !server.isEmpty {
             let addresses = try server.map(SelfTestClient.address)
-            rows = try await measure(addresses, provider: addresses[0].provider, world)
+            rows = try await measure(addresses, world)
         } else {
-            for provider in provider {
-                let child = try SelfTestServer.start(provider: provider)
+            let configured = try FabricOptions.ofEnvironment(world)
+            for provider in provider.isEmpty ? configured.providers : provider {
+                let child = try SelfTestServer.start(at: provider, configured)
                 defer { child.end() }
                 rows += try await measure(
-                    [try SelfTestClient.address(child.address)], provider: provider, world)
+                    [try SelfTestClient.address(child.address)], world)
             }
         }
         if let plot { try SelfTestPlot(rows).write(LocalPath(plot.bytes)) }
@@ -151,7 +152,7 @@ struct SelfTestCommand: AsyncParsableCommand {
 
     /// From this process to servers.
     private func measure(
-        _ servers: [FabricAddress], provider: String, _ world: World
+        _ servers: [FabricAddress], _ world: World
     ) async throws(CommandFailure) -> [SelfTestRow] {
         let client = try await SelfTestClient(
             contexts: contexts, servers: servers, world: world)
@@ -166,7 +167,8 @@ struct SelfTestCommand: AsyncParsableCommand {
                 : try await client.measure(one.options)
             rows.append(
                 SelfTestRow(
-                    shape(one, provider: provider, from: "client", pairs), pairs, result))
+                    shape(one, provider: servers[0].provider, from: "client", pairs), pairs, result)
+            )
         }
         await client.close()
         return rows
@@ -176,7 +178,7 @@ struct SelfTestCommand: AsyncParsableCommand {
     private func measureCluster(_ world: World) async throws(CommandFailure) -> [SelfTestRow] {
         let plan = try await SelfTestEngines.find(cluster, ranks: rank, tags: tag, world: world)
         guard among else {
-            return try await measure(plan.addresses, provider: plan.provider, world)
+            return try await measure(plan.addresses, world)
         }
         var rows: [SelfTestRow] = []
         for one in options {

@@ -8,9 +8,11 @@ enum SelfTestServer {
     /// Serves at `address`, prints where that is, and returns when standard input ends.
     static func serve(_ address: String, world: World) async throws(CommandFailure) {
         let xstream = world.makeXStream(name: "dray-server")
+        let fabric = try FabricOptions.ofEnvironment(world)
         let text = try await xstream.run { () async throws(CommandFailure) -> String in
             do throws(RPCError) {
-                var options = ContextOptions(clock: HybridLogicalClock(clock: world.clock))
+                var options = fabric.contextOptions(
+                    clock: HybridLogicalClock(clock: world.clock))
                 // As many calls as a client likes to keep in flight.
                 options.credits = 0
                 let context = try Context(
@@ -41,7 +43,16 @@ enum SelfTestServer {
     }
 
     /// Starts this program again as a server, which ends when this process does.
-    static func start(provider: String) throws(CommandFailure) -> Child {
+    /// A provider alone is served at the interface that is configured for it.
+    static func start(
+        at provider: String, _ fabric: FabricConfiguration
+    ) throws(CommandFailure) -> Child {
+        let address: String
+        do throws(FabricConfigurationError) {
+            address = try fabric.address(ofClient: 0, provider: provider) ?? provider
+        } catch {
+            throw CommandFailure(error)
+        }
         var input: [Int32] = [0, 0]
         var output: [Int32] = [0, 0]
         guard unsafe pipe(&input) == 0, unsafe pipe(&output) == 0 else {
@@ -52,7 +63,7 @@ enum SelfTestServer {
         do throws(Errno) {
             pid = try ChildProcess.spawn(
                 try ownPath(),
-                ["self-test", "--listen", provider].map { Array($0.utf8) },
+                ["self-test", "--listen", address].map { Array($0.utf8) },
                 input: .descriptor(input[0]), output: .descriptor(output[1]),
                 error: .descriptor(2), detached: false)
         } catch {
