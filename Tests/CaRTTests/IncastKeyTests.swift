@@ -151,6 +151,15 @@ import Testing
                 (landed(2, 4), [.refuse(waiter: 2, value(4))]),
             ], known: 5, copy: nil),
         Case(
+            name: "who joined a flight of the latest, and knows of something newer still",
+            steps: [
+                (latest(1), [.depart(flight: 1, .latest)]),
+                (.notice(5), []),
+                (fetch(2), []), (fetch(3, 2), []),
+                (landed(1, 4), [.answer(waiter: 1, value(4)), .depart(flight: 2, .atLeast(5))]),
+                (landed(2, 6), [.answer(waiter: 2, value(6)), .answer(waiter: 3, value(6))]),
+            ], known: 6, copy: 6),
+        Case(
             name: "a value that is not to be kept",
             steps: [
                 (fetch(1), [.depart(flight: 1, .atLeast(0))]),
@@ -285,9 +294,12 @@ import Testing
                     }
                     #expect(value.version >= least && value.version >= given)
                     given = max(given, value.version)
-                case .fail(let waiter, _), .refuse(let waiter, _):
+                case .fail(let waiter, _):
                     let least = waiting.removeValue(forKey: waiter)
                     #expect(least != nil)
+                case .refuse(let waiter, _):
+                    // The owner has all that anybody asks for.
+                    Issue.record("\(waiter) was refused")
                 case .depart(let flight, let demand):
                     switch demand {
                     case .latest: flying.append((flight, owner))

@@ -362,7 +362,7 @@ import Testing
         }
     }
 
-    @Test(arguments: 1...40)
+    @Test(arguments: 1...60)
     func keepsItsPromises(seed: UInt64) {
         let cluster = Cluster(seed: seed, faults: seed % 2 == 0 ? .none : .harsh)
         cluster.simulation.run(for: .milliseconds(300))

@@ -66,6 +66,8 @@ struct IncastKey<Value> {
         var number: UInt64
         /// The least version that may be given to it.
         var minimum: UInt64
+        /// It came when the flight had left, which promises it nothing.
+        var isLate = false
     }
 
     private struct Flight {
@@ -144,8 +146,9 @@ struct IncastKey<Value> {
             case .atLeast(let version) where doubt != .none: (max(version, known), .latest)
             case .atLeast(let version): (max(version, known), .atLeast(max(version, known)))
             }
-        let waiter = Waiter(number: number, minimum: minimum)
+        var waiter = Waiter(number: number, minimum: minimum)
         if mayJoin, let flight = current, flight.demand >= demand {
+            waiter.isLate = true
             current?.waiters.append(waiter)
             return []
         }
@@ -184,18 +187,21 @@ struct IncastKey<Value> {
         var actions: [Action] = []
         var left: [Waiter] = []
         for waiter in ended.waiters {
-            if best.version < waiter.minimum {
+            if best.version < waiter.minimum, !waiter.isLate {
                 // On the way nobody answers with less than was asked for, so this was the owner.
                 actions.append(.refuse(waiter: waiter.number, best))
-            } else if best.version < given {
-                // The value was overtaken by a newer one that is gone again.
+            } else if best.version < max(waiter.minimum, given) {
+                // The value was overtaken by a newer one.
                 left.append(waiter)
             } else {
                 given = max(given, best.version)
                 actions.append(.answer(waiter: waiter.number, best))
             }
         }
-        for waiter in left { board(waiter, .atLeast(known)) }
+        for var waiter in left {
+            waiter.isLate = false
+            board(waiter, .atLeast(max(waiter.minimum, known)))
+        }
         return actions + depart()
     }
 
