@@ -42,7 +42,8 @@ public protocol IncastClass<Key, Value> {
     /// class makes of it, or the old one.
     ///
     /// - Parameters:
-    ///   - value: nil for an invalidation: the value stays, or is made anew, and gets a new version.
+    ///   - value: nil for an invalidation: the value stays, or is made anew, and gets a new
+    ///     version.
     ///   - version: a good one for the value: greater than those before it, also of earlier
     ///     owners, as far as this process has heard of them.
     ///   - update: which one it is. Comes once for each update and owner.

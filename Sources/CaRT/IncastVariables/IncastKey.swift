@@ -28,9 +28,9 @@ struct IncastKey<Value> {
         /// or is only given out.
         case landed(flight: UInt64, IncastVersioned<Value>, keeps: Bool)
         case failed(flight: UInt64, RPCError)
-        /// A value that came without being asked for.
+        /// The owner's value, in the group as it is, that came without being asked for.
         case value(IncastVersioned<Value>)
-        /// There is this version, and no copy of it here.
+        /// The owner has this version, in the group as it is.
         case notice(UInt64)
         /// A version that was given to a caller here: none before it may be given out after it.
         case given(UInt64)
@@ -52,10 +52,22 @@ struct IncastKey<Value> {
         case cancel(flight: UInt64)
     }
 
+    /// Until when only the owner's word counts.
+    enum Doubt: Hashable {
+        case none
+        /// Until the owner has been heard of, by whatever way: the group has changed, and all that
+        /// it has said since is newer.
+        case untilHeard
+        /// Until the owner has been asked: the key was forgotten, and old news may be on their way.
+        case untilAsked
+    }
+
     private struct Waiter {
         var number: UInt64
         /// The least version that may be given to it.
         var minimum: UInt64
+        /// It came when the flight had left, which promises it nothing.
+        var isLate = false
     }
 
     private struct Flight {
@@ -69,12 +81,19 @@ struct IncastKey<Value> {
     private(set) var known: UInt64 = 0
     /// The highest version that was given out here.
     private(set) var given: UInt64 = 0
-    private(set) var copy: IncastVersioned<Value>?
-    /// What was known was forgotten: only the owner can say what is not older than that.
-    private(set) var isUncertain = false
+    private var held: IncastVersioned<Value>?
+    /// What was known and is forgotten may have been newer than what copies on the way have.
+    private(set) var doubt: Doubt
     /// Under way, and boarding. There is no second without a first.
     private var current: Flight?
     private var next: Flight?
+
+    init(wasForgotten: Bool = false) {
+        doubt = wasForgotten ? .untilAsked : .none
+    }
+
+    /// What may be given out of itself.
+    var copy: IncastVersioned<Value>? { doubt == .none ? held : nil }
 
     /// Whether nobody waits, so that the key may be forgotten.
     var isIdle: Bool { current == nil }
@@ -93,9 +112,11 @@ struct IncastKey<Value> {
             guard let ended = take(flight) else { return [] }
             return ended.waiters.map { .fail(waiter: $0.number, error) } + depart()
         case .value(let value):
+            if doubt == .untilHeard { doubt = .none }
             install(value)
             return []
         case .notice(let version):
+            if doubt == .untilHeard { doubt = .none }
             notice(version)
             return []
         case .given(let version):
@@ -112,7 +133,7 @@ struct IncastKey<Value> {
     private mutating func fetch(
         _ number: UInt64, _ demand: Demand, usesCopy: Bool
     ) -> [Action] {
-        if usesCopy, !isUncertain, let copy, case .atLeast(let version) = demand,
+        if usesCopy, let copy, case .atLeast(let version) = demand,
             version <= copy.version
         {
             given = max(given, copy.version)
@@ -122,11 +143,12 @@ struct IncastKey<Value> {
         let (minimum, demand): (UInt64, Demand) =
             switch demand {
             case .latest: (known, .latest)
-            case .atLeast(let version) where isUncertain: (max(version, known), .latest)
+            case .atLeast(let version) where doubt != .none: (max(version, known), .latest)
             case .atLeast(let version): (max(version, known), .atLeast(max(version, known)))
             }
-        let waiter = Waiter(number: number, minimum: minimum)
+        var waiter = Waiter(number: number, minimum: minimum)
         if mayJoin, let flight = current, flight.demand >= demand {
+            waiter.isLate = true
             current?.waiters.append(waiter)
             return []
         }
@@ -158,25 +180,28 @@ struct IncastKey<Value> {
         _ flight: UInt64, _ value: IncastVersioned<Value>, keeps: Bool
     ) -> [Action] {
         guard let ended = take(flight) else { return [] }
-        if ended.demand == .latest { isUncertain = false }
+        if ended.demand == .latest { doubt = .none }
         if keeps { install(value) } else { notice(value.version) }
         // Something newer may have come by another way.
-        let best = copy.map { $0.version > value.version ? $0 : value } ?? value
+        let best = held.map { $0.version > value.version ? $0 : value } ?? value
         var actions: [Action] = []
         var left: [Waiter] = []
         for waiter in ended.waiters {
-            if best.version < waiter.minimum {
+            if best.version < waiter.minimum, !waiter.isLate {
                 // On the way nobody answers with less than was asked for, so this was the owner.
                 actions.append(.refuse(waiter: waiter.number, best))
-            } else if best.version < given {
-                // The value was overtaken by a newer one that is gone again.
+            } else if best.version < max(waiter.minimum, given) {
+                // The value was overtaken by a newer one.
                 left.append(waiter)
             } else {
                 given = max(given, best.version)
                 actions.append(.answer(waiter: waiter.number, best))
             }
         }
-        for waiter in left { board(waiter, .atLeast(known)) }
+        for var waiter in left {
+            waiter.isLate = false
+            board(waiter, .atLeast(max(waiter.minimum, known)))
+        }
         return actions + depart()
     }
 
@@ -194,7 +219,7 @@ struct IncastKey<Value> {
         var actions = waiters.map { Action.fail(waiter: $0.number, .groupVersion) }
         if let flight = current { actions.append(.cancel(flight: flight.number)) }
         (current, next) = (nil, nil)
-        if forgets { (known, given, copy, isUncertain) = (0, 0, nil, true) }
+        if forgets { (known, given, held, doubt) = (0, 0, nil, .untilHeard) }
         return actions
     }
 
@@ -203,18 +228,18 @@ struct IncastKey<Value> {
     private mutating func install(_ value: IncastVersioned<Value>) {
         guard value.version >= known else { return }
         known = value.version
-        copy = value
+        held = value
     }
 
     private mutating func notice(_ version: UInt64) {
         guard version > known else { return }
         known = version
-        copy = nil
+        held = nil
     }
 
     private func checkInvariants() {
         precondition(given <= known, "a version was given out that nobody knows")
-        precondition(copy.map { $0.version == known } ?? true, "a copy is stale")
+        precondition(held.map { $0.version == known } ?? true, "a copy is stale")
         precondition(current != nil || next == nil, "a flight waits although none is under way")
         precondition(current?.waiters.isEmpty != true && next?.waiters.isEmpty != true)
     }

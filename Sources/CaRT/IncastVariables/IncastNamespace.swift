@@ -73,9 +73,14 @@ public final class IncastNamespace {
     public func register<Class: IncastClass>(_ kind: Class) -> IncastVariables<Class> {
         precondition(server(kind.number) == nil, "a class of a namespace is registered once")
         let variables = IncastVariables(kind, namespace: self)
-        entries.removeAll { $0.server == nil }
-        entries.append(Entry(number: kind.number, server: variables))
+        adopt(variables, number: kind.number)
         return variables
+    }
+
+    /// Serves a class from now on.
+    func adopt(_ server: any IncastServer, number: UInt32) {
+        entries.removeAll { $0.server == nil }
+        entries.append(Entry(number: number, server: server))
     }
 
     /// Ends all that is under way here with `.closed`; others are told that there is nothing here
@@ -132,7 +137,7 @@ public final class IncastNamespace {
     func branch(_ place: IncastPlace) throws(RPCError) -> IncastBranch {
         guard let position = group.position(place.rank), let root = group.position(place.owner)
         else { throw .staleGroup }
-        return IncastBranch(tree: tree, group: group, position: position, root: root)
+        return IncastBranch(tree: tree, members: group.members, position: position, root: root)
     }
 
     /// Whether the group is still the one that an operation acts upon.
@@ -278,15 +283,16 @@ public struct IncastCounters: Hashable, Sendable {
 /// Where a member stands in the tree of a key.
 struct IncastBranch {
     let tree: TreeTopology
-    let group: Group
+    /// As they are in the version of the group that the operation acts upon.
+    let members: [Group.Member]
     let position: Int
     let root: Int
 
-    private var count: Int { group.members.count }
+    private var count: Int { members.count }
 
     /// Who is asked on the way to the owner; nil for the owner.
     var parent: UInt32? {
-        tree.parent(of: position, count: count, root: root).map { group.members[$0].rank }
+        tree.parent(of: position, count: count, root: root).map { members[$0].rank }
     }
 
     /// Positions.
@@ -294,12 +300,12 @@ struct IncastBranch {
         tree.children(of: position, count: count, root: root)
     }
 
-    func rank(_ position: Int) -> UInt32 { group.members[position].rank }
+    func rank(_ position: Int) -> UInt32 { members[position].rank }
 
     /// The ranks of a position and of all below it.
     func ranks(below position: Int) -> [UInt32] {
         tree.subtree(of: position, count: count, root: root).flatMap { range in
-            group.members[range].map(\.rank)
+            members[range].map(\.rank)
         }
     }
 

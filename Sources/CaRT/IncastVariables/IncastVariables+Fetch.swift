@@ -40,9 +40,6 @@ extension IncastVariables {
         for key: Key, _ demand: IncastKey<Value>.Demand, usesCopy: Bool,
         _ operation: IncastOperation, _ place: IncastPlace
     ) async throws(RPCError) -> Fetched {
-        var demand = demand
-        // What was forgotten may have been newer than what copies on the way have.
-        if keys[key] == nil, hasForgotten { demand = .latest }
         let number = namespace.makeNumber()
         let wait = IncastWait<Fetched>()
         fetchWaiters[number] = FetchWaiter(wait: wait, operation: operation)

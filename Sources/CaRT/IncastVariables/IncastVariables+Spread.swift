@@ -41,18 +41,19 @@ extension IncastVariables {
                     return
                 }
             }
-            await spreadUntilDone(
-                event == .update ? stored.value : nil, version: stored.version, key, limit, place)
+            await spreadUntilDone(event, stored, key, limit, place)
             if let turn { leave(turn) }
         }
     }
 
     private func spreadUntilDone(
-        _ value: Value?, version: UInt64, _ key: Key, _ limit: IncastLimit, _ place: IncastPlace
+        _ event: IncastSync.Event, _ stored: IncastVersioned<Value>, _ key: Key,
+        _ limit: IncastLimit, _ place: IncastPlace
     ) async {
-        var place = place
+        var (place, stored) = (place, stored)
         var attempt = 0
         while xstream.now < limit.end {
+            let last = place.groupVersion
             do throws(IncastError) {
                 place = try self.place(of: key, trace: place.trace)
             } catch {
@@ -61,7 +62,14 @@ extension IncastVariables {
             // Another owner has its own news.
             guard place.isOwner else { return }
             do throws(RPCError) {
-                let reach = try await spread(value, version: version, key, limit, place)
+                if place.groupVersion != last {
+                    // News are as new as the group that they are for.
+                    stored = try await kind.load(key, at: place)
+                    try namespace.check(place)
+                }
+                let reach = try await spread(
+                    event == .update ? stored.value : nil, version: stored.version, key, limit,
+                    place)
                 if !reach.isStale, namespace.group.version == place.groupVersion { return }
             } catch {
                 // The class will not have them spread.
@@ -119,10 +127,7 @@ extension IncastVariables {
         _ limit: IncastLimit, _ place: IncastPlace
     ) async -> IncastProtocol.Reach {
         guard namespace.group.version == place.groupVersion else {
-            var reach = IncastProtocol.Reach()
-            reach.missed.count = branch.size(of: child)
-            reach.isStale = true
-            return reach
+            return all(below: child, branch, isStale: true)
         }
         let rank = branch.rank(child)
         namespace.counters.refreshesSent += 1
@@ -153,20 +158,26 @@ extension IncastVariables {
         _ child: Int, _ error: RPCError, _ request: IncastProtocol.RefreshRequest,
         _ branch: IncastBranch, _ limit: IncastLimit, _ place: IncastPlace
     ) async -> IncastProtocol.Reach {
-        var reach = IncastProtocol.Reach()
         guard namespace.group.version == place.groupVersion else {
-            reach.missed.count = branch.size(of: child)
-            reach.isStale = true
-            return reach
+            return all(below: child, branch, isStale: true)
         }
-        reach.isStale = error == .groupVersion || error == .staleGroup || error == .wrongRank
+        let isStale = error == .groupVersion || error == .staleGroup || error == .wrongRank
         guard error != .timedOut, error != .cancelled, xstream.now < limit.end else {
-            for rank in branch.ranks(below: child) { reach.missed.add(rank) }
-            return reach
+            return all(below: child, branch, isStale: isStale)
         }
+        var reach = IncastProtocol.Reach(isStale: isStale)
         reach.missed.add(branch.rank(child))
         let adopted = branch.children(of: child)
         reach.add(await send(request, to: adopted, branch, limit, place))
+        return reach
+    }
+
+    /// A child and all below it were missed.
+    private func all(
+        below child: Int, _ branch: IncastBranch, isStale: Bool = false
+    ) -> IncastProtocol.Reach {
+        var reach = IncastProtocol.Reach(isStale: isStale)
+        for rank in branch.ranks(below: child) { reach.missed.add(rank) }
         return reach
     }
 
@@ -213,13 +224,13 @@ extension IncastVariables {
                 value, version: request.version, key,
                 operation.limit.eighths(7, from: xstream.now), place)
         } catch {
+            // If the group has changed, whoever sent the news hears of that.
             var reach = IncastProtocol.Reach()
-            if let branch = try? namespace.branch(place),
-                namespace.group.version == place.groupVersion
-            {
-                for child in branch.children(of: branch.position) {
-                    for rank in branch.ranks(below: child) { reach.missed.add(rank) }
-                }
+            guard namespace.group.version == place.groupVersion,
+                let branch = try? namespace.branch(place)
+            else { return reach }
+            for child in branch.children(of: branch.position) {
+                reach.add(all(below: child, branch))
             }
             return reach
         }

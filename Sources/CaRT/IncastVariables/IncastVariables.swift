@@ -14,7 +14,7 @@ public final class IncastVariables<Class: IncastClass> {
 
     /// A key of which we know something, or wait for it, and do not own it.
     struct KeyState {
-        var machine = IncastKey<Value>()
+        var machine: IncastKey<Value>
         /// Who owned it when the machine learnt what it knows.
         var owner: UInt32
         /// The newest version that the class was told of.
@@ -258,7 +258,8 @@ public final class IncastVariables<Class: IncastClass> {
     func on(_ event: IncastKey<Value>.Event, _ key: Key, _ place: IncastPlace) {
         precondition(!place.isOwner, "an owner keeps no copies")
         if keys[key] == nil {
-            keys[key] = KeyState(owner: place.owner)
+            keys[key] = KeyState(
+                machine: IncastKey(wasForgotten: hasForgotten), owner: place.owner)
             order.append(key)
         }
         guard let actions = keys[key]?.machine.on(event) else { return }
