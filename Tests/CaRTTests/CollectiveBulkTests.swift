@@ -97,6 +97,7 @@ import Testing
             #expect(node.state.handled == 2)
             #expect(node.state.sums == [sum], "rank \(node.rank!)")
         }
+        #expect(cluster.fabric.counts.regionsLost == 0)
         cluster.simulation.run(for: .seconds(20))
         for node in cluster.nodes + [cluster.client] where node.isAlive {
             #expect(node.context.usage.isIdle, "\(node.context.usage)")

@@ -192,6 +192,7 @@ import Testing
             #expect(handled.values.allSatisfy { $0 == 1 }, "collective \(number): \(handled)")
         }
         #expect(ledger.wrongBytes == 0)
+        #expect(cluster.fabric.counts.regionsLost == 0)
         cluster.fabric.heal()
         cluster.fabric.faults = .none
         for node in cluster.nodes where !node.isAlive { cluster.restart(node) }

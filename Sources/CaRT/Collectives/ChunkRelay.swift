@@ -26,8 +26,11 @@ internal import DrayRuntime
     private var source: CollectiveBulk?
     /// The parent that fetching goes on from.
     private var nextSource: CollectiveBulk?
-    /// When the parent gives up.
+    /// When we must answer.
     private let deadline: Deadline
+    /// What is being read then is waited for a while longer: our answer tells the parent that its
+    /// memory is its own again.
+    private let readDeadline: Deadline
     private var questions: [(have: Int, reply: DeferredReply<ChunkAnswer>)] = []
     private var fetch: Fetch?
     private var retry: Timer?
@@ -73,6 +76,7 @@ internal import DrayRuntime
         chunkCount = (total + chunkSize - 1) / chunkSize
         available = chunkCount
         deadline = .standard
+        readDeadline = .standard
         context.relays[handle.descriptor.key] = self
     }
 
@@ -88,6 +92,7 @@ internal import DrayRuntime
         self.context = context
         self.source = source
         self.deadline = .at(deadline)
+        readDeadline = .at(deadline &+ CallTracker.graceMax)
         chunkSize = Int(source.chunkSize)
         chunkCount = (total + chunkSize - 1) / chunkSize
         isThere = Array(repeating: false, count: chunkCount)
@@ -217,7 +222,7 @@ internal import DrayRuntime
         do throws(RPCError) {
             try await context.bulkGet(
                 source.memory, offset: range.lowerBound, into: buffer, range: range,
-                deadline: deadline)
+                deadline: readDeadline)
             return true
         } catch {
             // Whatever it was: it is tried again, or time decides.
