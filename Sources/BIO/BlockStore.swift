@@ -129,7 +129,8 @@ public final class BlockStore {
         case .wait(let delay): await xstream.sleep(for: delay)
         case .fail:
             throw .failed(
-                path: device.name, offset: offset, code: EIO, message: "Input/output error "
+                path: device.name, offset: offset, code: EIO,
+                message: "Input/output error "
                     + "(injected)")
         }
     }

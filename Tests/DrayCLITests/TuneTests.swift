@@ -38,7 +38,8 @@ import Testing
             return try JSONDecoder().decode([TuneRow].self, from: Data(run.text.utf8))
         }
         #expect(try rows("log").map(\.logMask) == ["warning", "warning"])
-        #expect(try rows("log", "info,cart=debug", "--rank", "1").map(\.logMask) == ["info,cart=debug"])
+        #expect(
+            try rows("log", "info,cart=debug", "--rank", "1").map(\.logMask) == ["info,cart=debug"])
         #expect(try rows("log").map(\.logMask) == ["warning", "info,cart=debug"])
         let bad = try program.dray("engine", "log", "loud")
         #expect(bad.status != 0 && bad.error.contains("cannot read 'loud'"), "\(bad.error)")
@@ -61,9 +62,9 @@ import Testing
         try #require(try program.dray("pool", "create", "tank", "--size", "128MiB").status == 0)
         try #require(try program.dray("container", "create", "tank/c").status == 0)
         try #require(try program.dray("engine", "faults", "vos.space,count=1").status == 0)
-        let full = try program.dray("kv", "set", "tank/c", "key", "value")
+        let full = try program.dray("kv", "put", "tank/c", "key", "value")
         #expect(full.status != 0 && full.error.contains("space"), "\(full.error)")
-        #expect(try program.dray("kv", "set", "tank/c", "key", "value").status == 0)
+        #expect(try program.dray("kv", "put", "tank/c", "key", "value").status == 0)
         let table = try program.dray("engine", "faults")
         #expect(table.text.contains("vos.space,count=1"))
         // A loaded engine: the client tries again until it gets through.

@@ -61,7 +61,8 @@ struct EngineSettings: Sendable {
                 "how long its answer may take before others ask it too; less than the period"
             case .swimSuspicionTimeout: "how long an engine that does not answer may still be alive"
             case .logMask: "LEVEL, then FACILITY=LEVEL for exceptions"
-            case .faults: "off; on for 'dray engine faults'; or faults to inject, between semicolons"
+            case .faults:
+                "off; on for 'dray engine faults'; or faults to inject, between semicolons"
             case .processFile: "where to write the process id; empty for nowhere"
             }
         }

@@ -24,7 +24,8 @@ extension EngineCommand {
             request.logMask = mask
             let (rows, status) = try await ranks.tune(request, cluster)
             try output.print(
-                rows, text: Table.text(rows, [("ENGINE", .right), ("LOG MASK", .left)]) { row in
+                rows,
+                text: Table.text(rows, [("ENGINE", .right), ("LOG MASK", .left)]) { row in
                     [["\(row.rank)", row.logMask]]
                 })
             try finish(status)
@@ -71,7 +72,8 @@ extension EngineCommand {
                 ("ENGINE", .right), ("FAULT", .left), ("PASSED", .right), ("STRUCK", .right),
             ]
             try output.print(
-                rows, text: Table.text(rows, head) { row in
+                rows,
+                text: Table.text(rows, head) { row in
                     row.faults.map { ["\(row.rank)", $0.rule, "\($0.passed)", "\($0.struck)"] }
                 })
             try finish(status)

@@ -31,12 +31,14 @@ struct SelfTestEngines {
         }
         var members: [Member] = []
         for record in records where ranks.isEmpty || ranks.contains(record.rank) {
-            for tag in tags where Int(tag) >= record.addresses.count {
+            // The last tag is that of the failure detector, which serves nothing else.
+            let targetTags = record.targetCount
+            for tag in tags where tag > targetTags {
                 throw CommandFailure(
                     .notFound, "rank \(record.rank) tag \(tag)",
-                    "the engine has tags 0 to \(record.addresses.count - 1)")
+                    "the engine has tags 0 to \(targetTags)")
             }
-            for (tag, address) in record.addresses.enumerated()
+            for (tag, address) in record.addresses.prefix(Int(targetTags) + 1).enumerated()
             where tags.isEmpty || tags.contains(UInt32(tag)) {
                 members.append(
                     Member(
