@@ -203,6 +203,16 @@ static struct fi_info *make_hints(const char *provider) {
     return hints;
 }
 
+/// Leaves the first entry that is on `domain`: not every provider looks at the hint.
+static int choose_domain(struct fi_info **info, const char *domain) {
+    struct fi_info *chosen = NULL;
+    for (struct fi_info *entry = *info; entry && !chosen; entry = entry->next)
+        if (strcmp(entry->domain_attr->name, domain) == 0) chosen = fi_dupinfo(entry);
+    fi_freeinfo(*info);
+    *info = chosen;
+    return chosen ? 0 : -FI_ENODATA;
+}
+
 static int find_provider(
     const char *provider, const char *domain, const char *node, const char *service,
     struct fi_info **info) {
@@ -222,6 +232,7 @@ static int find_provider(
         if (result != -FI_ENODATA) fi_freeinfo(*info);
         *info = NULL;
     }
+    if (result == 0 && domain) result = choose_domain(info, domain);
     fi_freeinfo(hints);
     return -result;
 }

@@ -88,6 +88,8 @@ struct ClusterCommand: ParsableCommand {
         func run() async throws {
             let directory = try place.resolve()
             let world = try RealWorld.make(logMask: place.log)
+            // The engines get it too: better to say here what is wrong with it.
+            let fabric = try FabricOptions.ofEnvironment(world)
             let cluster = try DevelopmentCluster(directory: directory, world: world)
             let lock = try ClusterLock(cluster.directory)
             let file: ClusterFile
@@ -100,7 +102,7 @@ struct ClusterCommand: ParsableCommand {
                     DevelopmentCluster.Plan(
                         engines: engines ?? 1, targets: targets ?? 2,
                         deviceSize: deviceSize ?? Size(bytes: 4 << 30),
-                        provider: try provider ?? FabricOptions.ofEnvironment(world).providers[0],
+                        provider: provider ?? fabric.providers[0],
                         host: host ?? "127.0.0.1"))
             }
             let started = try cluster.start(file, faults: faults)

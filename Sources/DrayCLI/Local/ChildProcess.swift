@@ -1,3 +1,4 @@
+internal import CaRT
 internal import Glibc
 
 /// Programs that are started from here.
@@ -70,6 +71,11 @@ enum ChildProcess {
         }
     }
 
+    /// The variables of ours that a child gets: those about the network, but for what its own
+    /// configuration says.
+    private static let passedOn = Set(FabricConfiguration.Key.allCases.map(\.variable))
+        .subtracting(EngineSettings.Key.allCases.map(\.variable))
+
     /// The environment for a child, without what would override its configuration.
     private static func environment() -> [UnsafeMutablePointer<CChar>?] {
         var variables: [UnsafeMutablePointer<CChar>?] = unsafe []
@@ -77,7 +83,10 @@ enum ChildProcess {
         // SAFETY: `environ` is an array of strings that ends with NULL, and nothing in this
         // process changes it.
         while let variable = unsafe next.pointee {
-            if unsafe strncmp(variable, "DRAY_", 5) != 0 { unsafe variables.append(variable) }
+            let name = unsafe String(cString: variable).prefix { $0 != "=" }
+            if !name.hasPrefix("DRAY_") || passedOn.contains(String(name)) {
+                unsafe variables.append(variable)
+            }
             unsafe next = next.successor()
         }
         unsafe variables.append(nil)
