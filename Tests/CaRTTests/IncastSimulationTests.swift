@@ -372,6 +372,9 @@ import Testing
             cluster.simulation.run(for: .milliseconds(Int64(cluster.random.below(60))))
         }
         cluster.finish()
+        // Not for want of successes.
+        let good = cluster.done.filter { $0.key.hasSuffix("good") }.values.reduce(0, +)
+        #expect(good > 20, "\(cluster.done)")
     }
 }
 

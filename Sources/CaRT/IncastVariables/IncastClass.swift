@@ -46,7 +46,7 @@ public protocol IncastClass<Key, Value> {
     ///     version.
     ///   - version: a good one for the value: greater than those before it, also of earlier
     ///     owners, as far as this process has heard of them.
-    ///   - update: which one it is. Comes once for each update and owner.
+    ///   - update: which one it is. Each comes once to an owner, and again if it was refused.
     func store(
         _ value: Value?, for key: Key, version: UInt64, update: IncastUpdateID,
         at place: IncastPlace
