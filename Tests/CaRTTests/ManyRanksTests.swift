@@ -5,17 +5,9 @@ import Testing
 @testable import CaRT
 
 @Suite struct ManyRanksTests {
-    /// Ten thousand processes, each with a context of its own.
-    @Test func tenThousandRanksAreReachedInLogarithmicDepth() throws {
-        let count = 10_000
-        let latency = Duration.milliseconds(10)
-        var faults = FabricFaults.none
-        // So long that the turns of the processes, which follow one another, count for little.
-        faults.latency = latency...latency
-        let simulation = Simulation(seed: 11)
-        let fabric = SimulatedFabric(simulation: simulation, faults: faults)
-        // What all of them know of each other is the same: they share it, as 10,000 copies would
-        // not fit.
+    /// What all of them know of each other is the same: they share it, as 10,000 copies would not
+    /// fit.
+    private static func makeGroup(_ count: Int) throws -> Group {
         let group = Group(name: "default")
         try group.apply(
             .replace(
@@ -26,6 +18,29 @@ import Testing
                             FabricAddress(provider: "sim", bytes: Array("rank-\(rank)".utf8))
                         ])
                 }), version: 1)
+        return group
+    }
+
+    /// Few and small receives.
+    private static func options(_ world: World, _ rank: Int) -> ContextOptions {
+        var options = ContextOptions(clock: HybridLogicalClock(clock: world.clock))
+        options.rank = UInt32(rank)
+        options.receiveCount = 4
+        options.heldReceivesMax = 3
+        options.eagerLimit = 1024
+        return options
+    }
+
+    /// Ten thousand processes, each with a context of its own.
+    @Test func tenThousandRanksAreReachedInLogarithmicDepth() throws {
+        let count = 10_000
+        let latency = Duration.milliseconds(10)
+        var faults = FabricFaults.none
+        // So long that the turns of the processes, which follow one another, count for little.
+        faults.latency = latency...latency
+        let simulation = Simulation(seed: 11)
+        let fabric = SimulatedFabric(simulation: simulation, faults: faults)
+        let group = try Self.makeGroup(count)
         var opened = 0
         var contexts: [Context?] = Array(repeating: nil, count: count)
         var reached = Array(repeating: 0, count: count)
@@ -35,15 +50,10 @@ import Testing
             let made = world
             let xstream = made.makeXStream(name: "rank")
             xstream.simulate {
-                var options = ContextOptions(clock: HybridLogicalClock(clock: made.clock))
-                options.rank = UInt32(rank)
-                options.receiveCount = 4
-                options.heldReceivesMax = 3
-                options.eagerLimit = 1024
                 do throws(RPCError) {
                     let context = try Context(
                         world: made, xstream: xstream, address: "sim://rank-\(rank)",
-                        options: options, group: group)
+                        options: Self.options(made, rank), group: group)
                     context.register(CollectiveTestProtocol.tally) { _, _ throws(RPCError) in
                         reached[rank] += 1
                         return Tally(sum: UInt64(rank))
