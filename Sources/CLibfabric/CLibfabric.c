@@ -149,10 +149,10 @@ int dray_fabric_resolve(
 }
 
 // The shared-memory provider takes spin locks in memory that processes share. One that is killed
-// while it has such a lock never gives it back, and whoever wants it next spins for ever, inside the
-// provider, where nothing can be done about it. A process that does nothing any more, and seems to
-// live, is worse than one that has ended: it is noticed, and started again with new memory. So a
-// thread looks whether a call of the provider takes so much processor time as none does.
+// while it has such a lock never gives it back, and whoever wants it next spins for ever, inside
+// the provider, where nothing can be done about it. A process that does nothing any more, and seems
+// to live, is worse than one that has ended: that is noticed, and started again with new memory. So
+// a thread looks whether a call of the provider takes so much processor time as none does.
 
 #define WATCHED_MAX 1024
 #define WATCH_PAUSE 250000 /* microseconds */
