@@ -53,7 +53,7 @@ let package = Package(
             exclude: ["README.md"], swiftSettings: settings),
         .target(
             name: "CaRT",
-            dependencies: ["DrayRuntime", "DrayFabric", deque, logging, coreMetrics],
+            dependencies: ["DrayRuntime", "DrayFabric", deque, heap, logging, coreMetrics],
             exclude: ["README.md"], swiftSettings: settings),
         .target(name: "CUring", linkerSettings: [.linkedLibrary("uring")]),
         .target(
@@ -96,7 +96,7 @@ let package = Package(
             name: "DraySimulator",
             dependencies: [
                 "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayPlacement", "DrayProtocol",
-                "DrayEngine", "Dray",
+                "DrayEngine", "Dray", heap,
             ],
             exclude: ["README.md"], swiftSettings: settings),
         .executableTarget(
@@ -147,11 +147,12 @@ let package = Package(
         .testTarget(
             name: "DrayTests",
             dependencies: [
-                "DrayRuntime", "DrayPlacement", "DrayProtocol", "Dray", "DraySimulator",
+                "DrayRuntime", "DrayFabric", "CaRT", "DrayPlacement", "DrayProtocol", "Dray",
+                "DraySimulator",
             ],
             swiftSettings: testSettings),
         .testTarget(
-            name: "DraySimulatorTests", dependencies: ["DrayRuntime", "DraySimulator"],
+            name: "DraySimulatorTests", dependencies: ["DrayRuntime", "CaRT", "DraySimulator"],
             swiftSettings: testSettings),
         .testTarget(
             name: "DrayFileSystemTests",

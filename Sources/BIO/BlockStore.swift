@@ -1,5 +1,6 @@
 internal import DequeModule
-internal import DrayRuntime
+public import DrayRuntime
+internal import Glibc
 
 /// One target's partition of a device: superblocks, a write-ahead log, and data blocks.
 ///
@@ -19,6 +20,8 @@ public final class BlockStore {
 
     /// The device. Whoever opened it closes it, after the store.
     public let device: BlockDevice
+    /// Faults to inject into its reads and writes.
+    public var faults: FaultTable?
     /// Which data blocks are in use.
     public let allocator: BlockAllocator
 
@@ -119,6 +122,18 @@ public final class BlockStore {
         if failure == nil { failure = error }
     }
 
+    /// An injected fault.
+    private func pass(_ point: FaultPoint, at offset: UInt64) async throws(BIOError) {
+        switch faults?.strike(point) {
+        case nil: break
+        case .wait(let delay): await xstream.sleep(for: delay)
+        case .fail:
+            throw .failed(
+                path: device.name, offset: offset, code: EIO, message: "Input/output error "
+                    + "(injected)")
+        }
+    }
+
     // MARK: - Data blocks
 
     /// Writes `buffer`, a whole number of blocks from a page-aligned address, to `extents` in
@@ -137,6 +152,7 @@ public final class BlockStore {
             do throws(BIOError) {
                 // SAFETY: the caller keeps the buffer until this returns.
                 let part = unsafe UnsafeRawBufferPointer(rebasing: buffer[done..<done + length])
+                if faults?.isArmed == true { try await pass(.bioWrite, at: offset) }
                 if length <= WriteGatherer.pieceBytesMax {
                     preparer.advance()
                     try unsafe await gatherer.write(part, to: extent.start)
@@ -169,6 +185,7 @@ public final class BlockStore {
                 continue
             }
             let length = min(buffer.count - done, (Int(extent.count) - skip) * unit)
+            if faults?.isArmed == true { try await pass(.bioRead, at: offset) }
             // SAFETY: the caller keeps the buffer until this returns.
             try unsafe await device.read(
                 into: UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + length]),

@@ -290,9 +290,11 @@ static struct fi_info *make_hints(const char *provider) {
 }
 
 static int find_provider(
-    const char *provider, const char *node, const char *service, struct fi_info **info) {
+    const char *provider, const char *domain, const char *node, const char *service,
+    struct fi_info **info) {
     struct fi_info *hints = make_hints(provider);
     if (!hints) return FI_ENOMEM;
+    if (domain) hints->domain_attr->name = strdup(domain);
     uint64_t flags = node || service ? FI_SOURCE : 0;
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, set_defaults);
@@ -308,6 +310,33 @@ static int find_provider(
     }
     fi_freeinfo(hints);
     return -result;
+}
+
+int dray_fabric_list(struct fi_info **list) {
+    int result = fi_getinfo(
+        FI_VERSION(FI_MAJOR_VERSION, FI_MINOR_VERSION), NULL, NULL, 0, NULL, list);
+    return -result;
+}
+
+void dray_fabric_free_list(struct fi_info *list) { fi_freeinfo(list); }
+
+struct fi_info *dray_fabric_read_offer(struct fi_info *entry, struct dray_fabric_offer *offer) {
+    *offer = (struct dray_fabric_offer){
+        .provider = entry->fabric_attr->prov_name,
+        .fabric = entry->fabric_attr->name,
+        .domain = entry->domain_attr->name,
+        .address = entry->src_addr,
+        .address_length = entry->src_addr ? entry->src_addrlen : 0,
+        .message_size_max = entry->ep_attr->max_msg_size,
+        .library_version = fi_version(),
+        .has_socket_address = entry->addr_format == FI_SOCKADDR ||
+                              entry->addr_format == FI_SOCKADDR_IN ||
+                              entry->addr_format == FI_SOCKADDR_IN6,
+        .is_reliable_datagram = entry->ep_attr->type == FI_EP_RDM,
+        .is_connected = entry->ep_attr->type == FI_EP_MSG,
+        .has_remote_memory = entry->caps & FI_RMA,
+    };
+    return entry->next;
 }
 
 /// Whether the provider is the native one for TCP. Its fi_trywait does nothing, so its wait
@@ -404,8 +433,8 @@ static void close_objects(struct dray_fabric_endpoint *endpoint) {
 }
 
 static int prepare(
-    struct dray_fabric_endpoint *endpoint, const char *provider, const char *node,
-    const char *service, uint64_t nonce) {
+    struct dray_fabric_endpoint *endpoint, const char *provider, const char *domain,
+    const char *node, const char *service, uint64_t nonce) {
     endpoint->contexts = calloc(DRAY_CONTEXTS_MAX, sizeof *endpoint->contexts);
     endpoint->free_contexts = calloc(DRAY_CONTEXTS_MAX, sizeof *endpoint->free_contexts);
     if (!endpoint->contexts || !endpoint->free_contexts) return FI_ENOMEM;
@@ -433,18 +462,18 @@ static int prepare(
     }
     endpoint->is_layered = strstr(provider, "ofi_rxm") != NULL;
     endpoint->is_verbs = is_verbs(provider);
-    return find_provider(provider, node, service, &endpoint->info);
+    return find_provider(provider, domain, node, service, &endpoint->info);
 }
 
 int dray_fabric_open(
-    const char *provider, const char *node, const char *service, uint64_t nonce,
-    struct dray_fabric_endpoint **result) {
+    const char *provider, const char *domain, const char *node, const char *service,
+    uint64_t nonce, struct dray_fabric_endpoint **result) {
     struct dray_fabric_endpoint *endpoint = calloc(1, sizeof *endpoint);
     if (!endpoint) return FI_ENOMEM;
     endpoint->wait_descriptor = -1;
     endpoint->claim_descriptor = -1;
     endpoint->ready_descriptor = -1;
-    int error = prepare(endpoint, provider, node, service, nonce);
+    int error = prepare(endpoint, provider, domain, node, service, nonce);
     if (!error) error = open_objects(endpoint);
     if (error) {
         if (endpoint->named_peers) end_watch(endpoint);

@@ -74,7 +74,7 @@ struct CallTracker {
         var credits = 1
         /// Credits in use: granted, in flight and ending calls.
         var used = 0
-        var waiting = Deque<Waiter>()
+        var waiting = WaitQueue()
         var waitingCount = 0
         var first: Int32 = -1
         var last: Int32 = -1
@@ -90,6 +90,32 @@ struct CallTracker {
     struct Waiter {
         var slot: Int32
         var generation: UInt32
+    }
+
+    /// Calls that wait for one peer, those of the highest priority first; many of them are over.
+    struct WaitQueue {
+        private var high = Deque<Waiter>()
+        private var normal = Deque<Waiter>()
+        private var low = Deque<Waiter>()
+
+        mutating func insert(_ waiter: Waiter, _ priority: RequestPriority, isFirst: Bool) {
+            func insert(into queue: inout Deque<Waiter>) {
+                if isFirst { queue.prepend(waiter) } else { queue.append(waiter) }
+            }
+            switch priority {
+            case .high: insert(into: &high)
+            case .normal: insert(into: &normal)
+            case .low: insert(into: &low)
+            }
+        }
+
+        mutating func popFirst() -> Waiter? {
+            high.popFirst() ?? normal.popFirst() ?? low.popFirst()
+        }
+
+        mutating func removeAll() { self = WaitQueue() }
+
+        var all: [Waiter] { Array(high) + Array(normal) + Array(low) }
     }
 
     private(set) var slots: [Slot] = []
@@ -123,7 +149,10 @@ struct CallTracker {
     }
 
     /// Begins a call.
-    mutating func open(peer: Int32, deadline: UInt64, exposes: Bool, now: UInt64) -> Admission {
+    mutating func open(
+        peer: Int32, deadline: UInt64, exposes: Bool, now: UInt64,
+        priority: RequestPriority = .normal, isFirst: Bool = false
+    ) -> Admission {
         let index = Int(peer)
         let ready = peers[index].phase == .ready
         let sends =
@@ -143,8 +172,8 @@ struct CallTracker {
             return .send(slot: slot)
         }
         slots[Int(slot)].phase = .waiting
-        peers[index].waiting.append(
-            Waiter(slot: slot, generation: slots[Int(slot)].generation))
+        peers[index].waiting.insert(
+            Waiter(slot: slot, generation: slots[Int(slot)].generation), priority, isFirst: isFirst)
         peers[index].waitingCount += 1
         waitingCount += 1
         if peers[index].phase == .unknown {
@@ -240,7 +269,8 @@ struct CallTracker {
         slots[index].next = -1
     }
 
-    /// Gives a free credit to the longest waiting call; -1 when there is no credit or no call.
+    /// Gives a free credit to the longest waiting call of the highest priority; -1 when there is no
+    /// credit or no call.
     private mutating func grantNext(_ peer: Int) -> Int32 {
         guard peers[peer].phase == .ready, peers[peer].used < peers[peer].credits else { return -1 }
         while let waiter = peers[peer].waiting.popFirst() {
@@ -435,8 +465,10 @@ struct CallTracker {
     }
 
     /// The connection to `peer` is gone. What was under way ends with `.unreachable`; when it was
-    /// the hello that failed, so does what waited.
-    mutating func lost(_ peer: Int32, now: UInt64, into actions: inout [CallAction]) {
+    /// the hello that failed, or the peer is gone for good, so does what waited.
+    mutating func lost(
+        _ peer: Int32, isGone: Bool = false, now: UInt64, into actions: inout [CallAction]
+    ) {
         let index = Int(peer)
         let phase = peers[index].phase
         peers[index].phase = .unknown
@@ -446,8 +478,8 @@ struct CallTracker {
         switch phase {
         case .unknown:
             break
-        case .greeting:
-            for waiter in peers[index].waiting
+        case _ where isGone, .greeting:
+            for waiter in peers[index].waiting.all
             where slots[Int(waiter.slot)].generation == waiter.generation
                 && slots[Int(waiter.slot)].phase == .waiting
             {
@@ -458,6 +490,13 @@ struct CallTracker {
             guard peers[index].waitingCount > 0 else { break }
             let nonce = greet(peer, now: now)
             actions.append(.hello(peer: peer, nonce: nonce, reconnect: false))
+        }
+    }
+
+    /// The caller gives up every call to `peer`.
+    mutating func abort(_ peer: Int32, now: UInt64, into actions: inout [CallAction]) {
+        for index in slots.indices where slots[index].peer == peer {
+            giveUp(Int32(index), .cancelled, now: now, into: &actions)
         }
     }
 

@@ -11,6 +11,9 @@ struct CallTicket {
     var deadline: UInt64
     var destinationRank: UInt32
     var destinationTag: UInt32
+    var options: CallOptions
+    /// Nobody waits for a reply.
+    var isOneWay = false
 
     /// The call's name in the mailbox of cancellations.
     var token: UInt64 { UInt64(slot) << 32 | UInt64(generation) }
@@ -36,16 +39,18 @@ extension Context {
     ///     the memory stays allocated and exposed until the peer is gone or the context closes.
     ///   - deadline: travels with the request; the peer refuses it when it comes too late.
     ///   - trace: follows the request through every process; 0 begins a new one.
+    ///   - options: how the request is treated on its way.
     ///   - onReplyPayload: gets the reply's raw bytes, valid during the call of the closure only.
     ///     Not called when there are none.
     /// - Throws: whatever the handler threw, or how the call failed.
     @safe public func call<Q, R>(
         _ procedure: Procedure<Q, R>, _ request: Q, to destination: Destination,
         payload: UnsafeRawBufferPointer? = nil, exposing: [BulkHandle] = [],
-        deadline: Deadline = .standard, trace: UInt64 = 0,
+        deadline: Deadline = .standard, trace: UInt64 = 0, options: CallOptions = CallOptions(),
         onReplyPayload: ((UnsafeRawBufferPointer) -> Void)? = nil
     ) async throws(RPCError) -> R {
-        let ticket = try beginCall(destination, deadline, exposes: !exposing.isEmpty)
+        if needsLookUp(destination) { try await lookUpMember(destination, deadline) }
+        let ticket = try beginCall(destination, deadline, exposes: !exposing.isEmpty, options)
         let slot = Int(ticket.slot)
         var spill: BulkHandle?
         // The suspensions stand here, and in no function of their own, for speed.
@@ -99,6 +104,47 @@ extension Context {
         }
     }
 
+    /// Sends a request that has no reply, and waits until it is with the fabric. Whether it arrives
+    /// nobody says; a handler runs at most once.
+    ///
+    /// - Parameters:
+    ///   - payload: raw bytes that travel beside the encoded request. Together they must fit into
+    ///     the peer's eager limit.
+    ///   - deadline: how long to wait for credits; travels with the request.
+    /// - Throws: why it was not sent: `.messageTooLong` when it does not go inline.
+    @safe public func send<Q, R>(
+        _ procedure: Procedure<Q, R>, _ request: Q, to destination: Destination,
+        payload: UnsafeRawBufferPointer? = nil, deadline: Deadline = .standard, trace: UInt64 = 0,
+        options: CallOptions = CallOptions()
+    ) async throws(RPCError) {
+        if needsLookUp(destination) { try await lookUpMember(destination, deadline) }
+        var ticket = try beginCall(destination, deadline, exposes: false, options)
+        ticket.isOneWay = true
+        let slot = Int(ticket.slot)
+        let (mailbox, xstream, token) = (cancelMailbox, xstream, ticket.token)
+        while tracker.slots[slot].phase == .waiting {
+            await withTaskCancellationHandler {
+                await SuspendedTask.suspend { waiters[slot] = $0 }
+            } onCancel: {
+                mailbox.post(token)
+                xstream.submit {}
+            }
+        }
+        if tracker.slots[slot].phase == .granted {
+            _ = unsafe sendRequest(
+                ticket, opcode: procedure.opcode, request, payload: payload, trace: trace,
+                now: xstream.now.nanoseconds)
+        }
+        if tracker.slots[slot].phase == .inFlight { endCall(ticket.slot, .sent) }
+        let outcome = outcomes[slot]
+        outcomes[slot] = .pending
+        tracker.close(ticket.slot)
+        if case .failed(let error) = outcome {
+            countFailure(error)
+            throw error
+        }
+    }
+
     // MARK: - Cancellation
 
     /// How long, in nanoseconds, a call goes on before it watches for its task's cancellation.
@@ -133,14 +179,17 @@ extension Context {
 
     /// Opens a call: it may be sent at once, or waits.
     private func beginCall(
-        _ destination: Destination, _ deadline: Deadline, exposes: Bool
+        _ destination: Destination, _ deadline: Deadline, exposes: Bool, _ options: CallOptions
     ) throws(RPCError) -> CallTicket {
         guard !isClosing else { throw .closed }
         let peer = try peerNumber(of: destination)
         let now = xstream.now.nanoseconds
         let (end, wallEnd) = times(of: deadline, now: now)
         let slot: Int32
-        switch tracker.open(peer: peer, deadline: end, exposes: exposes, now: now) {
+        let admission = tracker.open(
+            peer: peer, deadline: end, exposes: exposes, now: now, priority: options.priority,
+            isFirst: options.isFirst)
+        switch admission {
         case .send(let opened): slot = opened
         case .wait(let opened): slot = opened
         case .greet(let opened, let nonce):
@@ -157,10 +206,13 @@ extension Context {
         var ticket = CallTicket(
             slot: slot, generation: tracker.slots[Int(slot)].generation, begin: now,
             deadline: wallEnd, destinationRank: WireHeader.anyRank,
-            destinationTag: WireHeader.anyRank)
-        if case .rank(let rank, let tag) = destination {
+            destinationTag: WireHeader.anyRank, options: options)
+        switch destination {
+        case .rank(let rank, let tag), .member(let rank, let tag, _):
             ticket.destinationRank = rank
             ticket.destinationTag = tag
+        case .address:
+            break
         }
         return ticket
     }
@@ -178,7 +230,8 @@ extension Context {
     func times(of deadline: Deadline, now: UInt64) -> (UInt64, UInt64) {
         let duration: UInt64
         switch deadline {
-        case .standard: duration = timeout
+        case .standard: duration = timeout.nanosecondsClamped
+        case .unlimited: duration = .max
         case .after(let time): duration = time.nanosecondsClamped
         case .at(let wall):
             let wallNow = now &+ wallOffset
@@ -220,13 +273,27 @@ extension Context {
         header.requestID = tracker.slots[Int(ticket.slot)].requestID
         header.deadline = ticket.deadline
         header.trace = trace == 0 ? header.requestID : trace
+        header.groupVersion = ticket.options.groupVersion
         do throws(RPCError) {
             let handle = try handle(of: peer)
             let spill = try unsafe fill(
                 send, request, payload: payload, limit: links[peer].eagerLimit, spillNumber: 0,
                 &header)
-            if spill != nil { tracker.exposes(ticket.slot) }
+            if ticket.isOneWay {
+                // Nobody would say when the memory is free again.
+                guard spill == nil else { throw .messageTooLong }
+                header.flags.insert(.oneWay)
+            }
+            header.flags.priority = ticket.options.priority
+            if spill != nil {
+                tracker.exposes(ticket.slot)
+                counts.spills += 1
+            }
             tracker.sent(ticket.slot, now: now)
+            if now != ticket.begin {
+                counts.callsDelayed += 1
+                times.delay.record(nanoseconds: now &- ticket.begin)
+            }
             counts.requestsSent += 1
             post(
                 send, header: header, to: handle,
@@ -359,8 +426,14 @@ extension Context {
             if let spill { isolate(spill, from: peer) }
             countFailure(error)
             throw error
+        case .sent:
+            preconditionFailure("a call ended like a request without reply")
         case .reply(let message, let status, let isSpilled):
             counts.repliesReceived += 1
+            // As of the poll that brought the reply: no clock is read for it.
+            if pollTime > ticket.begin {
+                times.call.record(nanoseconds: pollTime &- ticket.begin)
+            }
             return (message, status, isSpilled)
         }
     }
@@ -442,6 +515,10 @@ extension Context {
         var actions: [CallAction] = []
         let now = xstream.now.nanoseconds
         for token in tokens {
+            guard token >> 63 == 0 else {
+                cancelBulk(token)
+                continue
+            }
             let slot = Int32(truncatingIfNeeded: token >> 32)
             guard tracker.slots[Int(slot)].generation == UInt32(truncatingIfNeeded: token)
             else { continue }

@@ -21,6 +21,8 @@ extension Context {
             let number = try peerNumber(at: address)
             peersByRank[key] = number
             return number
+        case .member(_, _, let address):
+            return try peerNumber(at: address)
         case .address(let address):
             if let last = lastPeer, last.address == address { return last.number }
             let number = try peerNumber(at: address)
@@ -73,11 +75,11 @@ extension Context {
     // MARK: - Connections
 
     /// The fabric says that a peer cannot be reached.
-    func connectionLost(_ peer: Int32) {
+    func connectionLost(_ peer: Int32, isGone: Bool = false) {
         counts.peersLost += 1
         renewConnection(peer)
         var actions: [CallAction] = []
-        tracker.lost(peer, now: pollTime, into: &actions)
+        tracker.lost(peer, isGone: isGone, now: pollTime, into: &actions)
         perform(actions)
         releaseQuarantine(of: peer)
     }

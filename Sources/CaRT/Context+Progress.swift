@@ -27,6 +27,7 @@ extension Context: PollSource {
     public func prepareToBlock() -> BlockReadiness {
         guard !isClosed else { return .idle }
         if !loopback.isEmpty || !outbox.isEmpty || cancelMailbox.isFilled { return .busy }
+        if options.progress == .busy { return .busy }
         return endpoint.prepareToBlock()
     }
 
@@ -42,6 +43,10 @@ extension Context: PollSource {
                 return
             }
             receives.arrived(token.index)
+            guard !faults.fails(.cartReceive) else {
+                release(.receive(token.index))
+                return
+            }
             let memory = unsafe UnsafeRawBufferPointer(receives.memory(token.index))
             let length = min(completion.length, memory.count)
             unsafe deliverAll(
@@ -186,6 +191,14 @@ extension Context: PollSource {
     /// Returns false when the provider wants it again later.
     private func trySend(_ slot: UInt32) -> Bool {
         guard let handle = sends.slots[Int(slot)].handle else { return true }
+        if faults.isArmed {
+            if faults.fails(.fabricSend) { return false }
+            if faults.fails(.cartSend) {
+                sendCompleted(slot, error: nil)
+                sends.give(slot)
+                return true
+            }
+        }
         let length = sends.slots[Int(slot)].length
         let message = unsafe UnsafeRawBufferPointer(
             rebasing: sends.memory(slot)[0..<length])
@@ -193,7 +206,9 @@ extension Context: PollSource {
             try unsafe endpoint.send(
                 message, in: sends.registration(slot).pointer.pointee, to: handle,
                 token: OperationToken(.send, slot).rawValue)
+            counts.messagesSent += 1
         } catch .tryAgain {
+            counts.sendsRefused += 1
             return false
         } catch {
             sendCompleted(slot, error: error)

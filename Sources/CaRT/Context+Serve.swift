@@ -15,6 +15,7 @@ extension Context {
         procedures.add(procedure.opcode) { request in
             guard let message: Q = request.context.decode(request) else { return }
             request.context.xstream.spawn {
+                request.begin()
                 do throws(RPCError) {
                     request.context.reply(try await handler(message, request), to: request)
                 } catch {
@@ -32,6 +33,7 @@ extension Context {
     ) {
         procedures.add(procedure.opcode) { request in
             guard let message: Q = request.context.decode(request) else { return }
+            request.begin()
             do throws(RPCError) {
                 request.context.reply(try handler(message, request), to: request)
             } catch {
@@ -47,6 +49,7 @@ extension Context {
     ) {
         procedures.add(procedure.opcode) { request in
             guard let message: Q = request.context.decode(request) else { return }
+            request.begin()
             handler(message, DeferredReply(request))
         }
     }
@@ -91,10 +94,30 @@ extension Context {
         let request = RequestContext(
             header, message, context: self, instance: sessions.sessions[session].instance)
         activate(request)
-        if header.flags.contains(.spilled) {
+        if counts.requestsReceived % ContextTimes.timedRequests == 0 {
+            request.arrivedAt = pollTime
+        }
+        if let strike = faults.strike(.cartHandler) {
+            strikeHandler(strike, request, spilled: header.flags.contains(.spilled), handler)
+        } else if header.flags.contains(.spilled) {
             pull(request, handler)
         } else {
             handler(request)
+        }
+    }
+
+    /// An injected fault: the request fails, or its handler is late.
+    private func strikeHandler(
+        _ strike: FaultStrike, _ request: RequestContext, spilled: Bool,
+        _ handler: @escaping ProcedureTable.Handler
+    ) {
+        guard case .wait(let delay) = strike else {
+            fail(.overloaded, request)
+            return
+        }
+        xstream.spawn { [self] in
+            await xstream.sleep(for: delay)
+            if spilled { pull(request, handler) } else { handler(request) }
         }
     }
 
@@ -111,14 +134,24 @@ extension Context {
         if header.destinationTag != WireHeader.anyRank, header.destinationTag != options.tag {
             return .wrongTag
         }
+        if header.groupVersion != 0, header.groupVersion != group.version { return .groupVersion }
         if !clock.observe(header.stamp, physical: wallTime) { return .clockSkew }
         let active = activeRequests.count - freeActive.count
         let held = header.payloadLength > 0 && receives.heldCount > options.heldReceivesMax
-        if active >= options.activeRequestsMax || held {
+        if active >= activeRequestsMax(header.flags.priority) || held {
             counts.overloaded += 1
             return .overloaded
         }
         return isIntact(header, message) ? nil : .badMessage
+    }
+
+    /// The requests that may be worked on when another one of this priority comes.
+    private func activeRequestsMax(_ priority: RequestPriority) -> Int {
+        switch priority {
+        case .low: max(1, options.activeRequestsMax * 3 / 4)
+        case .normal: options.activeRequestsMax
+        case .high: options.activeRequestsMax + max(1, options.activeRequestsMax / 8)
+        }
     }
 
     private func activate(_ request: RequestContext) {
@@ -132,6 +165,7 @@ extension Context {
     }
 
     private func deactivate(_ request: RequestContext) {
+        request.end()
         request.finish()
         activeRequests[Int(request.position)] = nil
         freeActive.append(request.position)
@@ -177,6 +211,7 @@ extension Context {
     func reply<R: Message>(_ message: R, to request: RequestContext) {
         guard request.claimAnswer() else { return }
         defer { deactivate(request) }
+        guard !request.isOneWay else { return }
         guard let (session, send) = replySlot(request.session) else { return }
         var header = answerHeader(
             .reply, session: request.session, slot: request.slot,
@@ -186,7 +221,10 @@ extension Context {
             let spill = try unsafe fill(
                 send, message, payload: request.replyPayload,
                 limit: sessions.sessions[session].eagerLimit, spillNumber: nextSpill, &header)
-            if let spill { keep(spill, for: request) }
+            if let spill {
+                counts.spills += 1
+                keep(spill, for: request)
+            }
             postReply(send, header, session: session)
         } catch {
             sends.give(send)
@@ -197,6 +235,10 @@ extension Context {
     /// Answers a request with an error. Does nothing when it was answered.
     func fail(_ error: RPCError, _ request: RequestContext) {
         guard request.claimAnswer() else { return }
+        guard !request.isOneWay else {
+            deactivate(request)
+            return
+        }
         var header = answerHeader(
             .reply, session: request.session, slot: request.slot,
             slotGeneration: request.slotGeneration, requestID: request.requestID)
@@ -207,6 +249,10 @@ extension Context {
 
     /// Answers a request that no handler will see.
     private func refuse(_ request: WireHeader, _ error: RPCError) {
+        guard !request.flags.contains(.oneWay) else {
+            counts.dropped += 1
+            return
+        }
         sendFailure(
             error,
             answerHeader(
@@ -238,6 +284,7 @@ extension Context {
         } else {
             fillControl(send, EmptyMessage(), &header)
         }
+        counts.errorRepliesSent += 1
         postReply(send, header, session: session)
     }
 

@@ -24,7 +24,9 @@ extension Context {
         var usage = ContextUsage()
         usage.calls = counters.inFlight + counters.waiting
         usage.requests = counters.active
-        usage.exposures = exposures.count - quarantine.count
+        // Several calls may have given up the same memory.
+        let quarantined = Set(quarantine.map { $0.handle.descriptor.key })
+        usage.exposures = exposures.count - quarantined.count
         usage.transfers = bulks.count
         usage.sessions = counters.sessions
         return usage

@@ -22,7 +22,8 @@ internal import Logging
     public let clock: HybridLogicalClock
     public let options: ContextOptions
     /// Whom `Destination.rank` means. Empty at first.
-    public let group = GroupMap()
+    public let group: Group
+    var observation: Group.Observation?
     /// Our rank; engines may learn it after the context was made.
     @safe @exclusivity(unchecked) public var rank: UInt32?
 
@@ -37,8 +38,9 @@ internal import Logging
 
     let endpoint: Endpoint
     let world: World
-    /// The standard time of a call, in nanoseconds.
-    let timeout: UInt64
+    let faults: FaultTable
+    /// The time of a call that does not say how long it may take. At first that of the options.
+    @safe @exclusivity(unchecked) public var timeout: Duration
     let logger: Logger
     @safe @exclusivity(unchecked) var entropy: Entropy
     @safe @exclusivity(unchecked) var isClosing = false
@@ -52,6 +54,7 @@ internal import Logging
     @safe @exclusivity(unchecked) var peersByAddress: [FabricAddress: Int32] = [:]
     @safe @exclusivity(unchecked) var peersByRank: [UInt64: Int32] = [:]
     @safe @exclusivity(unchecked) var groupGeneration: UInt32 = 0
+    @safe @exclusivity(unchecked) var knownVersions: [ProtocolKey: KnownVersions] = [:]
     @safe @exclusivity(unchecked) var lastPeer: (address: FabricAddress, number: Int32)?
     @safe @exclusivity(unchecked) var selfPeer: Int32 = 0
 
@@ -62,12 +65,27 @@ internal import Logging
     @safe @exclusivity(unchecked) var nextSpill: UInt64 = 1
     @safe @exclusivity(unchecked) var pulledBytes = 0
 
+    // Collectives.
+    @safe @exclusivity(unchecked) var collectives = CollectiveTable()
+    /// Bulk data that ranks below us fetch, by the key of its memory.
+    @safe @exclusivity(unchecked) var relays: [UInt64: ChunkRelay] = [:]
+    @safe @exclusivity(unchecked) var barriers = BarrierTable()
+    /// When this context was made: it takes part in nothing that began before.
+    let openedStamp: UInt64
+
+    // Incast variables.
+    @safe @exclusivity(unchecked) var incast = IncastTable()
+
     // Memory.
     let pool: BufferPool
     let exposures: ExposureTable
+    let registrations: RegistrationCache
     @safe @exclusivity(unchecked) var quarantine: [Quarantined] = []
     // SAFETY: allocated in `init`, freed in `deinit`, used only by `poll`.
     let completions: UnsafeMutableBufferPointer<Completion>
+
+    /// Where the counters go when somebody asks; made by the first who does.
+    var publisher: MetricPublisher<ContextMetrics>?
 
     /// The one timer.
     @safe @exclusivity(unchecked) var timer: Timer?
@@ -75,19 +93,25 @@ internal import Logging
     /// Opens an endpoint at `address` (see `Fabric.makeEndpoint`) for the calling xstream, which
     /// must be `xstream`.
     ///
+    /// - Parameter group: one that other contexts of the xstream use, too; nil for a new one.
     /// - Throws: `.fabric` when the address cannot be used.
     public init(
-        world: World, xstream: XStream, address: String, options: ContextOptions
+        world: World, xstream: XStream, address: String, options: ContextOptions,
+        group: Group? = nil
     ) throws(RPCError) {
         precondition(xstream.isCurrent, "a context is made on its xstream")
         precondition(options.eagerLimit >= Context.eagerLimitMin)
         precondition(options.receiveCount > options.heldReceivesMax)
+        precondition(options.bulksMax > 0)
         precondition(options.messageSizeMax <= Int(Int32.max))
         self.world = world
+        faults = world.faults
         self.xstream = xstream
         self.options = options
-        timeout = options.timeout.nanosecondsClamped
+        timeout = options.timeout
+        self.group = group ?? Group(name: options.groupName)
         clock = options.clock
+        openedStamp = options.clock.now()
         rank = options.rank
         logger = world.log.logger(.cart)
         do throws(FabricError) {
@@ -112,7 +136,9 @@ internal import Logging
         }
         pool = BufferPool(endpoint: endpoint, freeBytesMax: options.pooledBytesMax)
         exposures = ExposureTable(endpoint: endpoint)
-        unsafe completions = .allocate(capacity: Context.completionsMax)
+        registrations = RegistrationCache(
+            endpoint: endpoint, bytesMax: options.cachedRegistrationBytesMax)
+        unsafe completions = .allocate(capacity: min(Context.completionsMax, options.receiveCount))
         unsafe completions.initialize(repeating: Completion(token: 0, kind: .sent))
         unsafe state = .allocate(capacity: 1)
         unsafe state.initialize(
@@ -124,6 +150,7 @@ internal import Logging
                 sends: SendPool(endpoint: endpoint, slotSize: slotSize), receives: receives))
         refreshTime()
         addSelf()
+        watchGroup()
         registerInternals()
         do throws(FabricError) {
             try self.receives.postAll()
@@ -137,6 +164,7 @@ internal import Logging
     deinit {
         // Only the remains of a simulated process that was killed are dropped elsewhere.
         if xstream.isCurrent { shutDown() }
+        forgetGroup()
         timer?.cancel()
         unsafe completions.deinitialize()
         unsafe completions.deallocate()
@@ -151,6 +179,8 @@ internal import Logging
         counters.waiting = tracker.waitingCount
         counters.active = activeRequests.count - freeActive.count
         counters.sessions = sessions.count - 1
+        counters.transfers = bulks.count
+        counters.exposures = exposures.count
         return counters
     }
 
@@ -224,6 +254,7 @@ internal import Logging
         guard !isClosing else { return }
         isClosing = true
         endCalls()
+        barriers.close()
         for request in activeRequests { request?.cancel() }
         let limit = xstream.now + .seconds(5)
         // Callers are resumed and handlers answer; what they send goes out before the end.
@@ -235,6 +266,11 @@ internal import Logging
             if idle, xstream.now + .seconds(4) > limit { break }
         }
         shutDown()
+    }
+
+    private func forgetGroup() {
+        if let observation { group.remove(observation) }
+        observation = nil
     }
 
     private func endCalls() {
@@ -249,13 +285,16 @@ internal import Logging
         isClosed = true
         isClosing = true
         endCalls()
+        barriers.close()
         timer?.cancel()
         if xstream.isCurrent { xstream.removeSource(self) }
+        forgetGroup()
         spills = [:]
         exposures.close()
         quarantine = []
         // The provider must be done with the memory before it is deregistered for good.
         pool.close()
+        registrations.close()
         sends.close()
         receives.close()
         endpoint.close()
@@ -270,6 +309,8 @@ enum CallOutcome {
     case failed(RPCError)
     /// As `failed`, but the peer may still use memory that the call exposed.
     case abandoned(RPCError)
+    /// A request without reply is with the fabric.
+    case sent
     case reply(HeldMessage, status: UInt16, isSpilled: Bool)
 }
 

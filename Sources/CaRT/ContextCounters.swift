@@ -6,12 +6,16 @@ public struct ContextCounters: Hashable, Sendable {
     public var requestsReceived = 0
     /// Replies sent, errors included.
     public var repliesSent = 0
+    /// Replies sent that carry an error.
+    public var errorRepliesSent = 0
     /// Replies that reached their caller.
     public var repliesReceived = 0
     /// Calls that ended with an error.
     public var callsFailed = 0
     /// Calls that ended by their deadline.
     public var timedOut = 0
+    /// Calls that had to wait for credits, or for the answer to a hello.
+    public var callsDelayed = 0
     /// Calls whose task was cancelled.
     public var cancelled = 0
     /// Requests that we answered `.overloaded`.
@@ -22,8 +26,21 @@ public struct ContextCounters: Hashable, Sendable {
     public var dropped = 0
     /// Hellos sent, probes included.
     public var hellosSent = 0
+    /// Members that were asked where their contexts are.
+    public var lookUps = 0
     /// Connections and peers' instances found to be gone.
     public var peersLost = 0
+    /// Messages handed to the fabric; several requests and replies may travel in one.
+    public var messagesSent = 0
+    /// Times the fabric refused a message, and it was tried again.
+    public var sendsRefused = 0
+    /// Requests and replies too large to travel inline, left in our memory to be fetched.
+    public var spills = 0
+    /// Bulk transfers that we started: reads, and writes.
+    public var bulkReads = 0
+    public var bulkWrites = 0
+    /// Bulk transfers of ours that failed.
+    public var bulksFailed = 0
     /// Bytes read and written by bulk transfers that we started.
     public var bulkBytes = 0
     /// Memory that was not freed because a peer may still use it, in bytes.
@@ -37,4 +54,8 @@ public struct ContextCounters: Hashable, Sendable {
     public var active = 0
     /// Sessions of callers now.
     public var sessions = 0
+    /// Bulk transfers under way now.
+    public var transfers = 0
+    /// Pieces of memory that peers may reach now.
+    public var exposures = 0
 }

@@ -8,6 +8,9 @@ public struct ContextOptions: Sendable {
     /// Our rank in the group; nil for clients.
     public var rank: UInt32?
 
+    /// The name of the group whose members it calls by rank; see `Group.isName`.
+    public var groupName = "default"
+
     /// Which of the process's contexts this is, as destinations name it.
     public var tag: UInt32 = 0
 
@@ -31,6 +34,16 @@ public struct ContextOptions: Sendable {
     /// Calls that may wait for credits of one peer; further ones end with `.overloaded`.
     public var waitingMax = 65_536
 
+    /// Bulk transfers that are with the fabric at a time; further ones wait for those.
+    public var bulksMax = 256
+
+    /// Memory of the user's own that stays registered for the next transfer; the longest unused
+    /// goes first.
+    public var cachedRegistrationBytesMax = 64 << 20
+
+    /// What the context does when there is nothing to do.
+    public var progress = ProgressMode.event
+
     /// The time a call has unless it says otherwise.
     public var timeout: Duration = .seconds(60)
 
@@ -49,4 +62,13 @@ public struct ContextOptions: Sendable {
     public init(clock: HybridLogicalClock) {
         self.clock = clock
     }
+}
+
+/// How a context waits for what comes next.
+public enum ProgressMode: String, Hashable, Sendable, CaseIterable {
+    /// Its xstream spins for some microseconds where that has paid lately, then sleeps until
+    /// something arrives.
+    case event
+    /// Its xstream polls all the time and keeps a processor busy: for the last microseconds.
+    case busy
 }

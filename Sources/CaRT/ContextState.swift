@@ -35,6 +35,7 @@ struct ContextState {
     var retrySends = Deque<UInt32>()
 
     var counts = ContextCounters()
+    var times = ContextTimes()
 
     // Time, in nanoseconds.
     /// When the one timer fires.
@@ -114,6 +115,10 @@ extension Context {
     var counts: ContextCounters {
         _read { yield unsafe state.pointee.counts }
         _modify { yield unsafe &state.pointee.counts }
+    }
+    var times: ContextTimes {
+        _read { yield unsafe state.pointee.times }
+        _modify { yield unsafe &state.pointee.times }
     }
     var timerAt: UInt64 {
         get { unsafe state.pointee.timerAt }

@@ -87,7 +87,7 @@ enum StatusCode: UInt16 {
     case success = 0
     case timedOut, unreachable, cancelled, overloaded, noReply, unknownProcedure, protocolVersion
     case badMessage, wrongRank, wrongTag, staleGroup, clockSkew, peerRestarted, application
-    case fabric, closed, messageTooLong
+    case fabric, closed, messageTooLong, groupVersion
 }
 
 extension RPCError {
@@ -112,6 +112,7 @@ extension RPCError {
         case .fabric(let error): (.fabric, FailureMessage(error))
         case .closed: (.closed, nil)
         case .messageTooLong: (.messageTooLong, nil)
+        case .groupVersion: (.groupVersion, nil)
         }
     }
 
@@ -138,6 +139,7 @@ extension RPCError {
         case .peerRestarted: self = .peerRestarted
         case .closed: self = .closed
         case .messageTooLong: self = .messageTooLong
+        case .groupVersion: self = .groupVersion
         case .application, .fabric:
             do throws(DecodingFailure) {
                 let message = try unsafe FailureMessage(decoding: body)

@@ -3,10 +3,11 @@ internal import DrayRuntime
 
 /// CaRT's own procedures: where a rank is, and which versions of a protocol there are.
 enum InternalProtocol {
-    static let id = ProtocolID(base: 0xff, version: 1)
+    static let id = ProtocolID(reserved: 0xff, version: 1)
     static let lookUp = Procedure<RankQuestion, AddressAnswer>(id, index: 1, name: "cart.lookUp")
     static let versions = Procedure<ProtocolQuestion, VersionsAnswer>(
         id, index: 2, name: "cart.versions")
+    static let group = Procedure<EmptyMessage, GroupSnapshot>(id, index: 3, name: "cart.group")
 
     /// A member has at most so many contexts.
     static let tagsMax = 1024
@@ -45,14 +46,20 @@ enum InternalProtocol {
 }
 
 extension Context {
-    /// Answers look-ups and version queries.
+    /// Answers look-ups, version queries, and what belongs to collectives and incast variables.
     func registerInternals() {
+        registerCollectives()
+        registerBarriers()
+        registerIncast()
         registerSynchronous(InternalProtocol.lookUp) { question, request throws(RPCError) in
             guard let member = request.context.group.member(question.rank) else {
                 throw .staleGroup
             }
             return InternalProtocol.AddressAnswer(
                 addresses: Array(member.addresses.prefix(InternalProtocol.tagsMax)))
+        }
+        registerSynchronous(InternalProtocol.group) { _, request throws(RPCError) in
+            GroupSnapshot(request.context.group)
         }
         registerSynchronous(InternalProtocol.versions) { question, request throws(RPCError) in
             InternalProtocol.VersionsAnswer(
@@ -73,13 +80,34 @@ extension Context {
     }
 
     /// The highest version of protocol `base` in `versions` that the peer answers, if any.
+    ///
+    /// The peer is asked once, and again when it has started anew.
     public func negotiate(
         base: UInt8, versions: ClosedRange<UInt8>, with destination: Destination,
         deadline: Deadline = .standard
     ) async throws(RPCError) -> UInt8? {
-        try await call(
+        let peer = try peerNumber(of: destination)
+        let key = ProtocolKey(peer: peer, base: base)
+        if let known = knownVersions[key], tracker.peers[Int(peer)].instance == known.instance {
+            return known.versions.filter { versions.contains($0) }.max()
+        }
+        let answer = try await call(
             InternalProtocol.versions, InternalProtocol.ProtocolQuestion(base: base),
-            to: destination, deadline: deadline
-        ).versions.filter { versions.contains($0) }.max()
+            to: destination, deadline: deadline)
+        knownVersions[key] = KnownVersions(
+            instance: tracker.peers[Int(peer)].instance, versions: answer.versions)
+        return answer.versions.filter { versions.contains($0) }.max()
     }
+}
+
+/// A protocol of a peer.
+struct ProtocolKey: Hashable {
+    var peer: Int32
+    var base: UInt8
+}
+
+/// The versions that an instance of a peer said it answers.
+struct KnownVersions {
+    var instance: UInt64
+    var versions: [UInt8]
 }

@@ -4,9 +4,28 @@ public struct ProtocolID: Hashable, Sendable {
     public let base: UInt8
     public let version: UInt8
 
+    /// Bases from here up belong to CaRT itself.
+    public static let reservedBase: UInt8 = 0xf0
+
+    /// - Parameter base: below `reservedBase`.
     public init(base: UInt8, version: UInt8) {
+        precondition(base < ProtocolID.reservedBase, "bases from 0xF0 up are CaRT's own")
         self.base = base
         self.version = version
+    }
+
+    /// One of CaRT's own protocols.
+    init(reserved base: UInt8, version: UInt8) {
+        precondition(base >= ProtocolID.reservedBase)
+        self.base = base
+        self.version = version
+    }
+}
+
+extension ProtocolID {
+    init(opcode: UInt32) {
+        base = UInt8(opcode >> 24)
+        version = UInt8(truncatingIfNeeded: opcode >> 16)
     }
 }
 
@@ -31,6 +50,6 @@ public struct Procedure<Request: Message, Reply: Message>: Sendable {
     }
 
     public var protocolID: ProtocolID {
-        ProtocolID(base: UInt8(opcode >> 24), version: UInt8(truncatingIfNeeded: opcode >> 16))
+        ProtocolID(opcode: opcode)
     }
 }

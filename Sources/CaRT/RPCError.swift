@@ -24,8 +24,12 @@ public enum RPCError: Error, Hashable, Sendable {
     case wrongRank
     /// The peer's context does not have the tag that was asked for. (DER_BAD_TARGET)
     case wrongTag
-    /// The destination rank or tag is not in our group map: get a newer one. (DER_GRPVER)
+    /// The destination rank or tag is not in the group as we know it: get a newer version.
+    /// (DER_OOG)
     case staleGroup
+    /// The request was meant for another version of the group than the peer has; the handler did
+    /// not run. (DER_GRPVER)
+    case groupVersion
     /// The clocks of the two processes are further apart than allowed. (DER_HLC_SYNC)
     case clockSkew
     /// The peer is another process than the one that got the request: it restarted. Whether the
@@ -55,6 +59,7 @@ extension RPCError: CustomStringConvertible {
         case .badMessage: "a message cannot be understood"
         case .wrongRank, .wrongTag: "another process answers at this address"
         case .staleGroup: "the rank is not in the group"
+        case .groupVersion: "the peer knows another version of the group"
         case .clockSkew: "the clocks are too far apart"
         case .peerRestarted: "the peer restarted"
         case .application(_, let message): message

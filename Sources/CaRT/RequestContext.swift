@@ -17,6 +17,10 @@ internal import DrayRuntime
     public let stamp: UInt64
     /// Follows a request through every process. Pass it on.
     public let trace: UInt64
+    /// How urgent the caller finds it.
+    public let priority: RequestPriority
+    /// Nobody waits for a reply: what the handler answers is dropped.
+    public let isOneWay: Bool
 
     let session: SessionID
     let slot: UInt32
@@ -24,6 +28,9 @@ internal import DrayRuntime
     let requestID: UInt64
     /// Where the context keeps this request among the active ones.
     var position: Int32 = -1
+    /// When it arrived, and when its handler began: monotonic nanoseconds; 0 when nobody counts.
+    var arrivedAt: UInt64 = 0
+    private var begunAt: UInt64 = 0
     /// Nil once nobody reads the message any more.
     private(set) var message: HeldMessage?
     private(set) var isAnswered = false
@@ -40,6 +47,8 @@ internal import DrayRuntime
         deadline = header.deadline
         stamp = header.stamp
         trace = header.trace
+        priority = header.flags.priority
+        isOneWay = header.flags.contains(.oneWay)
         session = header.session
         slot = header.slot
         slotGeneration = header.slotGeneration
@@ -110,6 +119,25 @@ internal import DrayRuntime
         let hook = cancelHook
         cancelHook = nil
         hook?()
+    }
+
+    /// The handler begins.
+    @inline(__always) func begin() {
+        if arrivedAt != 0 { measureWait() }
+    }
+
+    private func measureWait() {
+        begunAt = context.xstream.now.nanoseconds
+        context.times.wait.record(
+            nanoseconds: begunAt > arrivedAt ? begunAt - arrivedAt : 0)
+    }
+
+    /// The handler has answered.
+    @inline(__always) func end() {
+        if begunAt != 0 {
+            let now = context.xstream.now.nanoseconds
+            context.times.handler.record(nanoseconds: now > begunAt ? now - begunAt : 0)
+        }
     }
 
     /// The right to answer, once.

@@ -4,25 +4,53 @@ internal import DrayRuntime
 /// The client side of one self-test: as many loops of calls as are in flight.
 final class SelfTestRun {
     private let context: Context
-    private let destination: Destination
+    private let destinations: [Destination]
     private let options: SelfTest.Options
-    /// Nanoseconds of each call.
-    var latencies: [UInt64] = []
+    /// When everything is over: wall clock, nanoseconds since 1970.
+    private let deadline: UInt64
+    private var result = SelfTest.Result()
     private var remaining = 0
     private var running = 0
-    private var error: RPCError?
+    /// The number of the next call: decides its destination and its bytes.
+    private var next: UInt64 = 0
+    private var failure: SelfTest.Failure?
     /// Resumed by the last loop that ends.
     private var finished: SuspendedTask?
 
-    init(context: Context, destination: Destination, options: SelfTest.Options) {
+    init(
+        context: Context, destinations: [Destination], options: SelfTest.Options, deadline: UInt64
+    ) {
         self.context = context
-        self.destination = destination
+        self.destinations = destinations
         self.options = options
-        latencies.reserveCapacity(options.repetitions)
+        self.deadline = deadline
+    }
+
+    /// Measures.
+    func measure() async throws(SelfTest.Failure) -> SelfTest.Result {
+        if let problem = options.problem ?? SelfTest.problem(ofCount: destinations.count) {
+            throw SelfTest.Failure(
+                error: .application(code: SelfTest.ErrorCode.badOptions, message: problem))
+        }
+        if options.warmUp > 0 { try await go(options.warmUp) }
+        result = SelfTest.Result()
+        result.endpoints = Array(repeating: SelfTest.EndpointResult(), count: destinations.count)
+        let start = context.xstream.now
+        try await go(options.repetitions)
+        result.elapsed = context.xstream.now.since(start)
+        result.requestBytes = UInt64(options.request.size) * result.latencies.count
+        result.replyBytes = UInt64(options.reply.size) * result.latencies.count
+        return result
+    }
+
+    /// Makes no further calls.
+    func stop() {
+        failure = failure ?? SelfTest.Failure(error: .cancelled)
     }
 
     /// Makes `count` calls.
-    func go(_ count: Int) async throws(RPCError) {
+    private func go(_ count: Int) async throws(SelfTest.Failure) {
+        if let failure { throw failure }
         remaining = count
         running = min(options.inFlight, count)
         let loops = running
@@ -36,93 +64,141 @@ final class SelfTestRun {
                 }
             }
         }
-        if let error { throw error }
+        if let failure { throw failure }
     }
 
     private func loop() async {
+        var destination: Destination?
         do throws(RPCError) {
-            let worker = try Worker(context, options)
-            while remaining > 0, error == nil {
+            let worker = try SelfTestWorker(context, options)
+            defer { worker.end() }
+            while remaining > 0, failure == nil {
                 remaining -= 1
+                let number = next
+                next += 1
+                let index = Int(number % UInt64(destinations.count))
+                destination = destinations[index]
                 let start = context.xstream.now.nanoseconds
-                try await worker.call(destination)
-                latencies.append(context.xstream.now.nanoseconds - start)
+                try await worker.call(destinations[index], number: number, deadline: callDeadline)
+                record(context.xstream.now.nanoseconds - start, of: index)
             }
-            worker.end()
         } catch {
-            self.error = self.error ?? error
+            failure = failure ?? SelfTest.Failure(destination: destination, error: error)
         }
     }
 
-    /// The buffers of one loop.
-    private final class Worker {
-        private let context: Context
-        private let options: SelfTest.Options
-        private let echo: SelfTest.Echo
-        private let source: RegisteredBuffer
-        private let payloadSize: Int
-        private var exposed: [BulkHandle] = []
+    private var callDeadline: Deadline {
+        deadline == .max
+            ? .after(options.timeout)
+            : .at(
+                min(
+                    deadline,
+                    context.world.clock.wallNanoseconds &+ options.timeout.nanosecondsClamped))
+    }
 
-        init(_ context: Context, _ options: SelfTest.Options) throws(RPCError) {
-            self.context = context
-            self.options = options
-            source = try context.makeBuffer(count: options.request.size)
-            let bytes = unsafe source.bytes
-            for index in bytes.indices { unsafe bytes[index] = UInt8(truncatingIfNeeded: index) }
-            var echo = SelfTest.Echo()
-            var exposed: [BulkHandle] = []
+    private func record(_ nanoseconds: UInt64, of index: Int) {
+        result.latencies.record(nanoseconds: nanoseconds)
+        // Calls that warm up have no place.
+        guard index < result.endpoints.count else { return }
+        result.endpoints[index].calls += 1
+        result.endpoints[index].nanoseconds &+= nanoseconds
+        result.endpoints[index].maximum = max(result.endpoints[index].maximum, nanoseconds)
+    }
+}
+
+/// The buffers of one loop of a self-test.
+private final class SelfTestWorker {
+    private let context: Context
+    private let options: SelfTest.Options
+    private var echo = SelfTest.EchoRequest()
+    /// What goes with requests, beside them or by bulk transfer.
+    private let source: RegisteredBuffer
+    private let sourceRange: Range<Int>
+    /// Where bulk replies arrive.
+    private var target: RegisteredBuffer?
+    private let targetRange: Range<Int>
+    private let hasPayload: Bool
+    private var exposed: [BulkHandle] = []
+
+    init(_ context: Context, _ options: SelfTest.Options) throws(RPCError) {
+        self.context = context
+        self.options = options
+        let start = options.alignment
+        sourceRange = start..<start + options.request.size
+        targetRange = start..<start + options.reply.size
+        source = try context.makeBuffer(count: sourceRange.upperBound)
+        unsafe SelfTestBytes.fill(
+            UnsafeMutableRawBufferPointer(rebasing: source.bytes[sourceRange]), seed: 0)
+        if case .inline(let size) = options.request {
+            hasPayload = size > 0
+        } else {
+            hasPayload = false
+        }
+        echo.alignment = UInt16(options.alignment)
+        do throws(RPCError) {
             if case .bulk(let size) = options.request, size > 0 {
-                exposed.append(try context.expose(source, access: .remoteRead))
+                exposed.append(
+                    try context.expose(source, range: sourceRange, access: .remoteRead))
                 echo.get = exposed[0].descriptor
-                payloadSize = 0
-            } else {
-                payloadSize = options.request.size
             }
             switch options.reply {
             case .bulk(let size) where size > 0:
-                let target = try context.makeBuffer(count: size)
-                let handle = try context.expose(target, access: .remoteWrite)
+                let buffer = try context.makeBuffer(count: targetRange.upperBound)
+                let handle = try context.expose(
+                    buffer, range: targetRange, access: .remoteWrite)
                 exposed.append(handle)
+                target = buffer
                 echo.put = handle.descriptor
             case .empty, .bulk, .inline:
                 echo.replySize = UInt32(options.reply.size)
             }
-            self.echo = echo
-            self.exposed = exposed
-        }
-
-        func call(_ destination: Destination) async throws(RPCError) {
-            let payload = unsafe payloadSize > 0 ? UnsafeRawBufferPointer(source.bytes) : nil
-            var received = 0
-            let answer = try await context.call(
-                SelfTest.echo, echo, to: destination, payload: payload, exposing: exposed,
-                deadline: .after(options.timeout)
-            ) { bytes in received = bytes.count }
-            guard received == Int(echo.replySize) else { throw .badMessage }
-            if echo.get != nil {
-                try unsafe SelfTest.check(answer, UnsafeRawBufferPointer(source.bytes))
-            }
-        }
-
-        func end() {
-            for handle in exposed { context.withdraw(handle) }
+        } catch {
+            end()
+            throw error
         }
     }
 
-    /// The figures of everything measured since `latencies` was emptied.
-    func result(elapsed: Duration) -> SelfTest.Result {
-        let sorted = latencies.sorted()
-        func percentile(_ fraction: Double) -> Duration {
-            let index = min(sorted.count - 1, Int(Double(sorted.count) * fraction))
-            return .nanoseconds(Int64(clamping: sorted[index]))
+    func call(
+        _ destination: Destination, number: UInt64, deadline: Deadline
+    ) async throws(RPCError) {
+        let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: source.bytes[sourceRange])
+        if options.verify {
+            echo.seed = number
+            unsafe SelfTestBytes.fill(bytes, seed: SelfTestBytes.requestSeed(number))
         }
-        let seconds = Double(elapsed.nanosecondsClamped) / 1e9
-        let rate = Double(sorted.count) / max(seconds, 1e-9)
-        return SelfTest.Result(
-            repetitions: sorted.count, elapsed: elapsed, rate: rate, minimum: percentile(0),
-            median: percentile(0.5), percentile99: percentile(0.99),
-            percentile999: percentile(0.999), maximum: percentile(1),
-            requestBandwidth: rate * Double(options.request.size),
-            replyBandwidth: rate * Double(options.reply.size))
+        let payload = hasPayload ? UnsafeRawBufferPointer(bytes) : nil
+        var received = 0
+        var difference: RPCError?
+        let verify = options.verify
+        let answer = try await context.call(
+            SelfTest.echo, echo, to: destination, payload: payload, exposing: exposed,
+            deadline: deadline
+        ) { bytes in
+            received = bytes.count
+            guard verify else { return }
+            do throws(RPCError) {
+                try unsafe SelfTestBytes.check(
+                    bytes, seed: SelfTestBytes.replySeed(number), "reply")
+            } catch {
+                difference = error
+            }
+        }
+        if let difference { throw difference }
+        guard received == Int(echo.replySize) else { throw .badMessage }
+        let sample = unsafe SelfTestBytes.sample(UnsafeRawBufferPointer(bytes))
+        if echo.get != nil, answer.checksum != sample {
+            throw .application(
+                code: SelfTest.ErrorCode.badContent, message: "the server saw other bytes")
+        }
+        if verify, let target {
+            let bytes = unsafe UnsafeRawBufferPointer(rebasing: target.bytes[targetRange])
+            try unsafe SelfTestBytes.check(
+                bytes, seed: SelfTestBytes.replySeed(number), "reply")
+        }
+    }
+
+    func end() {
+        for handle in exposed { context.withdraw(handle) }
+        exposed = []
     }
 }

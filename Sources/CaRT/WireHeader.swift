@@ -20,19 +20,27 @@ enum MessageKind: UInt8 {
 
 /// Bits of a header.
 struct MessageFlags: OptionSet {
-    let rawValue: UInt16
+    var rawValue: UInt16
 
     /// Body and payload stay in the sender's memory; what follows is a `SpillDescriptor`.
     static let spilled = MessageFlags(rawValue: 1)
+    /// Nobody waits for a reply.
+    static let oneWay = MessageFlags(rawValue: 2)
+
+    /// Of a request: bits 2 and 3.
+    var priority: RequestPriority {
+        get { RequestPriority(rawValue: UInt8(rawValue >> 2 & 3)) ?? .normal }
+        set { self = MessageFlags(rawValue: rawValue & ~12 | UInt16(newValue.rawValue) << 2) }
+    }
 }
 
-/// The fixed part at the start of every message, 88 bytes, little endian. See the README.
+/// The fixed part at the start of every message, 96 bytes, little endian. See the README.
 ///
 /// Several messages may travel together, each from a multiple of eight bytes on.
 struct WireHeader {
-    static let size = 88
+    static let size = 96
     static let magic: UInt16 = 0xd7a7
-    static let version: UInt8 = 2
+    static let version: UInt8 = 3
     /// Stands for "none" or "any" as a rank or tag.
     static let anyRank: UInt32 = .max
 
@@ -59,6 +67,8 @@ struct WireHeader {
     var trace: UInt64 = 0
     /// CRC32C of body and payload.
     var bodyChecksum: UInt32 = 0
+    /// Of a request: the version of the group that it is meant for; 0 for any.
+    var groupVersion: UInt32 = 0
 
     /// Writes the header to `target`, which has room for it.
     func encode(to target: UnsafeMutableRawPointer) {
@@ -85,8 +95,10 @@ struct WireHeader {
         store(deadline, 64)
         store(trace, 72)
         store(bodyChecksum, 80)
-        let covered = unsafe UnsafeRawBufferPointer(start: target, count: 84)
-        store(unsafe CRC32C.checksum(of: covered), 84)
+        store(groupVersion, 84)
+        store(UInt32(0), 88)
+        let covered = unsafe UnsafeRawBufferPointer(start: target, count: 92)
+        store(unsafe CRC32C.checksum(of: covered), 92)
     }
 
     init() {}
@@ -100,8 +112,8 @@ struct WireHeader {
             Value(littleEndian: unsafe start.loadUnaligned(fromByteOffset: offset, as: Value.self))
         }
         guard load(0) == WireHeader.magic, load(2) == WireHeader.version else { return nil }
-        let covered = unsafe UnsafeRawBufferPointer(start: start, count: 84)
-        guard unsafe load(84) == CRC32C.checksum(of: covered) else { return nil }
+        let covered = unsafe UnsafeRawBufferPointer(start: start, count: 92)
+        guard unsafe load(92) == CRC32C.checksum(of: covered) else { return nil }
         guard let kind = MessageKind(rawValue: load(3)) else { return nil }
         self.kind = kind
         flags = MessageFlags(rawValue: load(4))
@@ -120,6 +132,7 @@ struct WireHeader {
         deadline = load(64)
         trace = load(72)
         bodyChecksum = load(80)
+        groupVersion = load(84)
         guard messageLength <= message.count else { return nil }
     }
 

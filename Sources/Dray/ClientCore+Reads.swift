@@ -96,7 +96,7 @@ extension ClientCore {
             case .notFound, .exists, .noSpace, .invalidArgument, .aborted, .conflict, nil: false
             }
         case .cancelled, .unknownProcedure, .protocolVersion, .badMessage, .wrongRank, .wrongTag,
-            .staleGroup, .messageTooLong:
+            .staleGroup, .groupVersion, .messageTooLong:
             false
         }
     }

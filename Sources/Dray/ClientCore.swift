@@ -36,17 +36,31 @@ final class ClientCore {
             }
         }
         self.bootstrap = bootstrap
-        let own = description.clientAddress
-        let address = own.isEmpty ? world.fabric.listenAddress(toReach: bootstrap[0]) : own
+        let clock = HybridLogicalClock(clock: world.clock)
+        let address = try ClientCore.address(description, reaching: bootstrap[0], world)
         do throws(RPCError) {
             context = try Context(
                 world: world, xstream: xstream, address: address,
-                options: ContextOptions(clock: HybridLogicalClock(clock: world.clock)))
+                options: description.fabric?.contextOptions(clock: clock)
+                    ?? ContextOptions(clock: clock))
         } catch {
             throw DrayError(error, "client endpoint")
         }
         // A world may hold several clients.
         entropy = world.entropy.fork("client \(context.instance)")
+    }
+
+    /// Where the client listens, so that an engine can reach it.
+    private static func address(
+        _ description: ClusterDescription, reaching engine: FabricAddress, _ world: World
+    ) throws(DrayError) -> String {
+        guard description.clientAddress.isEmpty else { return description.clientAddress }
+        do throws(FabricConfigurationError) {
+            return try description.fabric?.address(ofClient: 0, provider: engine.provider)
+                ?? world.fabric.listenAddress(toReach: engine)
+        } catch {
+            throw DrayError(.invalidArgument, "\(error)")
+        }
     }
 
     func close() async {
@@ -96,7 +110,7 @@ final class ClientCore {
     }
 
     private func install(_ map: ClusterMapReply) throws(RPCError) {
-        var members: [GroupMap.Member] = []
+        var members: [Group.Member] = []
         for engine in map.engines {
             var addresses: [FabricAddress] = []
             for text in engine.addresses {
@@ -106,11 +120,14 @@ final class ClientCore {
                     throw .badMessage
                 }
             }
-            members.append(GroupMap.Member(rank: engine.rank, addresses: addresses))
+            members.append(Group.Member(rank: engine.rank, addresses: addresses))
         }
-        guard Set(members.map(\.rank)).count == members.count else { throw .badMessage }
+        do throws(GroupError) {
+            try context.group.apply(.replace(members), version: context.group.version + 1)
+        } catch {
+            throw .badMessage
+        }
         engines = map.engines.sorted { $0.rank < $1.rank }
-        context.group.replace(version: context.group.version + 1, members: members)
     }
 
     // MARK: - Calls
@@ -153,7 +170,8 @@ final class ClientCore {
             code == ServiceCode.busy.rawValue || code == ServiceCode.staleMap.rawValue
                 || code == ServiceCode.undecided.rawValue
         case .timedOut, .cancelled, .unknownProcedure, .protocolVersion, .badMessage,
-            .wrongRank, .wrongTag, .staleGroup, .clockSkew, .fabric, .closed, .messageTooLong:
+            .wrongRank, .wrongTag, .staleGroup, .groupVersion, .clockSkew, .fabric, .closed,
+            .messageTooLong:
             false
         }
     }
@@ -234,6 +252,42 @@ final class ClientCore {
                     status = nil
                 }
                 gather.finish(index, with: status)
+            }
+        }
+        return zip(engines, await gather.results()).map { ($0, $1) }
+    }
+
+    func metrics(
+        timeout: Duration
+    ) async -> [(engine: EngineRecord, metrics: Result<MetricsReply, DrayError>)] {
+        await askEngines(engines, ManagementProtocol.metrics, EmptyMessage(), timeout: timeout)
+            .map { ($0, $1) }
+    }
+
+    func tune(
+        _ request: TuneRequest, ranks: Set<UInt32>?, timeout: Duration
+    ) async -> [(engine: EngineRecord, tuning: Result<TuneReply, DrayError>)] {
+        let asked = engines.filter { ranks?.contains($0.rank) ?? true }
+        return await askEngines(asked, ManagementProtocol.tune, request, timeout: timeout)
+            .map { ($0, $1) }
+    }
+
+    /// Asks the system contexts of engines, all at once.
+    private func askEngines<Q, R>(
+        _ engines: [EngineRecord], _ procedure: Procedure<Q, R>, _ request: Q, timeout: Duration
+    ) async -> [(EngineRecord, Result<R, DrayError>)] {
+        let gather = Gather<Result<R, DrayError>>(count: engines.count)
+        for (index, engine) in engines.enumerated() {
+            xstream.spawn { [context] in
+                do throws(RPCError) {
+                    let reply = unsafe try await context.call(
+                        procedure, request, to: .rank(engine.rank, tag: 0),
+                        deadline: .after(timeout))
+                    gather.finish(index, with: .success(reply))
+                } catch {
+                    gather.finish(
+                        index, with: .failure(DrayError(error, "engine \(engine.rank)")))
+                }
             }
         }
         return zip(engines, await gather.results()).map { ($0, $1) }

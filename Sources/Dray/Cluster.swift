@@ -1,3 +1,4 @@
+public import CaRT
 internal import DrayFabric
 public import DrayProtocol
 public import DrayRuntime
@@ -10,6 +11,10 @@ public struct ClusterDescription: Sendable, Hashable {
     /// What the client's own endpoint listens on; its provider must be the engines'. Empty: where
     /// the engine at the first address reaches it.
     public var clientAddress: String
+
+    /// How the client uses the network: its interfaces, and what its context is made with. The
+    /// provider is the engines'. Nil: as the defaults of `FabricConfiguration` are.
+    public var fabric: FabricConfiguration?
 
     /// How long an operation tries before it gives up: resends and waiting for engines that come
     /// back included.
@@ -84,7 +89,7 @@ public final class Cluster: Sendable {
         xstream.stop()
     }
 
-    // MARK: - Pools
+    // MARK: - Engines and pools
 
     /// The engines of the cluster, by rank.
     public var engines: [EngineRecord] {
@@ -96,6 +101,22 @@ public final class Cluster: Sendable {
         timeout: Duration = .seconds(2)
     ) async -> [(engine: EngineRecord, status: EngineStatusReply?)] {
         await onCore { core in await core.status(pool: .zero, timeout: timeout) }
+    }
+
+    /// The metrics of every engine, or why it did not give them within `timeout`.
+    public func metrics(
+        timeout: Duration = .seconds(5)
+    ) async -> [(engine: EngineRecord, metrics: Result<MetricsReply, DrayError>)] {
+        await onCore { core in await core.metrics(timeout: timeout) }
+    }
+
+    /// Reads or changes the log masks and injected faults of every engine, or only of those in
+    /// `ranks`: how each is set afterwards, or why it is not, within `timeout`.
+    public func tune(
+        _ request: TuneRequest = TuneRequest(), ranks: Set<UInt32>? = nil,
+        timeout: Duration = .seconds(5)
+    ) async -> [(engine: EngineRecord, tuning: Result<TuneReply, DrayError>)] {
+        await onCore { core in await core.tune(request, ranks: ranks, timeout: timeout) }
     }
 
     /// Creates a pool of `size` raw bytes over all targets.

@@ -86,7 +86,7 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
                     + "\(engine.map { "engine \($0)" } ?? "an engine") are too far apart; "
                     + "are they synchronised? (chronyc tracking)", cause: error)
         case .noReply, .unknownProcedure, .protocolVersion, .badMessage, .wrongRank, .wrongTag,
-            .staleGroup, .fabric:
+            .staleGroup, .groupVersion, .fabric:
             self.init(.internalError, "\(subject): \(error)", cause: error)
         }
     }

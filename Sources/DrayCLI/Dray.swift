@@ -34,7 +34,8 @@ struct DrayCommand: AsyncParsableCommand {
         subcommands: [
             ClusterCommand.self, EngineCommand.self, PoolCommand.self, ContainerCommand.self,
             FileSystemCommand.self, KeyValueCommand.self, ObjectCommand.self,
-            SelfTestCommand.self, BenchCommand.self, CompletionsCommand.self,
+            SelfTestCommand.self, BenchCommand.self, FabricCommand.self, MetricsCommand.self,
+            CompletionsCommand.self,
         ])
 
     static func main() async {

@@ -5,22 +5,25 @@ internal import DrayProtocol
 public import DrayRuntime
 internal import VOS
 
-/// An engine: the system xstream with management and metadata (tag 0), and an xstream with a
-/// device partition and a versioned object store for each target (tags 1 and up).
+/// An engine: the system xstream with management and metadata (tag 0), an xstream with a device
+/// partition and a versioned object store for each target (tags 1 and up), and one that watches the
+/// other engines (the tag after those).
 public final class Engine: Sendable {
     /// What it was started with.
     public let configuration: EngineConfiguration
 
     let system: XStreamBound<SystemService>
     let targets: [XStreamBound<TargetService>]
+    let membership: XStreamBound<MembershipService>
 
     private init(
         configuration: EngineConfiguration, system: XStreamBound<SystemService>,
-        targets: [XStreamBound<TargetService>]
+        targets: [XStreamBound<TargetService>], membership: XStreamBound<MembershipService>
     ) {
         self.configuration = configuration
         self.system = system
         self.targets = targets
+        self.membership = membership
     }
 
     /// Prepares the device of an engine: every partition gets its superblock and an empty log.
@@ -65,6 +68,7 @@ public final class Engine: Sendable {
     ) async throws(EngineError) -> Engine {
         if let problem = configuration.problem { throw .configuration(problem) }
         let clock = HybridLogicalClock(clock: world.clock)
+        if let faults = configuration.faults { world.faults.set(faults) }
         let xstream = world.makeXStream(name: "dray-\(configuration.rank)-system")
         var started: [XStream] = [xstream]
         do throws(EngineError) {
@@ -87,19 +91,23 @@ public final class Engine: Sendable {
                 }
                 targets.append(target)
             }
-            let engine = Engine(
-                configuration: configuration, system: system, targets: targets)
-            try await engine.serve()
-            return engine
+            try await serve(system, targets)
+            let watcher = world.makeXStream(name: "dray-\(configuration.rank)-swim")
+            started.append(watcher)
+            let membership = try await watch(
+                configuration, world: world, clock: clock, xstream: watcher, system, targets)
+            return Engine(
+                configuration: configuration, system: system, targets: targets,
+                membership: membership)
         } catch {
             for xstream in started { xstream.stop() }
             throw error
         }
     }
 
-    private func serve() async throws(EngineError) {
-        let targets = targets
-        let system = system
+    private static func serve(
+        _ system: XStreamBound<SystemService>, _ targets: [XStreamBound<TargetService>]
+    ) async throws(EngineError) {
         try await system.xstream.run { () async throws(EngineError) in
             await system.value.publish(to: targets)
         }
@@ -113,15 +121,41 @@ public final class Engine: Sendable {
         }
     }
 
+    /// Watches the other engines, and is watched, now that requests are served. The death of one
+    /// ends what is under way to it.
+    private static func watch(
+        _ configuration: EngineConfiguration, world: World, clock: HybridLogicalClock,
+        xstream: XStream, _ system: XStreamBound<SystemService>,
+        _ targets: [XStreamBound<TargetService>]
+    ) async throws(EngineError) -> XStreamBound<MembershipService> {
+        let membership = try await xstream.run {
+            () async throws(EngineError) -> XStreamBound<MembershipService> in
+            let service = try MembershipService(
+                configuration, world: world, clock: clock, xstream: xstream
+            ) { rank in
+                system.xstream.submit { system.value.context?.evict(rank: rank) }
+                for target in targets {
+                    target.xstream.submit { target.value.context?.evict(rank: rank) }
+                }
+            }
+            return XStreamBound(service, to: xstream)
+        }
+        await system.xstream.run { system.value.watch(membership) }
+        return membership
+    }
+
     /// Stops serving, writes a checkpoint of every store, and closes the device.
     public func stop() async {
         let system = system
+        let membership = membership
+        await membership.xstream.run { await membership.value.stop() }
         await system.xstream.run { await system.value.stop() }
         for target in targets {
             await target.xstream.run { await target.value.stop() }
             target.xstream.stop()
         }
         system.xstream.stop()
+        membership.xstream.stop()
     }
 }
 
@@ -142,6 +176,7 @@ func openStore(
         store = try await BlockStore.open(
             device, partition: partition, identity: configuration.identity(target: target),
             on: xstream)
+        store.faults = world.faults
     } catch {
         throw .device(error)
     }
@@ -167,20 +202,22 @@ private func tooSmall(_ device: BlockDevice, _ configuration: EngineConfiguratio
 /// Opens a context of an engine.
 func openContext(
     _ configuration: EngineConfiguration, tag: UInt32, world: World, clock: HybridLogicalClock,
-    xstream: XStream
+    xstream: XStream, change: (inout ContextOptions) -> Void = { _ in }
 ) throws(EngineError) -> Context {
     guard let record = configuration.record, Int(tag) < record.addresses.count else {
         throw .configuration("there is no address for tag \(tag)")
     }
-    var options = ContextOptions(clock: clock)
+    var options =
+        configuration.fabric?.contextOptions(clock: clock) ?? ContextOptions(clock: clock)
     options.rank = configuration.rank
     options.tag = tag
     options.credits = configuration.credits
+    change(&options)
     let address = record.addresses[Int(tag)]
     do throws(RPCError) {
         let context = try Context(
             world: world, xstream: xstream, address: address, options: options)
-        var members: [GroupMap.Member] = []
+        var members: [Group.Member] = []
         for engine in configuration.engines {
             var addresses: [FabricAddress] = []
             for text in engine.addresses {
@@ -190,9 +227,14 @@ func openContext(
                     throw .fabric(error)
                 }
             }
-            members.append(GroupMap.Member(rank: engine.rank, addresses: addresses))
+            members.append(Group.Member(rank: engine.rank, addresses: addresses))
         }
-        context.group.replace(version: 1, members: members)
+        do throws(GroupError) {
+            try context.group.apply(.replace(members), version: 1)
+        } catch {
+            throw .application(code: 0, message: "\(error)")
+        }
+        SelfTest.register(on: context)
         return context
     } catch {
         switch error {

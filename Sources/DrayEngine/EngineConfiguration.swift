@@ -1,4 +1,5 @@
 public import BIO
+public import CaRT
 public import DrayProtocol
 public import DrayRuntime
 
@@ -25,6 +26,19 @@ public struct EngineConfiguration: Sendable {
 
     /// Requests in flight that each client is allowed per target.
     public var credits: UInt32 = 128
+
+    /// Faults to inject from the start; nil: none, and none at run time either.
+    public var faults: [FaultRule]?
+
+    /// Whether faults can be injected at run time.
+    public var allowsFaults: Bool { faults != nil }
+
+    /// How the engine looks after the others.
+    public var swim = SwimOptions()
+
+    /// What the engine's contexts are made with, but for addresses and credits, which stand above.
+    /// Nil: as the defaults of `FabricConfiguration` are.
+    public var fabric: FabricConfiguration?
 
     /// The size of each partition's log in bytes; nil for what `DevicePartitions` finds right.
     /// Simulations take a small one, so that checkpoints are frequent.
@@ -55,10 +69,14 @@ public struct EngineConfiguration: Sendable {
     /// The most targets of one engine.
     public static let targetsMax = 256
 
-    /// The addresses of an engine's contexts, from that of its system context: the next ports of
-    /// a socket address, or the name with the tag appended.
+    /// The contexts of an engine: the system's, one per target, and the one that watches the other
+    /// engines.
+    public static func contextCount(targetCount: Int) -> Int { targetCount + 2 }
+
+    /// The addresses of an engine's contexts by tag, from that of its system context: the next
+    /// ports of a socket address, or the name with the tag appended.
     public static func addresses(base: String, targetCount: Int) -> [String] {
-        (0...targetCount).map { tag in
+        (0..<contextCount(targetCount: targetCount)).map { tag in
             guard tag > 0 else { return base }
             if let colon = base.lastIndex(of: ":"), base[colon...].dropFirst().first != "/",
                 let port = UInt16(base[base.index(after: colon)...])
@@ -81,7 +99,7 @@ public struct EngineConfiguration: Sendable {
         if Set(engines.map(\.rank)).count != engines.count { return "a rank is given twice" }
         let addresses = engines.flatMap(\.addresses)
         if Set(addresses).count != addresses.count { return "an address is given twice" }
-        return nil
+        return swim.problem
     }
 
     func identity(target: UInt32) -> StoreIdentity {

@@ -8,14 +8,18 @@ internal import VOS
 /// The system context of an engine (tag 0): management for clients, and this engine's copy of
 /// the metadata. Confined to its xstream.
 final class SystemService {
-    private let configuration: EngineConfiguration
-    private let world: World
+    let configuration: EngineConfiguration
+    let world: World
     private let clock: HybridLogicalClock
-    private let xstream: XStream
+    let xstream: XStream
     let vos: VOS
-    private let started: Instant
+    let started: Instant
     private(set) var context: Context?
-    private var targets: [XStreamBound<TargetService>] = []
+    private(set) var targets: [XStreamBound<TargetService>] = []
+    /// Nil until the engine serves.
+    private(set) var membership: XStreamBound<MembershipService>?
+    /// Made when somebody first asks for the metrics.
+    var publisher: MetricPublisher<EngineMetrics>?
     private var entropy: Entropy
     private let log: Logger
 
@@ -51,6 +55,11 @@ final class SystemService {
         await publish()
     }
 
+    /// From here on, status says who is alive.
+    func watch(_ membership: XStreamBound<MembershipService>) {
+        self.membership = membership
+    }
+
     func serve() throws(EngineError) {
         let context = try openContext(
             configuration, tag: 0, world: world, clock: clock, xstream: xstream)
@@ -82,6 +91,14 @@ final class SystemService {
             (request, _) async throws(RPCError) -> ClusterMetadata in
             try await self.change(request)
         }
+        context.register(ManagementProtocol.metrics) {
+            (_, _) async throws(RPCError) -> MetricsReply in
+            try await self.metrics()
+        }
+        context.register(ManagementProtocol.tune) {
+            (request, _) async throws(RPCError) -> TuneReply in
+            try self.tune(request)
+        }
         context.register(MetadataProtocol.prepare) {
             (request, _) async throws(RPCError) -> MetadataPrepareReply in
             self.acceptor.prepare(request.ballot)
@@ -108,6 +125,9 @@ final class SystemService {
         reply.uptimeNanoseconds = xstream.now.since(started).nanosecondsClamped
         for target in targets {
             reply.targets.append(await target.xstream.run { target.value.status(pool: pool) })
+        }
+        if let membership {
+            reply.members = await membership.xstream.run { membership.value.members }
         }
         return reply
     }

@@ -126,7 +126,7 @@ public struct Completion: Sendable {
 }
 
 /// Which remote operations registered memory allows. Local use is always allowed.
-public struct MemoryAccess: OptionSet, Sendable {
+public struct MemoryAccess: OptionSet, Hashable, Sendable {
     public let rawValue: UInt8
 
     public init(rawValue: UInt8) { self.rawValue = rawValue }

@@ -12,6 +12,14 @@ public protocol Fabric: Sendable {
     /// What an endpoint listens at that only has to be reached by those at `peer`: the same
     /// provider, on the interface that leads there, where that makes a difference.
     func listenAddress(toReach peer: FabricAddress) -> String
+
+    /// What there is to choose from: every provider on every interface, in the order of the
+    /// fabric's preference, and whether Dray can use it. Tries to, so it takes a while.
+    ///
+    /// - Parameter provider: only these, as Dray spells them; all when empty.
+    func interfaces(
+        provider: Set<String>, on xstream: XStream
+    ) throws(FabricError) -> [FabricInterface]
 }
 
 extension Fabric {

@@ -47,6 +47,18 @@ public struct FabricAddress: Hashable, Sendable {
         }
     }
 
+    /// Whether a provider's addresses are names, which need no interface.
+    public static func isNamed(_ provider: String) -> Bool { form(ofProvider: provider) == .name }
+
+    /// Whether `text` may name a provider.
+    public static func isProviderName(_ text: String) -> Bool { isProvider(text.utf8) }
+
+    /// Whether `text` is an IP address without a port.
+    public static func isHost(_ text: String) -> Bool {
+        let wrapped = text.contains(":") ? "[\(text)]" : text
+        return SocketAddress(parsing: Substring(wrapped))?.port == 0 && !text.hasPrefix("[")
+    }
+
     /// Whether `bytes` can be an address of `provider` at all, and one that can be reached.
     public var isWellFormed: Bool {
         guard FabricAddress.isProvider(provider.utf8), bytes.count <= FabricAddress.bytesMax else {

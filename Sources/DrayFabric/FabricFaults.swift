@@ -67,6 +67,10 @@ public struct FabricFaultCounts: Hashable, Sendable {
     /// Messages larger than the receive they met.
     public var truncations: UInt64 = 0
     public var badKeys: UInt64 = 0
+    /// Parts of remote operations, over connections that hold, whose memory had been deregistered
+    /// since they began. Whoever exposes memory must not let this happen: a real provider does not
+    /// stop, and reads and writes what lies there now.
+    public var regionsLost: UInt64 = 0
     public var misdeliveries: UInt64 = 0
     public var lateWrites: UInt64 = 0
 

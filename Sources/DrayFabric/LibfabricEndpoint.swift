@@ -28,7 +28,7 @@ internal import DrayRuntime
         }
         var opened: UnsafeMutablePointer<dray_fabric_endpoint>?
         let error = unsafe dray_fabric_open(
-            libfabricProvider, node, listen.service, nonce, &opened)
+            libfabricProvider, listen.domain, node, listen.service, nonce, &opened)
         guard error == 0, let handle = unsafe opened else {
             throw LibfabricEndpoint.openError(error, text: text)
         }
@@ -54,6 +54,9 @@ internal import DrayRuntime
         if !isClosed { unsafe dray_fabric_close(handle) }
         unsafe scratch.deallocate()
     }
+
+    /// Whether the provider tells by a descriptor that there is something to do.
+    var canWait: Bool { unsafe dray_fabric_can_wait(handle) }
 
     // MARK: - Peers
 

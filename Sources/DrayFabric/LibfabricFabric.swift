@@ -15,6 +15,7 @@ internal import Synchronization
 /// | `ofi+shm://NAME` | shared memory of that name |
 /// | `ofi+shm` | shared memory with a new name |
 /// | `ofi+OTHER` , `ofi+OTHER://HOST:SERVICE` | what the provider makes of it |
+/// | `ofi+PROVIDER://DOMAIN/WHERE` | the same, on libfabric's domain (an adapter) of that name |
 public final class LibfabricFabric: Fabric {
     // Ordering is the mutex's: endpoints may be made on any xstream.
     private let entropy: Mutex<Entropy>
@@ -25,12 +26,15 @@ public final class LibfabricFabric: Fabric {
         self.entropy = Mutex(entropy)
     }
 
+    /// Random, for one endpoint.
+    func nextSeed() -> UInt64 { entropy.withLock { $0.next() } }
+
     /// Opens an endpoint. About 1 ms, and up to 50 ms for the first of a process.
     public func makeEndpoint(
         _ address: String, on xstream: XStream
     ) throws(FabricError) -> Endpoint {
         let listen = try ListenAddress(parsing: address)
-        let seed = entropy.withLock { $0.next() }
+        let seed = nextSeed()
         if listen.provider == "shm" {
             dray_fabric_sweep_shared_memory()
         }
@@ -61,17 +65,28 @@ struct ListenAddress {
     let providerName: String
     /// As libfabric names it: `tcp`.
     let provider: String
+    /// libfabric's domain: an adapter, or for TCP an interface.
+    var domain: String?
     var node: String?
     var service: String?
 
     init(parsing text: String) throws(FabricError) {
-        let (name, body) = try FabricAddress.split(text)
+        let (name, rest) = try FabricAddress.split(text)
+        var body = rest
         let expected = "'ofi+PROVIDER://WHERE', such as ofi+tcp://127.0.0.1:31416"
         guard name.hasPrefix("ofi+"), name.utf8.count > 4 else {
             throw .badAddress("\(FabricAddress.quoted(text)): expected \(expected)")
         }
         providerName = name
         provider = String(name.dropFirst(4))
+        if !FabricAddress.isNamed(name), let slash = body.firstIndex(of: "/") {
+            let before = body[..<slash]
+            guard !before.isEmpty, before.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7f }) else {
+                throw .badAddress("\(FabricAddress.quoted(text)): expected \(expected)")
+            }
+            domain = String(before)
+            body = body[body.index(after: slash)...]
+        }
         switch FabricAddress.form(ofProvider: name) {
         case .socket:
             // No RDMA adapter has the address of the machine itself: any of theirs will do.

@@ -277,6 +277,17 @@ internal import DrayRuntime
         completions.isEmpty ? .idle : .busy
     }
 
+    /// The kernel of the other node answers, also for a process that is stopped.
+    override func listening(at address: FabricAddress) -> Listening {
+        precondition(!isClosed)
+        let name = String(decoding: address.bytes, as: UTF8.self)
+        guard let node = network.node(of: name) else { return .refused }
+        guard !network.isBlocked(from: self.node, to: node),
+            !network.isBlocked(from: node, to: self.node)
+        else { return .unknown }
+        return network.holder(of: name) == nil ? .refused : .accepted
+    }
+
     override func close() {
         precondition(!isClosed, "an endpoint is closed once")
         isClosed = true

@@ -30,6 +30,19 @@ public final class SimulatedFabric: Fabric {
         return try network.value.open(name: body.isEmpty ? nil : String(body), on: xstream)
     }
 
+    /// The one network of the simulation.
+    public func interfaces(
+        provider: Set<String>, on xstream: XStream
+    ) throws(FabricError) -> [FabricInterface] {
+        guard provider.isEmpty || provider.contains("sim") else { return [] }
+        return [
+            FabricInterface(
+                provider: "sim", libfabricProvider: "", domain: "sim", fabric: "simulation",
+                interface: nil, host: nil, messageSizeMax: nil, canWait: true,
+                hasRemoteMemory: true, isReliableDatagram: true, problem: nil)
+        ]
+    }
+
     /// What goes wrong from now on.
     public var faults: FabricFaults {
         get { network.value.faults }

@@ -46,6 +46,9 @@ final class SimulatedNetwork {
         return endpoint
     }
 
+    /// The node where `name` is, or was last.
+    func node(of name: String) -> Int? { endpoints[name]?.node }
+
     /// The connection between two endpoints, whoever opened it.
     func link(_ a: SimulatedEndpoint, _ b: SimulatedEndpoint) -> SimulatedLink {
         let ends = LinkEnds(

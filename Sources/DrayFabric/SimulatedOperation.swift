@@ -197,8 +197,9 @@ internal import DrayRuntime
         }
         let moved = kind == .read ? load(range) : store(range)
         guard moved else {
-            // The region went away in the middle.
+            // The region went away in the middle: a real provider may go on all the same.
             network.counts.badKeys += 1
+            network.counts.regionsLost += 1
             report(.badKey)
             return
         }

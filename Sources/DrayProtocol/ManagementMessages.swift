@@ -5,11 +5,12 @@ public import DrayRuntime
 /// One engine of the cluster and how to reach it.
 public struct EngineRecord: Message, Hashable {
     public var rank: UInt32 = 0
-    /// The address of each context as text, by tag: the system's, then one per target.
+    /// The address of each context as text, by tag: the system's, one per target, and that of the
+    /// context that watches the other engines.
     public var addresses: [String] = []
 
     public static let countMax = 4096
-    public static let addressesMax = 1025
+    public static let addressesMax = 1026
     public static let addressLengthMax = 600
 
     public init() {}
@@ -20,7 +21,7 @@ public struct EngineRecord: Message, Hashable {
     }
 
     /// The number of targets.
-    public var targetCount: UInt32 { UInt32(max(0, addresses.count - 1)) }
+    public var targetCount: UInt32 { UInt32(max(0, addresses.count - 2)) }
 
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&rank)
@@ -50,6 +51,8 @@ public struct EngineStatusReply: Message, Hashable {
     public var process: Int64 = 0
     public var uptimeNanoseconds: UInt64 = 0
     public var targets: [TargetStatus] = []
+    /// Who is alive, as the engine sees it; itself included, ascending by rank.
+    public var members: [EngineMember] = []
 
     public init() {}
 
@@ -58,6 +61,30 @@ public struct EngineStatusReply: Message, Hashable {
         try coder.code(&process)
         try coder.code(&uptimeNanoseconds)
         try coder.code(&targets, max: EngineRecord.addressesMax)
+        try coder.code(&members, max: EngineRecord.countMax)
+    }
+}
+
+/// How one engine seems to another one.
+public struct EngineMember: Message, Hashable {
+    public var rank: UInt32 = 0
+    /// Which of its lives, and contradictions to those who took it for dead; 0 when it was not
+    /// heard of yet.
+    public var incarnation: UInt64 = 0
+    public var state = SwimState.alive
+
+    public init() {}
+
+    public init(rank: UInt32, incarnation: UInt64, state: SwimState) {
+        self.rank = rank
+        self.incarnation = incarnation
+        self.state = state
+    }
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&rank)
+        try coder.code(&incarnation)
+        try coder.code(&state)
     }
 }
 
@@ -123,9 +150,65 @@ public struct MetadataChange: Message, Hashable {
     }
 }
 
+/// What shall change in a running engine.
+public struct TuneRequest: Message, Hashable {
+    /// Log masks as `LogFacilities.set(mask:)` reads them; nil: as they are.
+    public var logMask: String?
+    /// All faults to inject, as `FaultRule.init(parsing:)` reads them; nil: as they are.
+    public var faults: [String]?
+
+    static let textMax = 4096
+    static let rulesMax = 256
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&logMask, default: "") { (coder, text) throws(DecodingFailure) in
+            try coder.code(&text, max: TuneRequest.textMax)
+        }
+        try coder.code(&faults, default: []) { (coder, rules) throws(DecodingFailure) in
+            try coder.code(&rules, max: TuneRequest.rulesMax, default: "") {
+                (coder, text) throws(DecodingFailure) in
+                try coder.code(&text, max: TuneRequest.textMax)
+            }
+        }
+    }
+}
+
+/// How a running engine is set, after the change.
+public struct TuneReply: Message, Hashable {
+    public var logMask = ""
+    public var faults: [Fault] = []
+
+    /// A fault that is injected, and what it has done.
+    public struct Fault: Message, Hashable {
+        /// As `FaultRule.text` gives it.
+        public var rule = ""
+        /// Times that its point was passed.
+        public var passed: UInt64 = 0
+        /// Times that it struck.
+        public var struck: UInt64 = 0
+
+        public init() {}
+
+        public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+            try coder.code(&rule, max: TuneRequest.textMax)
+            try coder.code(&passed)
+            try coder.code(&struck)
+        }
+    }
+
+    public init() {}
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&logMask, max: TuneRequest.textMax)
+        try coder.code(&faults, max: TuneRequest.rulesMax)
+    }
+}
+
 /// The management protocol, served by tag 0 of every engine for clients.
 public enum ManagementProtocol {
-    public static let id = ProtocolID(base: 0x11, version: 1)
+    public static let id = ProtocolID(base: 0x11, version: 2)
 
     public static let clusterMap = Procedure<EmptyMessage, ClusterMapReply>(
         id, index: 0, name: "management.clusterMap")
@@ -137,6 +220,12 @@ public enum ManagementProtocol {
     /// Makes a change on all engines and returns the metadata after it.
     public static let change = Procedure<MetadataChange, ClusterMetadata>(
         id, index: 3, name: "management.change")
+    /// Reads the engine's metrics.
+    public static let metrics = Procedure<EmptyMessage, MetricsReply>(
+        id, index: 4, name: "management.metrics")
+    /// Reads or changes log masks and injected faults.
+    public static let tune = Procedure<TuneRequest, TuneReply>(
+        id, index: 5, name: "management.tune")
 }
 
 /// Orders proposals of metadata: by time, then by the rank that made them.

@@ -58,6 +58,20 @@ public final class LogFacilities: Sendable {
         levels.withLock { $0 = changed }
     }
 
+    /// The masks as `set(mask:)` reads them: the level that most facilities have, then exceptions.
+    public var mask: String {
+        let levels = levels.withLock { $0 }
+        let facilities = LogFacility.allCases
+        let common =
+            Logger.Level.allCases.max { left, right in
+                facilities.count { levels[$0] == left } < facilities.count { levels[$0] == right }
+            } ?? .warning
+        let exceptions = facilities.filter { levels[$0] != common }.map { facility in
+            ",\(facility.rawValue)=\(levels[facility] ?? common)"
+        }
+        return "\(common)" + exceptions.joined()
+    }
+
     func level(of facility: LogFacility) -> Logger.Level {
         levels.withLock { $0[facility] ?? .warning }
     }

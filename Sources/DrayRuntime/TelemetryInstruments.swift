@@ -1,4 +1,4 @@
-internal import CoreMetrics
+public import CoreMetrics
 internal import Synchronization
 
 /// Something in a `TelemetryRegistry` that has a value.
@@ -31,19 +31,19 @@ final class TelemetryGauge: RecorderHandler, MeterHandler, TelemetryInstrument {
     var value: TelemetrySample.Value { .level(level.withLock { $0 }) }
 }
 
+/// Takes many recorded values at once, as an instrument that keeps a histogram can.
+public protocol LatencyHistogramHandler: TimerHandler {
+    /// Adds what a histogram of `LatencyHistogram.precisions.lowerBound` bits has recorded.
+    func merge(_ histogram: LatencyHistogram)
+}
+
 /// A distribution of integers: eight buckets to each power of two. A short lock each time.
-final class TelemetryHistogram: RecorderHandler, TimerHandler, TelemetryInstrument {
-    private struct State {
-        var buckets = [UInt64](repeating: 0, count: TelemetryHistogram.bucketCount)
-        var count: UInt64 = 0
-        var sum: Double = 0
-        var minimum = Int64.max
-        var maximum: Int64 = 0
-    }
+final class TelemetryHistogram: RecorderHandler, LatencyHistogramHandler, TelemetryInstrument {
+    private let state = Mutex(LatencyHistogram(precision: TelemetryHistogram.precision))
 
-    static let bucketCount = 8 * 61
-
-    private let state = Mutex(State())
+    private static let precision = LatencyHistogram.precisions.lowerBound
+    /// Values are not negative.
+    static let bucketCount = bucket(of: UInt64(Int64.max)) + 1
 
     func recordNanoseconds(_ duration: Int64) { record(duration) }
     func record(_ value: Double) {
@@ -53,52 +53,24 @@ final class TelemetryHistogram: RecorderHandler, TimerHandler, TelemetryInstrume
 
     /// Negative values count as zero.
     func record(_ value: Int64) {
-        let value = max(0, value)
-        state.withLock { state in
-            state.buckets[TelemetryHistogram.bucket(of: UInt64(value))] += 1
-            state.count += 1
-            state.sum += Double(value)
-            state.minimum = min(state.minimum, value)
-            state.maximum = max(state.maximum, value)
-        }
+        state.withLock { $0.record(nanoseconds: UInt64(max(0, value))) }
+    }
+
+    func merge(_ histogram: LatencyHistogram) {
+        state.withLock { $0.merge(histogram) }
     }
 
     /// Values below 8 have a bucket each; above, the three bits after the leading one decide.
     static func bucket(of value: UInt64) -> Int {
-        guard value >= 8 else { return Int(value) }
-        let exponent = 63 - value.leadingZeroBitCount
-        return (exponent - 2) * 8 + Int((value >> UInt64(exponent - 3)) & 7)
+        LatencyHistogram.bucket(of: value, precision)
     }
 
     /// The largest value that falls into `bucket`.
     static func upperBound(of bucket: Int) -> Int64 {
-        guard bucket >= 8 else { return Int64(bucket) }
-        let exponent = UInt64(bucket / 8 + 2)
-        let lower = (8 + UInt64(bucket % 8)) << (exponent - 3)
-        return Int64(lower + (1 << (exponent - 3)) - 1)
+        Int64(clamping: LatencyHistogram.upperBound(of: bucket, precision))
     }
 
     var value: TelemetrySample.Value {
-        let state = state.withLock { $0 }
-        guard state.count > 0 else {
-            return .distribution(
-                TelemetryDistribution(
-                    count: 0, sum: 0, minimum: 0, maximum: 0, median: 0, percentile90: 0,
-                    percentile99: 0))
-        }
-        func quantile(_ percent: UInt64) -> Int64 {
-            let rank = (state.count * percent + 99) / 100
-            var seen: UInt64 = 0
-            for (bucket, count) in state.buckets.enumerated() {
-                seen += count
-                if seen >= rank { return min(state.maximum, Self.upperBound(of: bucket)) }
-            }
-            return state.maximum
-        }
-        return .distribution(
-            TelemetryDistribution(
-                count: state.count, sum: state.sum, minimum: state.minimum,
-                maximum: state.maximum, median: quantile(50), percentile90: quantile(90),
-                percentile99: quantile(99)))
+        .distribution(TelemetryDistribution(histogram: state.withLock { $0 }))
     }
 }

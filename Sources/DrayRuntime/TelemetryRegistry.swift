@@ -104,11 +104,14 @@ public struct TelemetrySample: Sendable, Equatable {
 /// A summary of recorded values. Quantiles come from buckets and are up to 12.5 % too large, but
 /// never above the maximum.
 public struct TelemetryDistribution: Sendable, Equatable {
-    public let count: UInt64
-    public let sum: Double
-    public let minimum: Int64
-    public let maximum: Int64
-    public let median: Int64
-    public let percentile90: Int64
-    public let percentile99: Int64
+    /// All of it.
+    public let histogram: LatencyHistogram
+
+    public var count: UInt64 { histogram.count }
+    public var sum: Double { Double(histogram.total) }
+    public var minimum: Int64 { Int64(clamping: histogram.percentile(0)) }
+    public var maximum: Int64 { Int64(clamping: histogram.maximum) }
+    public var median: Int64 { Int64(clamping: histogram.percentile(0.5)) }
+    public var percentile90: Int64 { Int64(clamping: histogram.percentile(0.9)) }
+    public var percentile99: Int64 { Int64(clamping: histogram.percentile(0.99)) }
 }

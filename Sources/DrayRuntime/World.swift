@@ -20,8 +20,15 @@ public struct World: Sendable {
     /// Log facilities and their masks.
     public var log: LogFacilities
 
+    /// Faults that are injected into this process. None at first.
+    public let faults: FaultTable
+
     /// Where counters, gauges and timers are made.
     public var metrics: any MetricsFactory
+
+    /// The variables of the process's environment that configure Dray. Empty unless whoever makes
+    /// the world sets them: nothing below the program looks at the environment itself.
+    public var environment: [String: String] = [:]
 
     /// The metrics of this process, where `metrics` is the registry that a world has by default.
     public var telemetry: TelemetryRegistry? { metrics as? TelemetryRegistry }
@@ -36,6 +43,7 @@ public struct World: Sendable {
     ) {
         self.clock = clock
         self.entropy = entropy
+        faults = FaultTable(entropy: entropy.fork("faults"))
         self.processID = processID
         self.log = log
         self.metrics = metrics

@@ -201,6 +201,10 @@ extension ClusterSimulation {
             if !done { left = ["counting hangs"] }
         }
         report.violations += left
+        let regionsLost = fabric.counts.regionsLost
+        if regionsLost > 0 {
+            violation("memory was given back during \(regionsLost) parts of bulk transfers")
+        }
     }
 
     // MARK: - Verification

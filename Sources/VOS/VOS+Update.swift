@@ -259,6 +259,9 @@ extension VOS {
             return IndexRecord(
                 kind: kind, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch)
         }
+        guard !faults.fails(.vosSpace) else {
+            throw .noSpace(requested: UInt64(unsafe value.bytes.count), free: 0)
+        }
         let checksums = try verifiedChecksums(value)
         let count = unsafe value.bytes.count
         if count < options.inlineThreshold || count == 0 {

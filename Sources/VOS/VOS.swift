@@ -14,6 +14,7 @@ internal import Logging
 @safe public final class VOS {
     let store: BlockStore
     let world: World
+    let faults: FaultTable
     let xstream: XStream
     let options: VOSOptions
     let log: Logger
@@ -74,6 +75,7 @@ internal import Logging
     init(store: BlockStore, world: World, on xstream: XStream, options: VOSOptions) {
         self.store = store
         self.world = world
+        faults = world.faults
         self.xstream = xstream
         self.options = options
         log = world.log.logger(.vos)

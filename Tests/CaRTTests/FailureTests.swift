@@ -64,12 +64,14 @@ import Testing
             }
             serve(server)
             let members = [
-                GroupMap.Member(rank: 3, addresses: [server.address, server.address]),
-                GroupMap.Member(rank: 1, addresses: [server.address]),
+                Group.Member(rank: 3, addresses: [server.address, server.address]),
+                Group.Member(rank: 1, addresses: [server.address]),
             ]
-            #expect(client.group.replace(version: 5, members: members))
-            #expect(!client.group.replace(version: 5, members: []))
-            #expect(server.group.replace(version: 5, members: members))
+            try client.group.apply(.replace(members), version: 5)
+            #expect(throws: GroupError.staleVersion(given: 5, known: 5)) {
+                try client.group.apply(.replace([]), version: 5)
+            }
+            try server.group.apply(.replace(members), version: 5)
             let answer = try await client.call(
                 TestProtocol.echo, Blob(number: 4), to: .rank(3, tag: 0))
             #expect(answer.number == 4)
@@ -94,7 +96,7 @@ import Testing
             #expect(try await client.negotiate(base: 0x20, versions: 0...9, with: there) == 1)
             #expect(try await client.negotiate(base: 0x20, versions: 2...9, with: there) == nil)
             // A newer group without the rank takes effect at once.
-            #expect(client.group.replace(version: 6, members: []))
+            try client.group.apply(.replace([]), version: 6)
             #expect(
                 await failure { () throws(RPCError) in
                     try await client.call(TestProtocol.echo, Blob(), to: .rank(3, tag: 0))

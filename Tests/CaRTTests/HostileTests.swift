@@ -241,7 +241,17 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
         check(
             InternalProtocol.AddressAnswer.self,
             InternalProtocol.AddressAnswer(addresses: [address]))
-        check(SelfTest.Echo.self, SelfTest.Echo(replySize: 4, get: memory, put: nil))
+        check(
+            SelfTest.EchoRequest.self,
+            SelfTest.EchoRequest(replySize: 4, alignment: 3, seed: 9, get: memory, put: nil))
+        var measure = SelfTest.MeasureRequest()
+        measure.options.request = .bulk(7)
+        measure.members = [SelfTest.Member(rank: 1, tag: 2)]
+        check(SelfTest.MeasureRequest.self, measure)
+        var result = SelfTest.Result()
+        for time in [5, 700, 90_000] as [UInt64] { result.latencies.record(nanoseconds: time) }
+        result.endpoints = [SelfTest.EndpointResult()]
+        check(SelfTest.Result.self, result)
     }
 
     @Test func headersSurviveTheWire() {
@@ -260,8 +270,9 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
         header.requestID = 1 << 61
         header.deadline = 1 << 62
         header.trace = 12
+        header.groupVersion = 13
         let bytes = frame(header, [1, 2, 3])
-        #expect(bytes.count == 91)
+        #expect(bytes.count == WireHeader.size + 3)
         bytes.withUnsafeBytes { raw in
             let decoded = WireHeader(decoding: raw)!
             #expect(decoded.kind == .reply && decoded.flags == .spilled && decoded.status == 3)
@@ -269,7 +280,9 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
             #expect(decoded.stamp == 1 << 60 && decoded.requestID == 1 << 61)
             #expect(decoded.deadline == 1 << 62 && decoded.opcode == header.opcode)
             #expect(decoded.bodyLength == 3 && decoded.payloadLength == 0)
-            #expect(WireHeader(decoding: UnsafeRawBufferPointer(rebasing: raw[0..<90])) == nil)
+            #expect(decoded.groupVersion == 13)
+            let short = UnsafeRawBufferPointer(rebasing: raw.dropLast())
+            #expect(WireHeader(decoding: short) == nil)
         }
         // The checksum covers every bit of the header.
         for bit in 0..<(WireHeader.size * 8) {
@@ -284,7 +297,8 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
             .timedOut, .unreachable, .cancelled, .overloaded, .noReply, .unknownProcedure,
             .protocolVersion, .badMessage, .wrongRank, .wrongTag, .staleGroup, .clockSkew,
             .peerRestarted, .application(code: 9, message: "nine"), .closed, .messageTooLong,
-            .fabric(.tryAgain), .fabric(.unreachable(code: -4)), .fabric(.messageTooLong),
+            .groupVersion, .fabric(.tryAgain), .fabric(.unreachable(code: -4)),
+            .fabric(.messageTooLong),
             .fabric(.badAddress("a")), .fabric(.addressInUse("b")), .fabric(.noProvider("c")),
             .fabric(.badKey), .fabric(.cancelled), .fabric(.provider(code: -9, message: "d")),
         ]

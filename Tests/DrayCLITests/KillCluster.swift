@@ -5,7 +5,8 @@ import Synchronization
 
 @testable import DrayCLI
 
-/// Two engines in processes of their own, on device files of a real disk, that a test may kill.
+/// Engines, two of them unless a test wants more, in processes of their own, on device files of a
+/// real disk, that a test may kill.
 final class KillCluster {
     let directory: LocalPath
     let world = RealWorld.make(log: LogFacilities())
@@ -18,17 +19,18 @@ final class KillCluster {
 
     static let engineCount = 2
 
-    init() throws {
+    init(engines count: Int = KillCluster.engineCount, deviceSize: Size = Size(bytes: 1 << 30))
+        throws
+    {
         directory = try KillCluster.makeDirectory()
         program = try Program.path()
         xstream = world.makeXStream(name: "kill-test")
-        engines = Array(repeating: nil, count: KillCluster.engineCount)
+        engines = Array(repeating: nil, count: count)
         let development = try DevelopmentCluster(
             directory: directory.appending(Array("cluster".utf8)), world: world)
         self.development = development
         let plan = DevelopmentCluster.Plan(
-            engines: KillCluster.engineCount, targets: 2, deviceSize: Size(bytes: 1 << 30),
-            provider: "ofi+tcp")
+            engines: count, targets: 2, deviceSize: deviceSize, provider: "ofi+tcp")
         file = try KillCluster.blocking(on: xstream, world, seconds: 60, "format") {
             try await development.make(plan)
         }
@@ -104,6 +106,23 @@ final class KillCluster {
             throw CommandFailure(
                 "engine \(rank)",
                 "ended by itself with status \(status): \(home.lastLogLine() ?? "")")
+        }
+    }
+
+    /// Sends a signal to an engine that runs, and not to the shell that guards it.
+    func signal(_ rank: Int, _ number: Int32) throws {
+        let home = EngineDirectory(cluster: development.directory, rank: UInt32(rank))
+        guard let process = EngineProcess.read(home.process), process.isAlive else {
+            throw CommandFailure("engine \(rank)", "does not run")
+        }
+        try process.signal(number)
+    }
+
+    /// The engines as 'dray cluster status' shows them.
+    func status() throws -> ClusterState {
+        let (world, development, file) = (world, development, file)
+        return try blocking(seconds: 30, "status") {
+            try await ClusterState.read(development.directory, file, world: world)
         }
     }
 

@@ -1,3 +1,4 @@
+import CaRT
 import DrayEngine
 import DrayProtocol
 import Testing
@@ -35,11 +36,12 @@ import Testing
         #expect(configuration.devicePath == "/from/environment")
         #expect(configuration.inlineThreshold == 4096)
         #expect(configuration.valueCacheBytes == 32 << 20)
+        #expect(configuration.swim.suspicionTimeout == .seconds(5))
         #expect(configuration.engines.map(\.targetCount) == [2, 3])
         #expect(
             configuration.engines[0].addresses == [
                 "ofi+tcp://127.0.0.1:20000", "ofi+tcp://127.0.0.1:20001",
-                "ofi+tcp://127.0.0.1:20002",
+                "ofi+tcp://127.0.0.1:20002", "ofi+tcp://127.0.0.1:20003",
             ])
     }
 
@@ -63,6 +65,8 @@ import Testing
         (.clusterID, "x"), (.rank, "-1"), (.rank, "7"), (.engines, "0=ofi+tcp://h:1"),
         (.engines, "0=a*1,0=b*1"), (.engines, "1=a*0"), (.credits, "many"),
         (.inlineThreshold, "4Q"), (.inlineThreshold, "65KiB"),
+        (.swimPeriod, "0"), (.swimPeriod, "often"), (.swimPeriod, "50ms"),
+        (.swimPingTimeout, "1s"), (.swimSuspicionTimeout, "100ms"),
         (.valueCache, "much"), (.valueCache, "-1"), (.valueCache, "2TiB"),
     ]
 

@@ -1,3 +1,4 @@
+import CaRT
 import DrayProtocol
 import DrayRuntime
 import Testing
@@ -10,14 +11,14 @@ import Testing
             EngineConfiguration.addresses(base: "ofi+tcp://127.0.0.1:31416", targetCount: 2)
                 == [
                     "ofi+tcp://127.0.0.1:31416", "ofi+tcp://127.0.0.1:31417",
-                    "ofi+tcp://127.0.0.1:31418",
+                    "ofi+tcp://127.0.0.1:31418", "ofi+tcp://127.0.0.1:31419",
                 ])
         #expect(
             EngineConfiguration.addresses(base: "ofi+shm://engine", targetCount: 1)
-                == ["ofi+shm://engine", "ofi+shm://engine-1"])
+                == ["ofi+shm://engine", "ofi+shm://engine-1", "ofi+shm://engine-2"])
         #expect(
             EngineConfiguration.addresses(base: "sim://e", targetCount: 1) == [
-                "sim://e", "sim://e-1",
+                "sim://e", "sim://e-1", "sim://e-2",
             ])
     }
 
@@ -39,7 +40,7 @@ import Testing
     }
 
     @Test func problemsAreNamed() {
-        let engine = EngineRecord(rank: 0, addresses: ["a", "b"])
+        let engine = EngineRecord(rank: 0, addresses: ["a", "b", "c"])
         func problem(_ rank: UInt32, _ engines: [EngineRecord]) -> String? {
             EngineConfiguration(
                 cluster: .zero, rank: rank, engines: engines, devicePath: "x"
@@ -48,7 +49,11 @@ import Testing
         #expect(problem(0, [engine]) == nil)
         #expect(problem(1, [engine]) != nil)
         #expect(problem(0, [engine, engine]) != nil)
-        #expect(problem(0, [EngineRecord(rank: 0, addresses: ["a"])]) != nil)
-        #expect(problem(0, [engine, EngineRecord(rank: 1, addresses: ["b", "c"])]) != nil)
+        #expect(problem(0, [EngineRecord(rank: 0, addresses: ["a", "b"])]) != nil)
+        #expect(problem(0, [engine, EngineRecord(rank: 1, addresses: ["c", "d", "e"])]) != nil)
+        var configuration = EngineConfiguration(
+            cluster: .zero, rank: 0, engines: [engine], devicePath: "x")
+        configuration.swim.pingTimeout = configuration.swim.period
+        #expect(configuration.problem != nil)
     }
 }

@@ -125,6 +125,28 @@ import Testing
         }
     }
 
+    @Test func metricsMessages() throws {
+        var times = LatencyHistogram(precision: LatencyHistogram.precisions.lowerBound)
+        for value in [1, 300, 90_000, .max] as [UInt64] { times.record(nanoseconds: value) }
+        var sample = MetricSample()
+        sample.labels = [MetricLabel(name: "rank", value: "0"), MetricLabel()]
+        sample.histogram = times
+        var number = MetricSample()
+        number.value = -1.5
+        var family = MetricFamily(MetricDefinition(.histogram, "x", unit: .seconds, "Times."))
+        family.samples = [sample, number]
+        var reply = MetricsReply()
+        reply.families = [family, MetricFamily()]
+        try fuzz(reply, seed: 30)
+        // A histogram that takes more memory than there is need for.
+        for precision in 4...10 as ClosedRange<UInt8> {
+            var large = LatencyHistogram(precision: Int(precision))
+            large.record(nanoseconds: 1)
+            let bytes = MetricSample().encoded().dropLast() + [1] + large.encoded()
+            #expect(throws: DecodingFailure.invalidValue) { try MetricSample(decoding: bytes) }
+        }
+    }
+
     @Test func metadataMessages() throws {
         var pool = PoolRecord()
         pool.label = "tank"
@@ -144,6 +166,7 @@ import Testing
         try fuzz(map, seed: 6)
         var status = EngineStatusReply()
         status.targets = [TargetStatus()]
+        status.members = [EngineMember(rank: 1, incarnation: 2, state: .suspect)]
         try fuzz(status, seed: 7)
         try fuzz(TargetStatus(), seed: 12)
         try fuzz(map.engines[0], seed: 13)

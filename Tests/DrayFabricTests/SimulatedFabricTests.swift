@@ -115,6 +115,32 @@ import Testing
     }
 
     /// A remote write whose connection breaks half-way has written a part.
+    /// Ports answer for stopped processes too, and not across a partition.
+    @Test func kernelsSayWhetherSomebodyListens() {
+        let cluster = Cluster(seed: 3, faults: .none, nodes: 3)
+        func listening(_ name: String) -> Listening? {
+            var answer: Listening?
+            let asker = cluster.members[0]
+            asker.onXStream {
+                answer = asker.endpoint.listening(
+                    at: FabricAddress(provider: "sim", bytes: Array(name.utf8)))
+            }
+            cluster.simulation.run(for: .seconds(1), until: { answer != nil })
+            return answer
+        }
+        let names = cluster.members.map {
+            String(decoding: $0.endpoint.address.bytes, as: UTF8.self)
+        }
+        #expect(listening(names[1]) == .accepted)
+        #expect(listening("nobody") == .refused)
+        cluster.simulation.pause(node: 1, incarnation: 0)
+        #expect(listening(names[1]) == .accepted)
+        cluster.simulation.kill(node: 1, incarnation: 0)
+        #expect(listening(names[1]) == .refused)
+        cluster.fabric.partitionOneWay(from: [2], to: [0])
+        #expect(listening(names[2]) == .unknown)
+    }
+
     @Test func remoteWritesAreLeftHalfDone() throws {
         var halves = 0
         for seed in UInt64(1)...40 {

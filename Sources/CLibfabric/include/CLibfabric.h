@@ -118,13 +118,13 @@ struct dray_fabric_endpoint {
     char full_name[DRAY_NAME_MAX + 32];
 };
 
-/// Opens an endpoint of `provider`, bound to `node` and `service` (either may be NULL). For
+/// Opens an endpoint of `provider` on `domain`, bound to `node` and `service` (any may be NULL). For
 /// shared memory `node` is the name of the endpoint, and `nonce` tells it from earlier holders of
 /// that name. Returns 0 and the endpoint, or a
 /// positive error number.
 int dray_fabric_open(
-    const char *provider, const char *node, const char *service, uint64_t nonce,
-    struct dray_fabric_endpoint **result);
+    const char *provider, const char *domain, const char *node, const char *service,
+    uint64_t nonce, struct dray_fabric_endpoint **result);
 
 /// Closes the endpoint. It is freed with its last region.
 void dray_fabric_close(struct dray_fabric_endpoint *endpoint);
@@ -161,6 +161,37 @@ uint64_t dray_fabric_locked_memory_max(void);
 /// Fetches one failed operation; returns 1, or 0 when there was none.
 int dray_fabric_poll_error(
     struct dray_fabric_endpoint *endpoint, struct dray_fabric_completion *completion);
+
+/// What a provider offers on one interface of the machine, as fi_getinfo tells. The pointers are
+/// valid until the list is freed.
+struct dray_fabric_offer {
+    const char *provider;
+    const char *fabric;
+    const char *domain;
+    /// A socket address when `has_socket_address`, else the provider's own bytes; may be NULL.
+    const void *address;
+    size_t address_length;
+    uint64_t message_size_max;
+    /// 1.17 is 1 << 16 | 17.
+    uint32_t library_version;
+    bool has_socket_address;
+    bool is_reliable_datagram;
+    bool is_connected;
+    bool has_remote_memory;
+};
+
+/// Lists all that the providers offer, whether Dray can use it or not. Returns 0 and a list to be
+/// freed, or a positive error number.
+int dray_fabric_list(struct fi_info **list);
+void dray_fabric_free_list(struct fi_info *list);
+
+/// Reads one entry, and returns the one after it; NULL at the end.
+struct fi_info *dray_fabric_read_offer(struct fi_info *entry, struct dray_fabric_offer *offer);
+
+/// Whether an endpoint tells by a descriptor that there is something to do.
+static inline bool dray_fabric_can_wait(const struct dray_fabric_endpoint *endpoint) {
+    return endpoint->wait_descriptor >= 0;
+}
 
 /// The words for an error number, which are constant and static.
 const char *dray_fabric_error_words(int error);

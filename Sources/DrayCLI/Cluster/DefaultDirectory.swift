@@ -31,4 +31,18 @@ enum Environment {
     static func text(_ name: String) -> String? {
         Environment[name].map { String(decoding: $0, as: UTF8.self) }
     }
+
+    /// The variables that configure Dray, for the world; what is no UTF-8 is replaced.
+    static var dray: [String: String] {
+        var result: [String: String] = [:]
+        // SAFETY: nothing in this process changes its environment, which ends with a null pointer.
+        var next = unsafe environ
+        while let entry = unsafe next.pointee {
+            let text = unsafe String(cString: entry)
+            unsafe next += 1
+            guard text.hasPrefix("DRAY_"), let equals = text.firstIndex(of: "=") else { continue }
+            result[String(text[..<equals])] = String(text[equals...].dropFirst())
+        }
+        return result
+    }
 }

@@ -80,7 +80,7 @@ struct DevelopmentCluster {
             if plan.provider.hasSuffix("shm") {
                 address = "\(plan.provider)://dray-\(id.description.prefix(8))-\(rank)"
             } else {
-                let count = plan.targets + 1
+                let count = EngineConfiguration.contextCount(targetCount: plan.targets)
                 let port = try FreePorts.find(
                     count, at: plan.host, taken: taken, using: &entropy)
                 taken.append(port..<port + count)
@@ -132,7 +132,9 @@ struct DevelopmentCluster {
     }
 
     /// Starts every engine that does not run. Returns those it started.
-    func start(_ file: ClusterFile) throws(CommandFailure) -> [Started] {
+    ///
+    /// - Parameter faults: for those engines, in place of what their `engine.yml` says.
+    func start(_ file: ClusterFile, faults: String? = nil) throws(CommandFailure) -> [Started] {
         var started: [Started] = []
         let program = try ChildProcess.ownPath()
         for engine in file.engines {
@@ -152,7 +154,8 @@ struct DevelopmentCluster {
                 let pid = try ChildProcess.spawn(
                     program,
                     ["engine", "start", "--config"].map { Array($0.utf8) }
-                        + [home.configuration.bytes],
+                        + [home.configuration.bytes]
+                        + (faults.map { [Array("--faults".utf8), Array($0.utf8)] } ?? []),
                     input: .null, output: .append(home.log), error: .append(home.log),
                     detached: true)
                 started.append(Started(rank: engine.rank, pid: pid))

@@ -1,4 +1,5 @@
 internal import BIO
+internal import CaRT
 internal import DrayEngine
 internal import DrayProtocol
 internal import DrayRuntime
@@ -20,7 +21,11 @@ struct EngineSettings: Sendable {
         case inlineThreshold = "inline_threshold"
         case valueCache = "value_cache"
         case credits
+        case swimPeriod = "swim_period"
+        case swimPingTimeout = "swim_ping_timeout"
+        case swimSuspicionTimeout = "swim_suspicion_timeout"
         case logMask = "log_mask"
+        case faults
         case processFile = "process_file"
 
         var variable: String { "DRAY_" + rawValue.uppercased() }
@@ -33,7 +38,11 @@ struct EngineSettings: Sendable {
             case .inlineThreshold: "4KiB"
             case .valueCache: "32MiB"
             case .credits: "128"
+            case .swimPeriod: "200ms"
+            case .swimPingTimeout: "100ms"
+            case .swimSuspicionTimeout: "5s"
             case .logMask: "warning"
+            case .faults: "off"
             case .processFile: ""
             }
         }
@@ -47,7 +56,12 @@ struct EngineSettings: Sendable {
             case .inlineThreshold: "values shorter than this stay in the log and the index"
             case .valueCache: "memory of each target for values that are read often; 0 for none"
             case .credits: "requests in flight that each client is allowed per target"
+            case .swimPeriod: "how often another engine is asked whether it is alive"
+            case .swimPingTimeout:
+                "how long its answer may take before others ask it too; less than the period"
+            case .swimSuspicionTimeout: "how long an engine that does not answer may still be alive"
             case .logMask: "LEVEL, then FACILITY=LEVEL for exceptions"
+            case .faults: "off; on for 'dray engine faults'; or faults to inject, between semicolons"
             case .processFile: "where to write the process id; empty for nowhere"
             }
         }
@@ -120,11 +134,37 @@ struct EngineSettings: Sendable {
         configuration.inlineThreshold = Int(threshold.bytes)
         configuration.valueCacheBytes = Int(cache.bytes)
         configuration.credits = credits
+        configuration.faults = try faults()
+        configuration.swim.period = try duration(.swimPeriod)
+        configuration.swim.pingTimeout = try duration(.swimPingTimeout)
+        configuration.swim.suspicionTimeout = try duration(.swimSuspicionTimeout)
         if let problem = configuration.problem {
             throw CommandFailure(
                 .usage, "configuration", problem, advice: "see 'dray engine start --print-config'")
         }
         return configuration
+    }
+
+    /// Nil when faults are off.
+    private func faults() throws(CommandFailure) -> [FaultRule]? {
+        let text = try text(.faults)
+        guard text != "off" else { return nil }
+        var rules: [FaultRule] = []
+        for part in text.split(separator: ";") where part != "on" {
+            do throws(FaultRuleError) {
+                rules.append(try FaultRule(parsing: part.filter { $0 != " " }))
+            } catch {
+                throw CommandFailure(.usage, Key.faults.rawValue, "\(error)")
+            }
+        }
+        return rules
+    }
+
+    private func duration(_ key: Key) throws(CommandFailure) -> Duration {
+        guard let value = HumanDuration(argument: try text(key)), value.duration > .zero else {
+            throw bad(key, "a time, such as 500ms or 2s")
+        }
+        return value.duration
     }
 
     /// The log masks of the process.

@@ -201,7 +201,8 @@ final class Bench {
             try await writeTransaction(slot, objects)
         }
 
-        private func writeTransaction(_ slot: Int, _ objects: [DrayObject]) async throws(DrayError) {
+        private func writeTransaction(_ slot: Int, _ objects: [DrayObject]) async throws(DrayError)
+        {
             let bytes = buffer.array(0..<plan.size)
             let dkey = dkey(slot)
             do {

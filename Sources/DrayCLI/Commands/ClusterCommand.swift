@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import CaRT
 internal import Dray
 internal import DrayEngine
 internal import DrayProtocol
@@ -51,7 +52,7 @@ struct ClusterCommand: ParsableCommand {
             name: .long,
             help: """
                 Network of a new cluster: ofi+tcp, ofi+tcp;ofi_rxm, ofi+verbs;ofi_rxm, ofi+shm \
-                (default: ofi+tcp).
+                (default: DRAY_PROVIDER, else ofi+tcp).
                 """,
             completion: .list(["ofi+tcp", "ofi+tcp;ofi_rxm", "ofi+verbs;ofi_rxm", "ofi+shm"]))
         var provider: String?
@@ -62,6 +63,13 @@ struct ClusterCommand: ParsableCommand {
                 ofi+verbs;ofi_rxm, that of an RDMA adapter (default: 127.0.0.1).
                 """)
         var host: String?
+        @Option(
+            name: .long,
+            help: """
+                For the engines started now: on for 'dray engine faults'; or faults to inject, \
+                between semicolons.
+                """)
+        var faults: String?
         @Option(name: .long, help: "How long to wait for the engines.")
         var timeout = HumanDuration(.seconds(30))
         @OptionGroup var output: OutputOptions
@@ -92,9 +100,10 @@ struct ClusterCommand: ParsableCommand {
                     DevelopmentCluster.Plan(
                         engines: engines ?? 1, targets: targets ?? 2,
                         deviceSize: deviceSize ?? Size(bytes: 4 << 30),
-                        provider: provider ?? "ofi+tcp", host: host ?? "127.0.0.1"))
+                        provider: try provider ?? FabricOptions.ofEnvironment(world).providers[0],
+                        host: host ?? "127.0.0.1"))
             }
-            let started = try cluster.start(file)
+            let started = try cluster.start(file, faults: faults)
             try await cluster.waitUntilServing(
                 file, started: started, timeout: timeout.duration)
             lock.release()
@@ -205,12 +214,24 @@ struct ClusterState: Codable, Hashable, Sendable {
         var address: String
         /// `serving`; `starting` when the process runs but does not answer; `down`.
         var state: String
+        /// What the other engines that answer hold it for: `alive`, `suspect` or `dead`, the
+        /// worst of it when they differ; nil when none says anything.
+        var membership: String?
+        /// How the engines seem to this one; nil when it does not answer.
+        var members: [Member]?
         /// Nil when no process of ours runs.
         var pid: Int32?
         var uptimeSeconds: Double?
         var targets: Int
         var capacity: UInt64?
         var used: UInt64?
+    }
+
+    /// An engine as another one sees it.
+    struct Member: Codable, Hashable, Sendable {
+        var rank: UInt32
+        var state: String
+        var incarnation: UInt64
     }
 
     static func read(
@@ -226,7 +247,7 @@ struct ClusterState: Codable, Hashable, Sendable {
                 answers[engine.rank] = EngineStatus(
                     uptime: Double(status.uptimeNanoseconds) / 1e9,
                     capacity: status.targets.reduce(0) { $0 + $1.capacity },
-                    used: status.targets.reduce(0) { $0 + $1.used })
+                    used: status.targets.reduce(0) { $0 + $1.used }, members: status.members)
             }
             await cluster.close()
         } catch {
@@ -240,6 +261,10 @@ struct ClusterState: Codable, Hashable, Sendable {
             return Engine(
                 rank: engine.rank, address: engine.address,
                 state: answer != nil ? "serving" : process != nil ? "starting" : "down",
+                membership: membership(of: engine.rank, answers),
+                members: answer?.members.map {
+                    Member(rank: $0.rank, state: "\($0.state)", incarnation: $0.incarnation)
+                },
                 pid: process?.pid, uptimeSeconds: answer?.uptime, targets: engine.targets,
                 capacity: answer?.capacity, used: answer?.used)
         }
@@ -250,16 +275,29 @@ struct ClusterState: Codable, Hashable, Sendable {
         var uptime: Double
         var capacity: UInt64
         var used: UInt64
+        var members: [EngineMember]
+    }
+
+    /// The worst that the others say.
+    private static func membership(
+        of rank: UInt32, _ answers: [UInt32: EngineStatus]
+    ) -> String? {
+        answers.filter { $0.key != rank }
+            .compactMap { $0.value.members.first { $0.rank == rank }?.state }
+            .max { $0.rawValue < $1.rawValue }
+            .map { "\($0)" }
     }
 
     var text: String {
         var table = Table([
-            ("ENGINE", .right), ("STATE", .left), ("PID", .right), ("UPTIME", .right),
+            ("ENGINE", .right), ("STATE", .left), ("MEMBER", .left), ("PID", .right),
+            ("UPTIME", .right),
             ("TARGETS", .right), ("CAPACITY", .right), ("USED", .right), ("ADDRESS", .left),
         ])
         for engine in engines {
             table.add([
-                "\(engine.rank)", engine.state, engine.pid.map { "\($0)" } ?? "-",
+                "\(engine.rank)", engine.state, engine.membership ?? "-",
+                engine.pid.map { "\($0)" } ?? "-",
                 engine.uptimeSeconds.map {
                     HumanDuration(.nanoseconds(Int64($0 * 1e9))).description
                 } ?? "-",

@@ -29,17 +29,19 @@ struct ClusterOptions: ParsableArguments {
         return try DefaultDirectory.cluster()
     }
 
-    /// Where to find the engines.
-    func description() throws(CommandFailure) -> ClusterDescription {
+    /// Where to find the engines, and how to reach them.
+    func description(_ world: World) throws(CommandFailure) -> ClusterDescription {
         let given = cluster?.bytes ?? Environment["DRAY_CLUSTER"]
+        let addresses: [String]
         if let given, let text = String(validating: given, as: UTF8.self), text.contains("://") {
-            return ClusterDescription(
-                addresses: text.split(separator: ",").map(String.init),
-                operationTimeout: timeout.duration)
+            addresses = text.split(separator: ",").map(String.init)
+        } else {
+            addresses = try ClusterFile.read(try directory()).engines.map(\.address)
         }
-        let file = try ClusterFile.read(try directory())
-        return ClusterDescription(
-            addresses: file.engines.map(\.address), operationTimeout: timeout.duration)
+        var description = ClusterDescription(
+            addresses: addresses, operationTimeout: timeout.duration)
+        description.fabric = try FabricOptions.ofEnvironment(world)
+        return description
     }
 
     /// The real world, with the fabric and the devices of this machine.
@@ -52,7 +54,7 @@ struct ClusterOptions: ParsableArguments {
         _ body: (Cluster, World) async throws(CommandFailure) -> Value
     ) async throws(CommandFailure) -> Value {
         let world = try world()
-        let description = try description()
+        let description = try description(world)
         let cluster: Cluster
         do throws(DrayError) {
             cluster = try await Cluster.connect(
@@ -110,6 +112,7 @@ enum RealWorld {
         var world = World.real(log: log)
         world.fabric = LibfabricFabric(entropy: world.entropy.fork("fabric"))
         world.devices = RealDeviceStore(log: log)
+        world.environment = Environment.dray
         return world
     }
 }

@@ -8,8 +8,9 @@ internal import Synchronization
 
 struct EngineCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "engine", abstract: "Format a device and run one engine, as on a server.",
-        subcommands: [Start.self, Format.self])
+        commandName: "engine",
+        abstract: "Format a device and run one engine, as on a server; change running ones.",
+        subcommands: [Start.self, Format.self, Log.self, Faults.self])
 
     /// The settings of an engine as flags. Flags go over DRAY_… variables, over the file, over
     /// defaults.
@@ -28,8 +29,18 @@ struct EngineCommand: ParsableCommand {
         var valueCache: String?
         @Option(name: .long, help: "Requests in flight per client and target.")
         var credits: String?
+        @Option(name: .long, help: "How often another engine is asked whether it is alive.")
+        var swimPeriod: String?
+        @Option(name: .long, help: "How long its answer may take before others ask it too.")
+        var swimPingTimeout: String?
+        @Option(name: .long, help: "How long one that does not answer may still be alive.")
+        var swimSuspicionTimeout: String?
         @Option(name: .long, help: "LEVEL, then FACILITY=LEVEL for exceptions.")
         var logMask: String?
+        @Option(
+            name: .long,
+            help: "off; on for 'dray engine faults'; or faults to inject, between semicolons.")
+        var faults: String?
         @Option(name: .long, help: "Where to write the process id.", completion: .file())
         var processFile: String?
 
@@ -42,7 +53,11 @@ struct EngineCommand: ParsableCommand {
             flags[.inlineThreshold] = inlineThreshold
             flags[.valueCache] = valueCache
             flags[.credits] = credits
+            flags[.swimPeriod] = swimPeriod
+            flags[.swimPingTimeout] = swimPingTimeout
+            flags[.swimSuspicionTimeout] = swimSuspicionTimeout
             flags[.logMask] = logMask
+            flags[.faults] = faults
             flags[.processFile] = processFile
             var file: [EngineSettings.Key: String] = [:]
             if let config {
@@ -77,7 +92,7 @@ struct EngineCommand: ParsableCommand {
             AllocatorSettings.apply()
             let settings = try settings.resolve()
             if printConfig { return try Terminal.print(settings.yaml) }
-            let configuration = try settings.configuration()
+            var configuration = try settings.configuration()
             // Before any thread is made, so that all inherit the mask.
             var signals = sigset_t()
             unsafe sigemptyset(&signals)
@@ -85,6 +100,7 @@ struct EngineCommand: ParsableCommand {
             unsafe sigaddset(&signals, SIGINT)
             unsafe pthread_sigmask(SIG_BLOCK, &signals, nil)
             let world = RealWorld.make(log: try settings.log())
+            configuration.fabric = try FabricOptions.ofEnvironment(world)
             let runner = EngineRunner(world: world, configuration: configuration)
             let processFile = settings.values[.processFile]?.text ?? ""
             if !processFile.isEmpty {

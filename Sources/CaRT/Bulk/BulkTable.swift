@@ -1,0 +1,89 @@
+internal import DequeModule
+internal import DrayFabric
+internal import DrayRuntime
+
+/// One remote read or write.
+struct BulkOperation {
+    enum Kind { case read, write }
+
+    var kind = Kind.read
+    var peer: Int32 = -1
+    var remote = RemoteMemory(address: 0, key: 0)
+    /// Keeps the local memory until the fabric is done with it, even if the caller is not there.
+    var buffer: RegisteredBuffer?
+    var range = 0..<0
+    var deadline: UInt64 = .max
+    var waiter: SuspendedTask?
+    /// Why it failed, or why its caller gave up.
+    var error: RPCError?
+    /// The fabric is done with it, or never had it.
+    var isDone = false
+    /// The caller looks no more: the end of the transfer is the end of the entry.
+    var isAbandoned = false
+    /// Which use of its place in the table this is.
+    var generation: UInt32 = 0
+}
+
+/// The bulk transfers of a context.
+struct BulkTable {
+    /// Transfers at a time.
+    static let operationsMax = 1 << 16
+
+    var operations: [BulkOperation] = []
+    private var free: [UInt32] = []
+    /// Operations that the provider did not take yet.
+    var refused = Deque<UInt32>()
+    /// Operations that wait for others to end, oldest first.
+    var queued = Deque<UInt32>()
+    /// Operations that are with the provider, or refused by it.
+    var inFlight = 0
+    /// No transfer's deadline is earlier; may itself be too early.
+    private(set) var nextDeadline: UInt64 = .max
+
+    var hasRefused: Bool { !refused.isEmpty }
+
+    /// Transfers under way.
+    var count: Int { operations.count - free.count }
+
+    mutating func open(_ operation: BulkOperation) -> UInt32? {
+        nextDeadline = min(nextDeadline, operation.deadline)
+        if let index = free.popLast() {
+            let generation = operations[Int(index)].generation
+            operations[Int(index)] = operation
+            operations[Int(index)].generation = generation
+            return index
+        }
+        guard operations.count < BulkTable.operationsMax else { return nil }
+        operations.append(operation)
+        return UInt32(operations.count - 1)
+    }
+
+    /// The transfer is over for the fabric and for its caller.
+    mutating func close(_ index: UInt32) {
+        let generation = operations[Int(index)].generation
+        operations[Int(index)] = BulkOperation()
+        operations[Int(index)].generation = generation &+ 1
+        free.append(index)
+    }
+
+    /// Whether its caller still hopes for it.
+    func isWanted(_ index: Int) -> Bool {
+        operations[index].peer >= 0 && !operations[index].isDone && operations[index].error == nil
+    }
+
+    /// Transfers whose deadline has passed; works out the next deadline.
+    mutating func expired(now: UInt64) -> [UInt32] {
+        guard nextDeadline <= now else { return [] }
+        nextDeadline = .max
+        var expired: [UInt32] = []
+        for index in operations.indices {
+            guard isWanted(index) else { continue }
+            if operations[index].deadline <= now {
+                expired.append(UInt32(index))
+            } else {
+                nextDeadline = min(nextDeadline, operations[index].deadline)
+            }
+        }
+        return expired
+    }
+}

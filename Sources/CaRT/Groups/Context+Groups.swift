@@ -1,0 +1,142 @@
+internal import DrayFabric
+internal import DrayRuntime
+
+extension Context {
+    /// Members that are asked in turn where a rank is.
+    static let lookUpsMax = 8
+
+    /// The group as the peer at `destination` knows it.
+    ///
+    /// Apply it to `group`, or, in a process that calls several groups, to one made for it:
+    /// `try view.attach(snapshot)`.
+    ///
+    /// - Throws: `.call` when the peer does not answer with a group.
+    public func groupSnapshot(
+        at destination: Destination, deadline: Deadline = .standard
+    ) async throws(AttachError) -> GroupSnapshot {
+        do throws(RPCError) {
+            return try await call(
+                InternalProtocol.group, EmptyMessage(), to: destination, deadline: deadline)
+        } catch {
+            throw .call(error)
+        }
+    }
+
+    // MARK: - Where a member's contexts are
+
+    /// Whether the member is known, but not where its context listens.
+    func needsLookUp(_ destination: Destination) -> Bool {
+        guard case .rank(let rank, let tag) = destination, tag > 0,
+            peersByRank[UInt64(rank) << 32 | UInt64(tag)] == nil,
+            let member = group.member(rank)
+        else { return false }
+        return Int(tag) >= member.addresses.count
+    }
+
+    /// Asks the member's first context where the others are.
+    ///
+    /// - Throws: `.wrongTag` when there is no such context.
+    func lookUpMember(_ destination: Destination, _ deadline: Deadline) async throws(RPCError) {
+        guard case .rank(let rank, let tag) = destination else { return }
+        counts.lookUps += 1
+        let addresses = try await lookUp(
+            rank: rank, at: .rank(rank, tag: 0), deadline: deadline)
+        guard Int(tag) < addresses.count else { throw .wrongTag }
+        group.learn(addresses, rank: rank)
+    }
+
+    // MARK: - Members that are gone
+
+    /// Ends everything under way to a member that is gone for certain, with `.unreachable`: calls
+    /// without a time-out and those that wait for credits, too. A failure detector calls this; so
+    /// does a group that loses the member.
+    ///
+    /// Later calls to the rank go out as usual, over a new connection.
+    public func evict(rank: UInt32) {
+        for peer in peers(of: rank) { peerIsGone(peer) }
+    }
+
+    private func peerIsGone(_ peer: Int32) {
+        connectionLost(peer, isGone: true)
+        abandonBulks(with: peer, .unreachable, isGone: true)
+    }
+
+    /// Cancels every call under way to a member; they end with `.cancelled`, and the member hears
+    /// of those that it has.
+    public func abort(rank: UInt32) {
+        for peer in peers(of: rank) { abort(peer) }
+    }
+
+    /// Cancels every call under way. Those end with `.cancelled`, and their peers hear of it.
+    public func abortAll() {
+        for peer in links.indices { abort(Int32(peer)) }
+    }
+
+    private func abort(_ peer: Int32) {
+        var actions: [CallAction] = []
+        tracker.abort(peer, now: xstream.now.nanoseconds, into: &actions)
+        perform(actions)
+        abandonBulks(with: peer, .cancelled, isGone: false)
+    }
+
+    /// The contexts of a member that we have called, ascending.
+    private func peers(of rank: UInt32) -> [Int32] {
+        var peers = Set(peersByRank.filter { $0.key >> 32 == UInt64(rank) }.map(\.value))
+        for address in group.member(rank)?.addresses ?? [] {
+            if let peer = peersByAddress[address] { peers.insert(peer) }
+        }
+        peers.remove(selfPeer)
+        return peers.sorted()
+    }
+
+    /// Looks after what is under way when the group changes. (The optimiser of Swift 6.3.1 crashes
+    /// when this closure stands in the initialiser, which may throw after it.)
+    func watchGroup() {
+        observation = group.observe { [unowned self] event in groupChanged(event) }
+    }
+
+    /// What is under way to members that have left, or live anew, will not be answered.
+    func groupChanged(_ event: Group.Event) {
+        guard !isClosed else { return }
+        let lost = Set(event.removed + event.changed)
+        var peers: Set<Int32> = []
+        for (key, peer) in peersByRank where lost.contains(UInt32(key >> 32)) {
+            let rank = UInt32(key >> 32)
+            // More addresses of the same life change nothing.
+            if let member = group.member(rank), member.addresses.contains(links[Int(peer)].address),
+                !event.restarted.contains(rank)
+            {
+                continue
+            }
+            peers.insert(peer)
+        }
+        peers.remove(selfPeer)
+        for peer in peers.sorted() { peerIsGone(peer) }
+    }
+}
+
+extension Group {
+    /// Takes over what was learnt elsewhere of the same group.
+    ///
+    /// - Returns: whether it was newer than what was known.
+    /// - Throws: `.otherGroup`, or why the members cannot be.
+    @discardableResult
+    public func attach(_ snapshot: GroupSnapshot) throws(AttachError) -> Bool {
+        guard snapshot.name == name else { throw .otherGroup(name: snapshot.name) }
+        guard snapshot.version > version else { return false }
+        do throws(GroupError) {
+            try apply(.replace(snapshot.members), version: snapshot.version)
+        } catch {
+            throw .group(error)
+        }
+        return true
+    }
+
+    /// Whom to call for `tag` of `rank`, from a context whose own group is another one.
+    ///
+    /// - Throws: `.staleGroup` when the address is not known.
+    public func destination(rank: UInt32, tag: UInt32) throws(RPCError) -> Destination {
+        guard let address = address(rank: rank, tag: tag) else { throw .staleGroup }
+        return .member(rank: rank, tag: tag, at: address)
+    }
+}
