@@ -138,11 +138,97 @@ int dray_fabric_resolve(
     // The former holder stays known to the provider, which would give its place, with its state,
     // to the next.
     fi_addr_t address = FI_ADDR_NOTAVAIL;
-    if (fi_av_insert(endpoint->peers, file, 1, &address, 0, NULL) != 1) return FI_ENOMEM;
+    dray_fabric_enter(endpoint);
+    int count = fi_av_insert(endpoint->peers, file, 1, &address, 0, NULL);
+    dray_fabric_leave(endpoint);
+    if (count != 1) return FI_ENOMEM;
     strcpy(peer->file_name, file);
     peer->address = address;
     peer->resolved = true;
     return 0;
+}
+
+// The shared-memory provider takes spin locks in memory that processes share. One that is killed
+// while it has such a lock never gives it back, and whoever wants it next spins for ever, inside
+// the provider, where nothing can be done about it. A process that does nothing any more, and seems
+// to live, is worse than one that has ended: that is noticed, and started again with new memory. So
+// a thread looks whether a call of the provider takes so much processor time as none does.
+
+#define WATCHED_MAX 1024
+#define WATCH_PAUSE 250000 /* microseconds */
+
+/// One endpoint that is looked after.
+struct watched {
+    const struct dray_fabric_endpoint *endpoint;
+    /// Measures the processor time of the endpoint's thread.
+    clockid_t clock;
+    /// What was seen last, and the time when that was new.
+    uint64_t entries;
+    uint64_t since;
+};
+
+static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct watched watched[WATCHED_MAX];
+static bool watching;
+
+static uint64_t milliseconds(clockid_t clock) {
+    struct timespec time;
+    if (clock_gettime(clock, &time) != 0) return 0;
+    return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
+}
+
+static void look_after(struct watched *place) {
+    uint64_t entries = __atomic_load_n(&place->endpoint->entries, __ATOMIC_ACQUIRE);
+    uint64_t now = milliseconds(place->clock);
+    if (entries != place->entries || entries % 2 == 0) {
+        place->entries = entries;
+        place->since = now;
+    } else if (now >= place->since + DRAY_STALL_MILLISECONDS) {
+        dprintf(
+            STDERR_FILENO,
+            "dray: ofi+shm://%s: a process that was killed has left shared memory locked; this one "
+            "can only end\n",
+            place->endpoint->name);
+        _exit(DRAY_STALLED_STATUS);
+    }
+}
+
+static void *watch(void *argument) {
+    (void)argument;
+    while (true) {
+        usleep(WATCH_PAUSE);
+        pthread_mutex_lock(&watch_lock);
+        for (int index = 0; index < WATCHED_MAX; index++)
+            if (watched[index].endpoint) look_after(&watched[index]);
+        pthread_mutex_unlock(&watch_lock);
+    }
+    return NULL;
+}
+
+/// Looks after an endpoint of the calling thread from now on.
+static int begin_watch(const struct dray_fabric_endpoint *endpoint) {
+    pthread_mutex_lock(&watch_lock);
+    int error = FI_ENOSPC;
+    for (int index = 0; index < WATCHED_MAX && error == FI_ENOSPC; index++) {
+        if (watched[index].endpoint) continue;
+        error = pthread_getcpuclockid(pthread_self(), &watched[index].clock);
+        if (!error) watched[index].endpoint = endpoint;
+    }
+    if (!error && !watching) {
+        pthread_t thread;
+        error = pthread_create(&thread, NULL, watch, NULL);
+        if (!error) pthread_detach(thread);
+        watching = !error;
+    }
+    pthread_mutex_unlock(&watch_lock);
+    return error;
+}
+
+static void end_watch(const struct dray_fabric_endpoint *endpoint) {
+    pthread_mutex_lock(&watch_lock);
+    for (int index = 0; index < WATCHED_MAX; index++)
+        if (watched[index].endpoint == endpoint) watched[index].endpoint = NULL;
+    pthread_mutex_unlock(&watch_lock);
 }
 
 /// Others hold a claim for a moment when they look whether anybody has it: longer where they are
@@ -328,7 +414,7 @@ static int open_objects(struct dray_fabric_endpoint *endpoint) {
         if (endpoint->ready_descriptor != -EADDRINUSE) break;
         usleep(CLAIM_PAUSE);
     }
-    return endpoint->ready_descriptor < 0 ? -endpoint->ready_descriptor : 0;
+    return endpoint->ready_descriptor < 0 ? -endpoint->ready_descriptor : begin_watch(endpoint);
 }
 
 static void close_fid(struct fid *fid) {
@@ -401,6 +487,7 @@ int dray_fabric_open(
     int error = prepare(endpoint, provider, domain, node, service, nonce);
     if (!error) error = open_objects(endpoint);
     if (error) {
+        if (endpoint->named_peers) end_watch(endpoint);
         close_objects(endpoint);
         if (endpoint->ready_descriptor >= 0) close(endpoint->ready_descriptor);
         if (endpoint->claim_descriptor >= 0) close(endpoint->claim_descriptor);
@@ -427,6 +514,7 @@ void dray_fabric_close(struct dray_fabric_endpoint *endpoint) {
     if (endpoint->named_peers) {
         // The shared-memory provider never forgets the regions of its own process: other endpoints
         // of the process would write to unmapped memory. So the region stays, without its file.
+        end_watch(endpoint);
         close(endpoint->ready_descriptor);
         shm_unlink(endpoint->full_name);
         close(endpoint->claim_descriptor);

@@ -74,6 +74,13 @@ struct dray_fabric_peer_state {
 /// who may no longer have the connection to fetch it over and would use it all the same.
 #define DRAY_VERBS_MESSAGE_SIZE_MAX 131072u
 
+/// How a process ends in which the shared-memory provider waits for a lock that a killed process
+/// has taken with it: EX_TEMPFAIL of sysexits.h.
+#define DRAY_STALLED_STATUS 75
+
+/// How much processor time one call of the shared-memory provider may take.
+#define DRAY_STALL_MILLISECONDS 3000
+
 /// The most peers that the shared-memory provider knows.
 #define DRAY_SHARED_MEMORY_PEERS_MAX 256u
 
@@ -104,6 +111,8 @@ struct dray_fabric_endpoint {
     uint64_t peer_states_count;
     bool is_layered;
     bool is_verbs;
+    /// Odd while the provider of a shared-memory endpoint is at work.
+    uint64_t entries;
     /// The name of a shared-memory endpoint, and what the provider calls it.
     char name[DRAY_NAME_MAX + 1];
     char full_name[DRAY_NAME_MAX + 32];
@@ -241,14 +250,28 @@ static inline int dray_fabric_posted(
     return (int)-result;
 }
 
+/// The provider begins to work: see `watch` in the implementation. Only the endpoint's own thread
+/// writes.
+static inline void dray_fabric_enter(struct dray_fabric_endpoint *endpoint) {
+    if (endpoint->named_peers)
+        __atomic_store_n(&endpoint->entries, endpoint->entries + 1, __ATOMIC_RELEASE);
+}
+
+/// The provider has done its work.
+static inline void dray_fabric_leave(struct dray_fabric_endpoint *endpoint) {
+    dray_fabric_enter(endpoint);
+}
+
 static inline int dray_fabric_receive(
     struct dray_fabric_endpoint *endpoint, void *buffer, size_t length, void *descriptor,
     uint64_t token) {
     struct dray_fabric_context *context = dray_fabric_take_context(endpoint, token, DRAY_RECEIVED);
     if (!context) return FI_EAGAIN;
-    return dray_fabric_posted(
-        endpoint, context,
-        fi_recv(endpoint->endpoint, buffer, length, descriptor, FI_ADDR_UNSPEC, context));
+    dray_fabric_enter(endpoint);
+    ssize_t result =
+        fi_recv(endpoint->endpoint, buffer, length, descriptor, FI_ADDR_UNSPEC, context);
+    dray_fabric_leave(endpoint);
+    return dray_fabric_posted(endpoint, context, result);
 }
 
 /// Turns a peer into what the provider calls it. Returns 0, or FI_ECONNREFUSED when nobody has
@@ -277,9 +300,10 @@ static inline int dray_fabric_send(
     struct dray_fabric_context *context =
         dray_fabric_take_context_for(endpoint, token, DRAY_SENT, target);
     if (!context) return FI_EAGAIN;
-    return dray_fabric_posted(
-        endpoint, context,
-        fi_send(endpoint->endpoint, buffer, length, descriptor, target, context));
+    dray_fabric_enter(endpoint);
+    ssize_t result = fi_send(endpoint->endpoint, buffer, length, descriptor, target, context);
+    dray_fabric_leave(endpoint);
+    return dray_fabric_posted(endpoint, context, result);
 }
 
 static inline int dray_fabric_read(
@@ -291,10 +315,11 @@ static inline int dray_fabric_read(
     struct dray_fabric_context *context =
         dray_fabric_take_context_for(endpoint, token, DRAY_READ, target);
     if (!context) return FI_EAGAIN;
-    return dray_fabric_posted(
-        endpoint, context,
-        fi_read(
-            endpoint->endpoint, buffer, length, descriptor, target, address, key, context));
+    dray_fabric_enter(endpoint);
+    ssize_t result = fi_read(
+        endpoint->endpoint, buffer, length, descriptor, target, address, key, context);
+    dray_fabric_leave(endpoint);
+    return dray_fabric_posted(endpoint, context, result);
 }
 
 static inline int dray_fabric_write(
@@ -318,9 +343,11 @@ static inline int dray_fabric_write(
         .context = context,
     };
     // The bytes must have arrived, not only left.
-    return dray_fabric_posted(
-        endpoint, context,
-        fi_writemsg(endpoint->endpoint, &message, FI_COMPLETION | FI_DELIVERY_COMPLETE));
+    dray_fabric_enter(endpoint);
+    ssize_t result =
+        fi_writemsg(endpoint->endpoint, &message, FI_COMPLETION | FI_DELIVERY_COMPLETE);
+    dray_fabric_leave(endpoint);
+    return dray_fabric_posted(endpoint, context, result);
 }
 
 /// Makes progress and fetches at most DRAY_COMPLETIONS_MAX completions; negative on errors.
@@ -328,9 +355,11 @@ static inline int dray_fabric_poll(
     struct dray_fabric_endpoint *endpoint, struct dray_fabric_completion *completions,
     int capacity) {
     struct fi_cq_msg_entry entries[DRAY_COMPLETIONS_MAX];
+    dray_fabric_enter(endpoint);
     ssize_t count = fi_cq_read(
         endpoint->completions, entries,
         (size_t)(capacity < DRAY_COMPLETIONS_MAX ? capacity : DRAY_COMPLETIONS_MAX));
+    dray_fabric_leave(endpoint);
     if (count == -FI_EAGAIN) return 0;
     if (count == -FI_EAVAIL) return dray_fabric_poll_error(endpoint, completions);
     if (count < 0) return (int)count;

@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import BIO
 internal import DrayEngine
+internal import DrayProtocol
 internal import DrayRuntime
 internal import Glibc
 internal import Synchronization
@@ -140,6 +141,14 @@ struct EngineRunner {
         let state = Mutex(State())
     }
 
+    /// What to know of an engine at these addresses; nil when there is nothing.
+    private static func caution(about addresses: [String]) -> String? {
+        guard addresses.contains(where: { $0.hasPrefix("ofi+shm:") }) else { return nil }
+        return "ofi+shm: a process that is killed may leave memory locked that it shares with this "
+            + "engine, which then ends with status 75 and has to be started again; processes "
+            + "that share memory are trusted, and are 256 at most"
+    }
+
     /// Starts the engine, waits for one of `signals`, and stops it. The signals must be blocked.
     func run(until signals: inout sigset_t) throws(CommandFailure) {
         let outcome = Outcome()
@@ -151,6 +160,9 @@ struct EngineRunner {
                     let engine = try await Engine.start(configuration, world: world)
                     outcome.state.withLock { $0.engine = engine }
                     Terminal.note("engine \(configuration.rank): serving")
+                    if let caution = Self.caution(about: configuration.record?.addresses ?? []) {
+                        Terminal.note("engine \(configuration.rank): \(caution)")
+                    }
                 } catch {
                     outcome.state.withLock { $0.failure = error }
                     kill(getpid(), SIGTERM)
