@@ -1,3 +1,5 @@
+internal import DrayFabric
+
 /// What a context holds at a moment: nothing of it may be left once all is quiet.
 package struct ContextUsage: Hashable, Sendable {
     /// Calls that have not ended.
@@ -10,11 +12,25 @@ package struct ContextUsage: Hashable, Sendable {
     package var transfers = 0
     /// Callers that are known.
     package var sessions = 0
+    /// Credits of peers that calls have.
+    package var credits = 0
+    /// Send slots in use.
+    package var sends = 0
+    /// Receives that are not posted.
+    package var receives = 0
+    /// Registered buffers that somebody has, without what is kept for a lost peer.
+    package var buffers = 0
 
     package init() {}
 
     /// Whether nothing is under way. Sessions may stay.
     package var isIdle: Bool { calls + requests + exposures + transfers == 0 }
+
+    /// Whether everything is back where it belongs, too. A user of the context has buffers only
+    /// while it works.
+    package var isComplete: Bool {
+        isIdle && credits + sends + receives + buffers == 0
+    }
 }
 
 extension Context {
@@ -25,10 +41,22 @@ extension Context {
         usage.calls = counters.inFlight + counters.waiting
         usage.requests = counters.active
         // Several calls may have given up the same memory.
-        let quarantined = Set(quarantine.map { $0.handle.descriptor.key })
-        usage.exposures = exposures.count - quarantined.count
+        let kept = Set(quarantine.map { $0.handle.descriptor.key })
+        let keptBuffers = Set(
+            quarantine.compactMap { ($0.handle.owner as? RegisteredBuffer).map(ObjectIdentifier.init) })
+        usage.exposures = exposures.count - kept.count
         usage.transfers = bulks.count
         usage.sessions = counters.sessions
+        usage.credits = tracker.peers.reduce(0) { $0 + $1.used }
+        usage.sends = sends.busyCount
+        usage.receives = receives.count - receives.postedCount
+        usage.buffers = pool.lentCount + registrations.usersCount - keptBuffers.count
         return usage
+    }
+
+    /// Checks the tables against each other; traps when they disagree. O(calls + sessions).
+    package func checkInvariants() {
+        tracker.checkInvariants()
+        sessions.checkInvariants()
     }
 }

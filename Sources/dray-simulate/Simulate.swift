@@ -11,7 +11,7 @@ struct Simulate: ParsableCommand {
             Exit code 0: every run was good and reached its floors. 1: a run was not; the line \
             printed with it repeats it.
             """,
-        subcommands: [Swim.self])
+        subcommands: [Swim.self, Transport.self])
 
     @Option(help: "How many seeds to run.")
     var seeds: Int = 1

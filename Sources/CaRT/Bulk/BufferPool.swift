@@ -25,6 +25,9 @@ final class BufferPool {
             repeating: [], count: BufferPool.largestShift - BufferPool.smallestShift + 1)
     }
 
+    /// Buffers that somebody has.
+    var lentCount: Int { lent.count }
+
     /// The class of `count` bytes; nil when it is larger than any.
     static func sizeClass(of count: Int) -> Int? {
         let bits = count <= 1 ? 0 : Int.bitWidth - (count - 1).leadingZeroBitCount

@@ -10,7 +10,7 @@ public final class BulkHandle {
     let registration: Registration
     let range: Range<Int>
     /// Held as long as the exposure lasts: the buffer that the memory belongs to.
-    private let owner: AnyObject
+    let owner: AnyObject
     private let exposures: ExposureTable
     /// A peer may still use the memory: only the context ends the exposure.
     var isQuarantined = false

@@ -30,6 +30,9 @@ final class RegistrationCache {
         self.bytesMax = bytesMax
     }
 
+    /// Registered buffers that somebody has.
+    var usersCount: Int { entries.values.reduce(0) { $0 + $1.users } }
+
     /// A registration of all of `buffer`, until `give`.
     func take(_ buffer: IOBuffer) throws(RPCError) -> Registration {
         guard !isClosed else { throw .closed }
