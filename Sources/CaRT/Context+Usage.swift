@@ -43,7 +43,9 @@ extension Context {
         // Several calls may have given up the same memory.
         let kept = Set(quarantine.map { $0.handle.descriptor.key })
         let keptBuffers = Set(
-            quarantine.compactMap { ($0.handle.owner as? RegisteredBuffer).map(ObjectIdentifier.init) })
+            quarantine.compactMap {
+                ($0.handle.owner as? RegisteredBuffer).map(ObjectIdentifier.init)
+            })
         usage.exposures = exposures.count - kept.count
         usage.transfers = bulks.count
         usage.sessions = counters.sessions

@@ -62,6 +62,9 @@ enum Rules {
             let end = file.code[index...].firstIndex { other in
                 other.hasPrefix(indentation + "}") || (other == line && other.hasSuffix("}"))
             }
+            // A requirement of a protocol has no body: the next one would count for it.
+            let body = file.code[index...].firstIndex { $0.isEmpty || $0.contains("{") }
+            guard let body, !file.code[body].isEmpty else { continue }
             guard let end, end - index + 1 > functionLinesMax else { continue }
             violations.append(
                 Violation(

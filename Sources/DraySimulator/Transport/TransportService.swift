@@ -59,8 +59,7 @@ package struct TransportService {
             if message.delay > 0 {
                 // Holds the receive meanwhile.
                 await request.context.xstream.sleep(for: .microseconds(Int64(message.delay)))
-                if !(unsafe NumberedBytes(message.number, .requestPayload).match(request.payload))
-                {
+                if !(unsafe NumberedBytes(message.number, .requestPayload).match(request.payload)) {
                     ledger.violation("a request's payload has changed while it was held")
                 }
             }

@@ -221,7 +221,8 @@ package final class TransportWorkload {
 
     private func isUnable(_ error: RPCError, _ number: UInt64) -> Bool {
         guard case .application(let code, _) = error else { return false }
-        return code == UInt32(truncatingIfNeeded: number) && error != TransportProtocol.failure(number)
+        return code == UInt32(truncatingIfNeeded: number)
+            && error != TransportProtocol.failure(number)
     }
 
     private func run(_ plan: TransportPlan, _ number: UInt64) async throws(RPCError) {
