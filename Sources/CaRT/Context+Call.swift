@@ -85,6 +85,7 @@ extension Context {
                 xstream.submit {}
             }
         }
+        let sentAt = tracer == nil ? 0 : tracker.slots[slot].sentAt
         var (message, status, isSpilled) = try endedCall(ticket, exposing: exposing, spill: spill)
         spill = nil
         if isSpilled { message = try await fetchReply(message, ticket) }
@@ -97,7 +98,11 @@ extension Context {
             unsafe onReplyPayload(message.payload)
         }
         do throws(DecodingFailure) {
-            return try unsafe R(decoding: message.body)
+            let reply = try unsafe R(decoding: message.body)
+            if let tracer {
+                record(ticket, sentAt: sentAt, procedure.opcode, procedure.name, in: tracer)
+            }
+            return reply
         } catch {
             counts.callsFailed += 1
             throw .badMessage
@@ -143,6 +148,17 @@ extension Context {
             countFailure(error)
             throw error
         }
+    }
+
+    private func record(
+        _ ticket: CallTicket, sentAt: UInt64, _ opcode: UInt32, _ name: StaticString,
+        in tracer: CallTracer
+    ) {
+        guard let timings = tracer.timings.removeValue(forKey: ticket.slot) else { return }
+        let trace = timings.trace(
+            begun: ticket.begin, sent: sentAt, sentWall: sentAt &+ wallOffset,
+            ended: xstream.now.nanoseconds)
+        tracer.record(trace, opcode: opcode, name: name)
     }
 
     // MARK: - Cancellation
@@ -285,6 +301,7 @@ extension Context {
                 header.flags.insert(.oneWay)
             }
             header.flags.priority = ticket.options.priority
+            if tracer != nil, !ticket.isOneWay { header.flags.insert(.traced) }
             if spill != nil {
                 tracker.exposes(ticket.slot)
                 counts.spills += 1
@@ -461,6 +478,9 @@ extension Context {
             release(message.source)
             endCall(slot, .failed(error))
         } else if isIntact(header, message) {
+            if let tracer, header.flags.contains(.traced) {
+                tracer.timings[slot] = ReplyTimings(header)
+            }
             endCall(
                 slot,
                 .reply(

@@ -94,10 +94,10 @@ extension Context {
         let request = RequestContext(
             header, message, context: self, instance: sessions.sessions[session].instance)
         activate(request)
-        if counts.requestsReceived % ContextTimes.timedRequests == 0 {
+        if counts.requestsReceived % ContextTimes.timedRequests == 0 || request.isTraced {
             request.arrivedAt = pollTime
         }
-        if let strike = faults.strike(.cartHandler) {
+        if request.priority != .high, let strike = faults.strike(.cartHandler) {
             strikeHandler(strike, request, spilled: header.flags.contains(.spilled), handler)
         } else if header.flags.contains(.spilled) {
             pull(request, handler)
@@ -225,6 +225,7 @@ extension Context {
                 counts.spills += 1
                 keep(spill, for: request)
             }
+            if request.isTraced { request.timings.store(in: &header) }
             postReply(send, header, session: session)
         } catch {
             sends.give(send)

@@ -24,6 +24,8 @@ internal import Logging
     /// Whom `Destination.rank` means. Empty at first.
     public let group: Group
     var observation: Group.Observation?
+    /// Collects where the time of this context's calls goes; nil: nobody asks.
+    @safe @exclusivity(unchecked) public var tracer: CallTracer?
     /// Our rank; engines may learn it after the context was made.
     @safe @exclusivity(unchecked) public var rank: UInt32?
 

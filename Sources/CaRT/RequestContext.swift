@@ -21,6 +21,8 @@ internal import DrayRuntime
     public let priority: RequestPriority
     /// Nobody waits for a reply: what the handler answers is dropped.
     public let isOneWay: Bool
+    /// The caller wants to know where the time goes: name the request in bulk transfers for it.
+    public let isTraced: Bool
 
     let session: SessionID
     let slot: UInt32
@@ -31,6 +33,8 @@ internal import DrayRuntime
     /// When it arrived, and when its handler began: monotonic nanoseconds; 0 when nobody counts.
     var arrivedAt: UInt64 = 0
     private var begunAt: UInt64 = 0
+    /// Nanoseconds in bulk transfers.
+    var bulkTime: UInt64 = 0
     /// Nil once nobody reads the message any more.
     private(set) var message: HeldMessage?
     private(set) var isAnswered = false
@@ -49,6 +53,7 @@ internal import DrayRuntime
         trace = header.trace
         priority = header.flags.priority
         isOneWay = header.flags.contains(.oneWay)
+        isTraced = header.flags.contains(.traced)
         session = header.session
         slot = header.slot
         slotGeneration = header.slotGeneration
@@ -138,6 +143,17 @@ internal import DrayRuntime
             let now = context.xstream.now.nanoseconds
             context.times.handler.record(nanoseconds: now > begunAt ? now - begunAt : 0)
         }
+    }
+
+    /// What the reply to a traced request says.
+    var timings: ReplyTimings {
+        let now = context.xstream.now.nanoseconds
+        var timings = ReplyTimings()
+        timings.arrived = arrivedAt &+ context.wallOffset
+        timings.waiting = begunAt > arrivedAt ? begunAt - arrivedAt : 0
+        timings.handler = now > begunAt ? now - begunAt : 0
+        timings.bulk = bulkTime
+        return timings
     }
 
     /// The right to answer, once.

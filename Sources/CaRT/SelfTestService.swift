@@ -94,7 +94,7 @@ final class SelfTestService {
             let buffer = try bytesToSend(size, echo, request.context)
             try await request.context.bulkPut(
                 target, from: buffer, range: Int(echo.alignment)..<Int(echo.alignment) + size,
-                deadline: .at(request.deadline))
+                deadline: .at(request.deadline), for: request)
         }
         if echo.replySize > 0 {
             let buffer = try bytesToSend(Int(echo.replySize), echo, request.context)
@@ -110,7 +110,7 @@ final class SelfTestService {
         let range = Int(echo.alignment)..<Int(echo.alignment) + Int(source.length)
         let buffer = try request.context.makeBuffer(count: range.upperBound)
         try await request.context.bulkGet(
-            source, into: buffer, range: range, deadline: .at(request.deadline))
+            source, into: buffer, range: range, deadline: .at(request.deadline), for: request)
         let bytes = unsafe UnsafeRawBufferPointer(rebasing: buffer.bytes[range])
         if let seed = echo.seed {
             try unsafe SelfTestBytes.check(

@@ -26,6 +26,8 @@ struct MessageFlags: OptionSet {
     static let spilled = MessageFlags(rawValue: 1)
     /// Nobody waits for a reply.
     static let oneWay = MessageFlags(rawValue: 2)
+    /// The caller wants to know where the time went; in a reply: here it says so.
+    static let traced = MessageFlags(rawValue: 16)
 
     /// Of a request: bits 2 and 3.
     var priority: RequestPriority {

@@ -282,7 +282,7 @@ final class ClientCore {
                 do throws(RPCError) {
                     let reply = unsafe try await context.call(
                         procedure, request, to: .rank(engine.rank, tag: 0),
-                        deadline: .after(timeout))
+                        deadline: .after(timeout), options: CallOptions(priority: .high))
                     gather.finish(index, with: .success(reply))
                 } catch {
                     gather.finish(

@@ -89,6 +89,16 @@ public final class Cluster: Sendable {
         xstream.stop()
     }
 
+    /// Collects from now on where the time of the client's calls goes.
+    public func startTracing() async {
+        await onCore { core in core.context.tracer = CallTracer() }
+    }
+
+    /// Where the time of calls went since `startTracing`, by procedure.
+    public var callTraces: [CallTracer.Summary] {
+        get async { await onCore { core in core.context.tracer?.summaries ?? [] } }
+    }
+
     // MARK: - Engines and pools
 
     /// The engines of the cluster, by rank.

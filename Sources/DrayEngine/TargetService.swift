@@ -207,7 +207,7 @@ final class TargetService {
         guard count > 0 else { return }
         if let bulk = request.bulk {
             try await call.context.bulkPut(
-                bulk, from: buffer, range: 0..<count, deadline: .at(call.deadline))
+                bulk, from: buffer, range: 0..<count, deadline: .at(call.deadline), for: call)
         } else {
             unsafe call.setReplyPayload(
                 UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<count]), keeping: buffer)

@@ -10,7 +10,8 @@ public enum FaultPoint: String, CaseIterable, Hashable, Sendable {
     case cartSend = "cart.send"
     /// A message that has arrived is lost.
     case cartReceive = "cart.receive"
-    /// A request is answered with an error (overloaded), or late, before its handler sees it.
+    /// A request is answered with an error (overloaded), or late, before its handler sees it. Those
+    /// of high priority are spared: so are the requests that end the faults.
     case cartHandler = "cart.handler"
     /// A bulk transfer fails, or begins late.
     case cartBulk = "cart.bulk"

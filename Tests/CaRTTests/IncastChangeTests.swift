@@ -78,7 +78,7 @@ import Testing
             #expect(
                 await incastFailure { () throws(IncastError) in
                     try await cluster.variables[12].fetch(
-                        Self.key, version: .latest, deadline: .after(.milliseconds(200)))
+                        Self.key, version: .latest, deadline: .after(.seconds(1)))
                 } == .timedOut(last: .groupVersion))
             #expect(
                 await incastFailure { () throws(IncastError) in

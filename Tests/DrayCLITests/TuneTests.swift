@@ -63,7 +63,7 @@ import Testing
         try #require(try program.dray("container", "create", "tank/c").status == 0)
         try #require(try program.dray("engine", "faults", "vos.space,count=1").status == 0)
         let full = try program.dray("kv", "put", "tank/c", "key", "value")
-        #expect(full.status != 0 && full.error.contains("space"), "\(full.error)")
+        #expect(full.status != 0 && full.error.contains("is full"), "\(full.error)")
         #expect(try program.dray("kv", "put", "tank/c", "key", "value").status == 0)
         let table = try program.dray("engine", "faults")
         #expect(table.text.contains("vos.space,count=1"))

@@ -67,6 +67,7 @@ extension Context {
     // MARK: - Transfers
 
     /// Copies from a peer's exposed memory, starting at `offset` of it, into `range` of `buffer`.
+    /// `request` is the one that it is done for, for its trace.
     ///
     /// The fabric stops no transfer. One that is not over by its deadline throws `.timedOut`, one
     /// whose task is cancelled `.cancelled`; both keep the buffer until the fabric is done with it,
@@ -76,9 +77,9 @@ extension Context {
     ///   it, or is not valid any more.
     public func bulkGet(
         _ descriptor: BulkDescriptor, offset: Int = 0, into buffer: RegisteredBuffer,
-        range: Range<Int>, deadline: Deadline = .standard
+        range: Range<Int>, deadline: Deadline = .standard, for request: RequestContext? = nil
     ) async throws(RPCError) {
-        try await transfer(.read, descriptor, offset, buffer, range, deadline)
+        try await transfer(.read, descriptor, offset, buffer, range, deadline, request)
     }
 
     /// Copies `range` of `buffer` to a peer's exposed memory, starting at `offset` of it.
@@ -88,16 +89,23 @@ extension Context {
     /// peer is gone: until then, the peer must not be told that its memory is its own again.
     public func bulkPut(
         _ descriptor: BulkDescriptor, offset: Int = 0, from buffer: RegisteredBuffer,
-        range: Range<Int>, deadline: Deadline = .standard
+        range: Range<Int>, deadline: Deadline = .standard, for request: RequestContext? = nil
     ) async throws(RPCError) {
-        try await transfer(.write, descriptor, offset, buffer, range, deadline)
+        try await transfer(.write, descriptor, offset, buffer, range, deadline, request)
     }
 
     private func transfer(
         _ kind: BulkOperation.Kind, _ descriptor: BulkDescriptor, _ offset: Int,
-        _ buffer: RegisteredBuffer, _ range: Range<Int>, _ deadline: Deadline
+        _ buffer: RegisteredBuffer, _ range: Range<Int>, _ deadline: Deadline,
+        _ request: RequestContext?
     ) async throws(RPCError) {
-        let end = times(of: deadline, now: xstream.now.nanoseconds).0
+        let begun = xstream.now.nanoseconds
+        let end = times(of: deadline, now: begun).0
+        defer {
+            if let request, request.isTraced {
+                request.bulkTime += xstream.now.nanoseconds - begun
+            }
+        }
         switch faults.strike(.cartBulk) {
         case nil: break
         case .fail: throw .unreachable

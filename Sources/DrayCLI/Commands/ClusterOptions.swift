@@ -22,6 +22,10 @@ struct ClusterOptions: ParsableArguments {
     @Option(name: .long, help: "How long an operation is tried again while engines are away.")
     var timeout = HumanDuration(.seconds(30))
 
+    @Flag(
+        name: .long, help: "Print to standard error where the time of the client's requests went.")
+    var trace = false
+
     /// The directory of the cluster.
     func directory() throws(CommandFailure) -> LocalPath {
         if let cluster { return LocalPath(cluster.bytes) }
@@ -62,11 +66,14 @@ struct ClusterOptions: ParsableArguments {
         } catch {
             throw CommandFailure(error, "cluster")
         }
+        if trace { await cluster.startTracing() }
         do throws(CommandFailure) {
             let value = try await body(cluster, world)
+            if trace { Terminal.note(TraceTable.text(await cluster.callTraces)) }
             await cluster.close()
             return value
         } catch {
+            if trace { Terminal.note(TraceTable.text(await cluster.callTraces)) }
             await cluster.close()
             throw error
         }

@@ -53,6 +53,25 @@ struct SelfTestClient {
         self.servers = servers
     }
 
+    /// Collects from now on where the time of calls goes.
+    func startTracing() async {
+        for context in contexts {
+            await context.xstream.run { context.value.tracer = CallTracer() }
+        }
+    }
+
+    /// Where it went, for each context.
+    var callTraces: [[CallTracer.Summary]] {
+        get async {
+            var all: [[CallTracer.Summary]] = []
+            for context in contexts {
+                all.append(
+                    await context.xstream.run { context.value.tracer?.summaries ?? [] })
+            }
+            return all
+        }
+    }
+
     func close() async {
         for context in contexts {
             await context.xstream.run { await context.value.close() }

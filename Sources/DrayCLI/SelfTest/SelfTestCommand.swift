@@ -156,6 +156,7 @@ struct SelfTestCommand: AsyncParsableCommand {
     ) async throws(CommandFailure) -> [SelfTestRow] {
         let client = try await SelfTestClient(
             contexts: contexts, servers: servers, world: world)
+        if cluster.trace { await client.startTracing() }
         var rows: [SelfTestRow] = []
         for one in options {
             let pairs = client.names.flatMap { from in
@@ -169,6 +170,9 @@ struct SelfTestCommand: AsyncParsableCommand {
                 SelfTestRow(
                     shape(one, provider: servers[0].provider, from: "client", pairs), pairs, result)
             )
+        }
+        if cluster.trace {
+            for summaries in await client.callTraces { Terminal.note(TraceTable.text(summaries)) }
         }
         await client.close()
         return rows

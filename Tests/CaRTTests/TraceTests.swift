@@ -1,0 +1,101 @@
+import DrayFabric
+import DrayRuntime
+import Testing
+
+@testable import CaRT
+
+@Suite struct TraceTests {
+    private static let slow = Procedure<Blob, Blob>(
+        TestProtocol.id, index: 50, name: "test.slow")
+    private static let large = Procedure<Blob, Blob>(
+        TestProtocol.id, index: 51, name: "test.large")
+
+    /// A handler that takes its time, and one that moves bulk data: each part shows where it was.
+    @Test(arguments: FabricKind.allCases)
+    func saysWhereTheTimeWent(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let (client, server) = (try rig.makeContext(), try rig.makeContext { $0.credits = 1 })
+            serve(server)
+            server.register(Self.slow) { blob, request throws(RPCError) in
+                await request.context.xstream.sleep(for: .milliseconds(20))
+                return blob
+            }
+            server.register(Self.large) { blob, request throws(RPCError) in blob }
+            let there = Destination.address(server.address)
+            _ = try await client.call(TestProtocol.echo, Blob(), to: there)
+            let tracer = CallTracer()
+            client.tracer = tracer
+            // One credit: the second waits for the first.
+            await concurrently(client.xstream, 2) { _ in
+                _ = try? await client.call(Self.slow, Blob(number: 1), to: there)
+            }
+            for _ in 0..<5 {
+                _ = try await client.call(TestProtocol.echo, Blob(bytes: pattern(9)), to: there)
+            }
+            // A reply too large to go inline is traced too; an error is not.
+            _ = try await client.call(Self.large, Blob(bytes: pattern(90_000)), to: there)
+            _ = await failure { () throws(RPCError) in
+                try await client.call(TestProtocol.fail, Blob(), to: there)
+            }
+            let summaries = tracer.summaries
+            #expect(summaries.map(\.name) == ["test.echo", "test.slow", "test.large"])
+            #expect(summaries.map(\.total.count) == [5, 2, 1])
+            let slow = summaries[1]
+            #expect(slow.handling.minimum >= 20_000_000)
+            #expect(slow.queued.maximum >= 20_000_000)
+            #expect(slow.total.maximum >= 40_000_000)
+            #expect(summaries[0].bulk.maximum == 0)
+            #expect(tracer.timings.isEmpty)
+            client.tracer = nil
+            _ = try await client.call(TestProtocol.echo, Blob(), to: there)
+            #expect(tracer.summaries.map(\.total.count) == [5, 2, 1])
+        }
+    }
+
+    @Test(arguments: [FabricKind.tcp, .simulated])
+    func bulkTransfersAreToldApart(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let (client, server) = (try rig.makeContext(), try rig.makeContext())
+            server.register(TestProtocol.pull) { transfer, request throws(RPCError) in
+                let buffer = try request.context.makeBuffer(count: Int(transfer.memory.length))
+                try await request.context.bulkGet(
+                    transfer.memory, into: buffer, range: 0..<buffer.count, for: request)
+                return Blob()
+            }
+            client.tracer = CallTracer()
+            let handle = try client.expose(
+                try client.makeBuffer(count: 1 << 20), access: .remoteRead)
+            var transfer = Transfer()
+            transfer.memory = handle.descriptor
+            _ = try await client.call(
+                TestProtocol.pull, transfer, to: .address(server.address), exposing: [handle])
+            let summary = try #require(client.tracer?.summaries.first)
+            #expect(summary.bulk.maximum > 1000)
+            #expect(summary.bulk.maximum <= summary.total.maximum)
+            // The first call had to say hello.
+            #expect(summary.queued.maximum > 0)
+        }
+    }
+
+    /// Whatever a peer says, the parts add up to the whole.
+    @Test(arguments: 1...20)
+    func partsAddUp(seed: UInt64) {
+        var random = Entropy(seed: seed)
+        for _ in 0..<500 {
+            func any() -> UInt64 { random.next() >> random.below(60) }
+            var timings = ReplyTimings()
+            timings.arrived = any()
+            timings.waiting = any() >> 1
+            timings.handler = any() >> 1
+            timings.bulk = any()
+            var header = WireHeader()
+            timings.store(in: &header)
+            let begun = random.below(1 << 40)
+            let sent = begun + random.below(1 << 30)
+            let ended = sent + random.below(1 << 34)
+            let trace = ReplyTimings(header).trace(
+                begun: begun, sent: sent, sentWall: any(), ended: ended)
+            #expect(trace.total == ended - begun)
+        }
+    }
+}
