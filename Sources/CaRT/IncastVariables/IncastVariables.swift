@@ -5,7 +5,9 @@ internal import DrayRuntime
 ///
 /// Confined to the context's xstream.
 public final class IncastVariables<Class: IncastClass> {
+    /// What names a variable.
     public typealias Key = Class.Key
+    /// What a variable holds.
     public typealias Value = Class.Value
 
     /// What the class does at this member.
