@@ -34,9 +34,7 @@ public protocol IncastClass<Key, Value> {
     // MARK: - At the owner
 
     /// The value and its version, as they are at some time after the call began.
-    func load(
-        _ key: Key, at place: IncastPlace
-    ) async throws(RPCError) -> IncastVersioned<Value>
+    func load(_ key: Key, at place: IncastPlace) async throws(RPCError) -> IncastVersioned<Value>
 
     /// Takes an update, and gives what the variable is from now on: the new value, or whatever the
     /// class makes of it, or the old one.
@@ -71,7 +69,7 @@ public protocol IncastClass<Key, Value> {
         _ key: Key, _ news: IncastNews<Value>, at place: IncastPlace
     ) async throws(RPCError)
 
-    // MARK: - Before
+    // MARK: - Before and around
 
     /// Before a fetch is handled, at every rank. (pre_fetch)
     func willFetch(_ key: Key, at place: IncastPlace) async
@@ -85,8 +83,6 @@ public protocol IncastClass<Key, Value> {
     /// Before news go to the ranks below; when it throws, those are missed. (pre_sync)
     func willSpread(_ key: Key, version: UInt64, at place: IncastPlace) async throws(RPCError)
 
-    // MARK: - Around
-
     /// Before anything is done with the variable for an operation; may refuse it. Followed by one
     /// `endAccess`, unless it throws. (on_get)
     func beginAccess(
@@ -98,13 +94,13 @@ public protocol IncastClass<Key, Value> {
 }
 
 extension IncastClass {
-    public var isOrdered: Bool { false }
-    public var discardsCopies: Bool { false }
-    public var keysMax: Int { 1024 }
-
     public func owner(of key: Key, in group: Group) -> UInt32? {
         RendezvousHash.winner(for: key.encoded(), among: group.members)
     }
+
+    public var isOrdered: Bool { false }
+    public var discardsCopies: Bool { false }
+    public var keysMax: Int { 1024 }
 
     public func fetch(
         _ key: Key, copy: IncastVersioned<Value>?, at place: IncastPlace
