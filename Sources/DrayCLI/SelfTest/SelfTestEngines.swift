@@ -31,12 +31,14 @@ struct SelfTestEngines {
         }
         var members: [Member] = []
         for record in records where ranks.isEmpty || ranks.contains(record.rank) {
-            for tag in tags where Int(tag) >= record.addresses.count {
+            // Not the context that watches the other engines.
+            let addresses = record.addresses.prefix(Int(record.targetCount) + 1)
+            for tag in tags where Int(tag) >= addresses.count {
                 throw CommandFailure(
                     .notFound, "rank \(record.rank) tag \(tag)",
-                    "the engine has tags 0 to \(record.addresses.count - 1)")
+                    "the engine has tags 0 to \(addresses.count - 1)")
             }
-            for (tag, address) in record.addresses.enumerated()
+            for (tag, address) in addresses.enumerated()
             where tags.isEmpty || tags.contains(UInt32(tag)) {
                 members.append(
                     Member(
