@@ -234,7 +234,8 @@ func openContext(
         } catch {
             throw .application(code: 0, message: "\(error)")
         }
-        SelfTest.register(on: context)
+        // The context that watches the others must not be kept busy.
+        if tag <= configuration.targetCount { SelfTest.register(on: context) }
         return context
     } catch {
         switch error {

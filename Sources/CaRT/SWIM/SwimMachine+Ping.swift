@@ -130,7 +130,9 @@ extension SwimMachine {
         apply(SwimMember(rank: sender, incarnation: message.incarnation))
         if known.state == .dead, message.incarnation > known.incarnation {
             // It may not have heard that it was, when it was stopped.
-            send(.news, 0, to: sender, first: known)
+            obituaries.removeAll { $0.member.rank == sender }
+            obituaries.append(Obituary(member: known))
+            send(.news, 0, to: sender)
         }
         for update in message.updates.prefix(SwimMessage.updatesMax) { heard(update) }
         switch message.kind {
@@ -167,8 +169,7 @@ extension SwimMachine {
 
     /// Sends a message, with what there is to tell.
     mutating func send(
-        _ kind: SwimMessage.Kind, _ sequence: UInt32, target: UInt32 = 0, to receiver: UInt32,
-        first: SwimMember? = nil
+        _ kind: SwimMessage.Kind, _ sequence: UInt32, target: UInt32 = 0, to receiver: UInt32
     ) {
         var message = SwimMessage()
         message.kind = kind
@@ -177,14 +178,25 @@ extension SwimMachine {
         message.incarnation = incarnation
         message.version = version
         // First what is said of the receiver itself, so that it can contradict.
-        if let first {
-            message.updates.append(first)
+        if let obituary = takeObituary(of: receiver) {
+            message.updates.append(obituary)
         } else if let member = member(receiver), member.state != .alive {
             message.updates.append(member)
         }
         gossip.take(into: &message.updates, for: receiver, tellingsMax: tellingsMax)
         addUnwell(to: &message, for: receiver)
         actions.append(.send(message, to: receiver))
+    }
+
+    /// What was thought of a member that is back, if it is to be told.
+    private mutating func takeObituary(of rank: UInt32) -> SwimMember? {
+        guard let index = obituaries.firstIndex(where: { $0.member.rank == rank }) else {
+            return nil
+        }
+        obituaries[index].tellings += 1
+        let obituary = obituaries[index]
+        if obituary.tellings == Obituary.tellingsMax { obituaries.remove(at: index) }
+        return obituary.member
     }
 
     /// To somebody who is not in our group: nothing but that.

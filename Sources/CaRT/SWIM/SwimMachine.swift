@@ -81,6 +81,7 @@ package struct SwimMachine: Sendable {
     /// Ranks that are not alive, ascending.
     var unwell: [UInt32] = []
     var unwellTold = 0
+    var obituaries: [Obituary] = []
     var deadPinged = 0
     /// Of which of our incarnations on a death has not been reported. None of earlier lives is.
     var deathToReport: UInt64
@@ -116,6 +117,14 @@ package struct SwimMachine: Sendable {
         var deadline: UInt64
         /// We had doubts whether it is us, and have waited once more.
         var isExtended = false
+    }
+
+    /// A member that was dead, and is back: it is told, more than once, as messages get lost.
+    struct Obituary: Sendable {
+        let member: SwimMember
+        var tellings = 0
+
+        static let tellingsMax = 3
     }
 
     /// The most doubt.
@@ -280,6 +289,7 @@ package struct SwimMachine: Sendable {
                 actions.append(.changed(current))
             }
         }
+        obituaries = obituaries.filter { index(of: $0.member.rank) != nil }
         suspicions = suspicions.filter { member($0.rank)?.state == .suspect }
         relays = relays.filter { index(of: $0.target) != nil && index(of: $0.requester) != nil }
         unwell = members.filter { $0.state != .alive }.map(\.rank)
@@ -320,6 +330,7 @@ extension SwimMachine {
         precondition(order.sorted() == members.map(\.rank), "not everybody has a turn")
         precondition(position <= order.count)
         precondition(gossip.count <= members.count, "gossip about nobody")
+        precondition(obituaries.count <= members.count, "obituaries of nobody")
         precondition(relays.count <= SwimMachine.relaysMax)
         precondition(doubt <= SwimMachine.doubtMax)
         if let probe { precondition(member(probe.target) != nil, "a stranger is pinged") }

@@ -31,14 +31,14 @@ struct SelfTestEngines {
         }
         var members: [Member] = []
         for record in records where ranks.isEmpty || ranks.contains(record.rank) {
-            // The last tag is that of the failure detector, which serves nothing else.
-            let targetTags = record.targetCount
-            for tag in tags where tag > targetTags {
+            // Not the context that watches the other engines.
+            let addresses = record.addresses.prefix(Int(record.targetCount) + 1)
+            for tag in tags where Int(tag) >= addresses.count {
                 throw CommandFailure(
                     .notFound, "rank \(record.rank) tag \(tag)",
-                    "the engine has tags 0 to \(targetTags)")
+                    "the engine has tags 0 to \(addresses.count - 1)")
             }
-            for (tag, address) in record.addresses.prefix(Int(targetTags) + 1).enumerated()
+            for (tag, address) in addresses.enumerated()
             where tags.isEmpty || tags.contains(UInt32(tag)) {
                 members.append(
                     Member(
