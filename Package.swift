@@ -30,7 +30,8 @@ let package = Package(
     products: [
         .executable(name: "dray", targets: ["DrayCLI"]),
         .library(name: "Dray", targets: ["Dray"]),
-        .library(name: "CaRT", targets: ["CaRT"]),
+        // With the modules whose types CaRT's public API names.
+        .library(name: "CaRT", targets: ["CaRT", "DrayFabric", "DrayRuntime"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),

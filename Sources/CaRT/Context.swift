@@ -12,14 +12,20 @@ internal import Logging
 ///     world: world, xstream: xstream, address: "ofi+tcp://127.0.0.1:0", options: options)
 /// context.register(Greeting.hello) { name, request in Answer(text: "hello \(name.text)") }
 /// let answer = try await context.call(Greeting.hello, Name(text: "you"), to: .address(peer))
+/// await context.close()
 /// ```
+///
+/// `Context.run` makes one with an xstream of its own, and closes both.
 @safe public final class Context {
+    /// Where everything of this context happens.
     public let xstream: XStream
     /// Where peers reach this context.
     public let address: FabricAddress
     /// Random; another one after each restart.
     public let instance: UInt64
+    /// Stamps every message, and moves ahead of the stamps of those that come.
     public let clock: HybridLogicalClock
+    /// What the context was made with.
     public let options: ContextOptions
     /// Whom `Destination.rank` means. Empty at first.
     public let group: Group
@@ -47,6 +53,7 @@ internal import Logging
     @safe @exclusivity(unchecked) var entropy: Entropy
     @safe @exclusivity(unchecked) var isClosing = false
     @safe @exclusivity(unchecked) var isClosed = false
+    let end = EndSignal()
 
     // SAFETY: allocated in `init`, freed in `deinit`, used only on the xstream.
     let state: UnsafeMutablePointer<ContextState>
@@ -95,7 +102,13 @@ internal import Logging
     /// Opens an endpoint at `address` (see `Fabric.makeEndpoint`) for the calling xstream, which
     /// must be `xstream`.
     ///
-    /// - Parameter group: one that other contexts of the xstream use, too; nil for a new one.
+    /// - Parameters:
+    ///   - world: where the fabric, time, randomness and logs come from.
+    ///   - xstream: where all of the context happens. It may have several contexts.
+    ///   - address: what to listen on, such as `ofi+tcp://127.0.0.1:31416`; without a port, or with
+    ///     0, on a free one.
+    ///   - options: fixed for the life of the context, but for `timeout`.
+    ///   - group: one that other contexts of the xstream use, too; nil for a new one.
     /// - Throws: `.fabric` when the address cannot be used.
     public init(
         world: World, xstream: XStream, address: String, options: ContextOptions,
@@ -251,9 +264,9 @@ internal import Logging
     // MARK: - End
 
     /// Ends every call with `.closed`, cancels handlers, and closes the endpoint. Waits up to five
-    /// seconds for handlers that still work on requests.
+    /// seconds for handlers that still work on requests. A second call waits for the first.
     public func close() async {
-        guard !isClosing else { return }
+        guard !isClosing else { return await end.wait() }
         isClosing = true
         endCalls()
         barriers.close()
@@ -302,6 +315,7 @@ internal import Logging
         endpoint.close()
         failBulks(.closed)
         procedures = ProcedureTable()
+        end.give()
     }
 }
 

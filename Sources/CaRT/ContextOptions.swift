@@ -1,6 +1,7 @@
 public import DrayRuntime
 
-/// What a context is made with. The defaults suit engines and clients alike.
+/// What a context is made with. The defaults suit servers and clients alike; values that cannot
+/// work trap when the context is made.
 public struct ContextOptions: Sendable {
     /// The process's clock, shared by all its contexts.
     public var clock: HybridLogicalClock
@@ -11,21 +12,23 @@ public struct ContextOptions: Sendable {
     /// The name of the group whose members it calls by rank; see `Group.isName`.
     public var groupName = "default"
 
-    /// Which of the process's contexts this is, as destinations name it.
+    /// Which of the process's contexts this is, as destinations name it: 0 to 1,023. The first
+    /// tells where the others are.
     public var tag: UInt32 = 0
 
     /// The most bytes of encoded message and payload together that travel inline; more goes by
-    /// bulk transfer. Both ends must be created with the same value or a larger one: the smaller
-    /// of the two is used.
+    /// bulk transfer. Of the two ends' values the smaller one is used. At least 1,024, and within
+    /// the largest message of the provider (128 KiB over RDMA). Each receive has as much memory.
     public var eagerLimit = 20 * 1024
 
-    /// Receives that are posted at any time.
+    /// Receives that are posted at any time, for all peers together; more than `heldReceivesMax`.
     public var receiveCount = 256
 
     /// Once handlers hold this many receives, requests with a payload are answered `.overloaded`.
     public var heldReceivesMax = 192
 
-    /// Requests whose handlers may run at a time; further ones are answered `.overloaded`.
+    /// Requests of normal priority whose handlers may run at a time; further ones are answered
+    /// `.overloaded`. See `RequestPriority` for the others.
     public var activeRequestsMax = 4096
 
     /// Requests in flight that we allow to each peer that calls us; 0 for any number.
@@ -34,11 +37,11 @@ public struct ContextOptions: Sendable {
     /// Calls that may wait for credits of one peer; further ones end with `.overloaded`.
     public var waitingMax = 65_536
 
-    /// Bulk transfers that are with the fabric at a time; further ones wait for those.
+    /// Bulk transfers that are with the fabric at a time; further ones wait for those. At least 1.
     public var bulksMax = 256
 
-    /// Memory of the user's own that stays registered for the next transfer; the longest unused
-    /// goes first.
+    /// Bytes of the user's own memory that stay registered for the next transfer; the longest
+    /// unused goes first.
     public var cachedRegistrationBytesMax = 64 << 20
 
     /// What the context does when there is nothing to do.
@@ -47,20 +50,26 @@ public struct ContextOptions: Sendable {
     /// The time a call has unless it says otherwise.
     public var timeout: Duration = .seconds(60)
 
-    /// The largest encoded message with its payload, either way.
+    /// The most bytes of an encoded message with its payload, either way. At most 2^31 − 1.
     public var messageSizeMax = 64 << 20
 
-    /// Peers that may have called us and not been forgotten; the longest idle one goes first.
+    /// Callers that are remembered; of more, the one that has been idle longest is forgotten.
     public var sessionsMax = 65_536
 
     /// A peer that has not called for so long is forgotten (and says hello when it calls again).
     public var sessionIdle: Duration = .seconds(300)
 
-    /// Free pooled memory beyond this goes back to the system.
+    /// Bytes of free pooled memory that are kept; more goes back to the system.
     public var pooledBytesMax = 64 << 20
 
+    /// The defaults, for a context of the process whose clock this is.
     public init(clock: HybridLogicalClock) {
         self.clock = clock
+    }
+
+    /// The defaults, with a new clock: for a process with one context, or for its first one.
+    public init(world: World) {
+        self.init(clock: HybridLogicalClock(clock: world.clock))
     }
 }
 

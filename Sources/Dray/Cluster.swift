@@ -55,9 +55,7 @@ public final class Cluster: Sendable {
     public static func connect(
         to description: ClusterDescription, timeout: Duration = .seconds(10)
     ) async throws(DrayError) -> Cluster {
-        var world = World.real()
-        world.fabric = LibfabricFabric(entropy: world.entropy.fork("fabric"))
-        return try await connect(to: description, world: world, timeout: timeout)
+        try await connect(to: description, world: .libfabric(), timeout: timeout)
     }
 
     /// Connects: asks the first engine that answers who is in the cluster.

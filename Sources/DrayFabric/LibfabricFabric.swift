@@ -59,6 +59,15 @@ public final class LibfabricFabric: Fabric {
     }
 }
 
+extension World {
+    /// This machine (`World.real`), with every network that libfabric reaches.
+    public static func libfabric(log: LogFacilities = LogFacilities()) -> World {
+        var world = World.real(log: log)
+        world.fabric = LibfabricFabric(entropy: world.entropy.fork("fabric"))
+        return world
+    }
+}
+
 /// What an endpoint is asked to listen on.
 struct ListenAddress {
     /// As the user names it: `ofi+tcp`.

@@ -160,8 +160,7 @@ final class RealCluster {
 
     /// Connects a client, as a process of its own would: nothing is shared with another one.
     func connect(timeout: Duration) async throws(Failure) -> Cluster {
-        var world = World.real(log: LogFacilities(level: .error))
-        world.fabric = LibfabricFabric(entropy: world.entropy.fork("fabric"))
+        let world = World.libfabric(log: LogFacilities(level: .error))
         do throws(DrayError) {
             return try await Cluster.connect(
                 to: ClusterDescription(addresses: addresses, operationTimeout: timeout),

@@ -116,8 +116,7 @@ enum RealWorld {
     }
 
     static func make(log: LogFacilities) -> World {
-        var world = World.real(log: log)
-        world.fabric = LibfabricFabric(entropy: world.entropy.fork("fabric"))
+        var world = World.libfabric(log: log)
         world.devices = RealDeviceStore(log: log)
         world.environment = Environment.dray
         return world
