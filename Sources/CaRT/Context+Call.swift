@@ -31,6 +31,9 @@ extension Context {
     /// Sends `request` and waits for the reply.
     ///
     /// - Parameters:
+    ///   - procedure: what is to be done; the peer has a handler for it.
+    ///   - request: its message. At most `ContextOptions.messageSizeMax` bytes with the payload.
+    ///   - destination: by whom.
     ///   - payload: raw bytes that travel beside the encoded request. Must stay valid and
     ///     unchanged until the call returns (an `IOBuffer`'s or `RegisteredBuffer`'s bytes do).
     ///   - exposing: the memory that the request's descriptors name. When the call ends early (by
@@ -113,9 +116,14 @@ extension Context {
     /// nobody says; a handler runs at most once.
     ///
     /// - Parameters:
+    ///   - procedure: what is to be done; the reply of its handler is dropped.
+    ///   - request: its message.
+    ///   - destination: by whom.
     ///   - payload: raw bytes that travel beside the encoded request. Together they must fit into
     ///     the peer's eager limit.
     ///   - deadline: how long to wait for credits; travels with the request.
+    ///   - trace: follows the request through every process; 0 begins a new one.
+    ///   - options: how the request is treated on its way.
     /// - Throws: why it was not sent: `.messageTooLong` when it does not go inline.
     @safe public func send<Q, R>(
         _ procedure: Procedure<Q, R>, _ request: Q, to destination: Destination,

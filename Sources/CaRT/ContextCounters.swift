@@ -36,8 +36,9 @@ public struct ContextCounters: Hashable, Sendable {
     public var sendsRefused = 0
     /// Requests and replies too large to travel inline, left in our memory to be fetched.
     public var spills = 0
-    /// Bulk transfers that we started: reads, and writes.
+    /// Bulk transfers that we started and that read a peer's memory.
     public var bulkReads = 0
+    /// Bulk transfers that we started and that write to a peer's memory.
     public var bulkWrites = 0
     /// Bulk transfers of ours that failed.
     public var bulksFailed = 0

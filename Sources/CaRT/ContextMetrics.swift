@@ -20,7 +20,9 @@ public struct ContextTimes: Hashable, Sendable {
 
 /// What a context tells about itself: a moment's counters and times.
 public struct ContextMetrics: Sendable {
+    /// What was done so far, and what is under way.
     public var counters: ContextCounters
+    /// How long things took so far.
     public var times: ContextTimes
 
     private typealias Entry = MetricSet<ContextMetrics>.Entry
@@ -48,7 +50,7 @@ public struct ContextMetrics: Sendable {
 
     /// Every metric of a context. A new counter is one line here, and one in `docs/metrics.md`,
     /// which `dray metrics --documentation` writes.
-    public static let set = MetricSet<ContextMetrics>([
+    package static let set = MetricSet<ContextMetrics>([
         counter("requests_sent", "Requests sent.") { $0.requestsSent },
         counter("requests_received", "Requests received, before any check.") {
             $0.requestsReceived

@@ -30,6 +30,7 @@ public enum RequestPriority: UInt8, Hashable, Sendable, CaseIterable, Comparable
     /// Work that can wait: goes when nothing else waits, and is refused when three quarters of the
     /// peer's `activeRequestsMax` are in use.
     case low
+    /// As most requests are.
     case normal
     /// Goes before everything else, and has an eighth of `activeRequestsMax` on top.
     case high
@@ -51,6 +52,8 @@ public struct CallOptions: Hashable, Sendable {
     /// `.groupVersion` when its own is another. 0: any.
     public var groupVersion: UInt32 = 0
 
+    /// Of normal priority, behind what waits already, and for any version of the group, unless said
+    /// otherwise.
     public init(
         priority: RequestPriority = .normal, isFirst: Bool = false, groupVersion: UInt32 = 0
     ) {

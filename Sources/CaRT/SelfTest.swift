@@ -8,6 +8,7 @@ public import DrayRuntime
 public enum SelfTest {
     /// What travels in one direction.
     public enum Load: Hashable, Sendable {
+        /// Nothing but the message.
         case empty
         /// Bytes beside the message: inline up to the eager limit, above it as any large message.
         case inline(Int)
@@ -25,10 +26,13 @@ public enum SelfTest {
 
     /// What is sent, how often, and how much of it at a time.
     public struct Options: Hashable, Sendable {
+        /// What travels with each request.
         public var request = Load.empty
+        /// What travels with each reply.
         public var reply = Load.empty
         /// Calls at a time, over all destinations together.
         public var inFlight = 1
+        /// Calls that are counted, over all destinations together.
         public var repetitions = 10_000
         /// Calls that are made before and not counted.
         public var warmUp = 1_000
@@ -40,14 +44,18 @@ public enum SelfTest {
         /// How long each call may take.
         public var timeout = Duration.seconds(60)
 
+        /// Calls with nothing but their messages, one at a time.
         public init() {}
     }
 
     /// A context of the group of whoever measures.
     public struct Member: Hashable, Sendable {
+        /// The member.
         public var rank: UInt32
+        /// Which of its contexts.
         public var tag: UInt32
 
+        /// A context of a member.
         public init(rank: UInt32, tag: UInt32) {
             self.rank = rank
             self.tag = tag
@@ -58,13 +66,16 @@ public enum SelfTest {
     public struct Result: Hashable, Sendable {
         /// How long each call took, round trip.
         public var latencies = LatencyHistogram()
+        /// From the begin of the first counted call to the end of the last.
         public var elapsed = Duration.zero
-        /// Bytes that travelled with requests, and with replies.
+        /// Bytes that travelled with requests.
         public var requestBytes: UInt64 = 0
+        /// Bytes that travelled with replies.
         public var replyBytes: UInt64 = 0
         /// The part of each destination, in the order in which they were given.
         public var endpoints: [EndpointResult] = []
 
+        /// Nothing measured yet.
         public init() {}
 
         /// Calls that were counted.
@@ -73,9 +84,11 @@ public enum SelfTest {
         public func percentile(_ share: Double) -> Duration {
             .nanoseconds(Int64(clamping: latencies.percentile(share)))
         }
-        /// The shortest, middle and longest time of a call.
+        /// The shortest time of a call.
         public var minimum: Duration { percentile(0) }
+        /// The time that half of the calls did not exceed.
         public var median: Duration { percentile(0.5) }
+        /// The longest time of a call.
         public var maximum: Duration { percentile(1) }
 
         private var seconds: Double { max(Double(elapsed.nanosecondsClamped) / 1e9, 1e-9) }
@@ -99,11 +112,14 @@ public enum SelfTest {
 
     /// What one destination had of a measurement.
     public struct EndpointResult: Hashable, Sendable {
+        /// Calls that were counted.
         public var calls: UInt64 = 0
-        /// The sum and the greatest of the calls' times, in nanoseconds.
+        /// The sum of the calls' times, in nanoseconds.
         public var nanoseconds: UInt64 = 0
+        /// The longest of the calls' times, in nanoseconds.
         public var maximum: UInt64 = 0
 
+        /// No calls yet.
         public init() {}
 
         /// The mean time of a call; zero when there was none.
@@ -116,6 +132,7 @@ public enum SelfTest {
     public struct Failure: Error, Hashable, Sendable, CustomStringConvertible {
         /// Whom the call that failed was for; nil when there was none yet.
         public var destination: Destination?
+        /// How it failed.
         public var error: RPCError
 
         public var description: String {
@@ -176,8 +193,12 @@ public enum SelfTest {
 
     /// Has `master`, a context of another process, measure from there to members of its group.
     ///
-    /// - Parameter deadline: how long the whole measurement may take; it is over then, here and
-    ///   there.
+    /// - Parameters:
+    ///   - master: who measures.
+    ///   - members: whom it calls.
+    ///   - options: of the measurement.
+    ///   - context: asks the master.
+    ///   - deadline: how long the whole measurement may take; it is over then, here and there.
     /// - Throws: `.overloaded` when the master measures for too many already; `.application` as
     ///   `run`, or when a call of the measurement failed.
     public static func measure(

@@ -4,8 +4,10 @@ public import DrayRuntime
 public protocol Fabric: Sendable {
     /// Opens an endpoint for the calling xstream.
     ///
-    /// - Parameter address: what to listen on, such as `ofi+tcp://127.0.0.1:31416`; port 0 (or no
-    ///   address part) lets the provider choose.
+    /// - Parameters:
+    ///   - address: what to listen on, such as `ofi+tcp://127.0.0.1:31416`; port 0 (or no address
+    ///     part) lets the provider choose.
+    ///   - xstream: where it is used and makes progress.
     /// - Throws: `.badAddress`, `.noProvider`, `.addressInUse`, or what the provider reports.
     func makeEndpoint(_ address: String, on xstream: XStream) throws(FabricError) -> Endpoint
 
@@ -16,7 +18,9 @@ public protocol Fabric: Sendable {
     /// What there is to choose from: every provider on every interface, in the order of the
     /// fabric's preference, and whether Dray can use it. Tries to, so it takes a while.
     ///
-    /// - Parameter provider: only these, as Dray spells them; all when empty.
+    /// - Parameters:
+    ///   - provider: only these, as Dray spells them; all when empty.
+    ///   - xstream: where endpoints are tried; the calling one.
     func interfaces(
         provider: Set<String>, on xstream: XStream
     ) throws(FabricError) -> [FabricInterface]

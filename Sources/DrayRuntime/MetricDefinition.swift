@@ -28,7 +28,11 @@ public struct MetricDefinition: Hashable, Sendable {
     /// One sentence.
     public let help: String
 
-    /// - Parameter stem: the name without its ending: small letters, digits and `_`.
+    /// - Parameters:
+    ///   - kind: how its values behave.
+    ///   - stem: the name without its ending: small letters, digits and `_`.
+    ///   - unit: of its values; part of the name.
+    ///   - help: a sentence for people.
     public init(_ kind: Kind, _ stem: String, unit: Unit = .none, _ help: String) {
         precondition(
             stem.first.map { $0.isLetter } ?? false

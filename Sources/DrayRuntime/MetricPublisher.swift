@@ -15,7 +15,10 @@ public struct MetricPublisher<Source> {
     private let set: MetricSet<Source>
     private var instruments: [Instrument]
 
-    /// - Parameter dimensions: what tells the object apart from others of its kind.
+    /// - Parameters:
+    ///   - set: the metrics of such an object.
+    ///   - factory: where they go.
+    ///   - dimensions: what tells the object apart from others of its kind.
     public init(
         _ set: MetricSet<Source>, factory: any MetricsFactory, dimensions: [(String, String)]
     ) {

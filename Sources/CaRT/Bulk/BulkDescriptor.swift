@@ -40,11 +40,8 @@ extension FabricAddress: ByteCodable {
     /// An address that leads nowhere, for decoding into.
     public init() { self.init(provider: "", bytes: []) }
 
-    /// The longest name of a provider in bytes.
-    public static let providerMax = 64
-
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
-        try coder.code(&provider, max: FabricAddress.providerMax)
+        try coder.code(&provider, max: FabricAddress.providerBytesMax)
         try coder.code(&bytes, max: FabricAddress.bytesMax)
     }
 }

@@ -1,6 +1,7 @@
 internal import DrayFabric
 
-/// An exposure of memory to peers. Ends by `Context.withdraw`, or when dropped.
+/// An exposure of memory to peers. Ends by `Context.withdraw`, or when the last reference goes,
+/// and with the context.
 ///
 /// Keeps the memory. Confined to the context's xstream.
 public final class BulkHandle {

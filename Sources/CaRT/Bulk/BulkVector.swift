@@ -10,6 +10,7 @@ public struct BulkVector: Message, Hashable {
     public struct Segment: Hashable, Sendable {
         /// Where it begins, as the owner's fabric names it.
         public var address: UInt64 = 0
+        /// Bytes; at least one.
         public var length: UInt64 = 0
         /// What allows access. Unguessable.
         public var key: UInt64 = 0
@@ -125,7 +126,9 @@ public struct BulkVector: Message, Hashable {
 
 /// Local memory of a scatter-gather transfer.
 public struct BulkPart {
+    /// Memory of the context that transfers.
     public var buffer: RegisteredBuffer
+    /// The bytes of it that are copied.
     public var range: Range<Int>
 
     /// `range` of `buffer`; all of it when nil.

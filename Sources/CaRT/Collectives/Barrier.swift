@@ -165,6 +165,7 @@ extension Context {
     ///   - number: names the barrier among those that may be waited at, at a time; may be used
     ///     again afterwards. Waiting twice at a time at the same one traps.
     ///   - members: the same for all of them, with ourselves among them.
+    ///   - deadline: until when all must be there.
     /// - Throws: `.timedOut` when not all were there by the deadline (or in its last quarter, which
     ///   it may take to tell all of them), or how a member failed
     ///   (`.unreachable`, `.groupVersion`, …). Others may have passed all the same if this member

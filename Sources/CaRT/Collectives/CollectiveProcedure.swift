@@ -18,8 +18,14 @@ public struct CollectiveProcedure<Request: Message, Reply: Message>: Sendable {
     /// For logs and metrics.
     public var name: StaticString { procedure.name }
 
-    /// - Parameter aggregate: takes the reply of a child into another. Replies come in any order
-    ///   and are joined in any order.
+    /// A procedure of the protocol `id`, and how replies to it become one.
+    ///
+    /// - Parameters:
+    ///   - id: the protocol and version that it belongs to.
+    ///   - index: which of the protocol's procedures it is: below 4,096.
+    ///   - name: for logs and metrics.
+    ///   - aggregate: takes the reply of a child into another. Replies come in any order and are
+    ///     joined in any order.
     public init(
         _ id: ProtocolID, index: UInt16, name: StaticString,
         aggregate: @escaping @Sendable (inout Reply, Reply) -> Void
@@ -58,20 +64,24 @@ public struct CollectiveOptions: Hashable, Sendable {
     public var isFailFast = false
 
     /// In what portions bulk data goes from rank to rank: each passes on what it has got of it
-    /// while it fetches more. At least 4 KiB.
+    /// while it fetches more. In bytes: 4 KiB to 1 GiB.
     public var chunkSize = 1 << 20
 
     /// Follows the requests through every process; 0 begins a new one.
     public var trace: UInt64 = 0
 
+    /// A tree with four branches at each rank, to tag 0.
     public init() {}
 }
 
 /// Why a rank has no part in the reply of a collective.
 public struct CollectiveFailure: Hashable, Sendable {
+    /// The rank that failed, or of which nothing is known.
     public var rank: UInt32
+    /// Its handler's error, or how it could not be reached.
     public var error: RPCError
 
+    /// The failure of a rank.
     public init(rank: UInt32, error: RPCError) {
         self.rank = rank
         self.error = error

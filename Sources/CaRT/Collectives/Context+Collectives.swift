@@ -10,6 +10,7 @@ extension Context {
     /// error that the handler throws reaches the initiator as the failure of this rank.
     ///
     /// - Parameters:
+    ///   - procedure: registered once at a context; all ranks that take part have it.
     ///   - preForward: runs first. When it throws, neither this rank nor any below it takes part,
     ///     and all of them fail with that error.
     ///   - postReply: runs once after the answer to the parent was sent, whatever it was.
@@ -95,11 +96,14 @@ extension Context {
     /// that takes no part fails by itself; its parent asks its children in its place.
     ///
     /// - Parameters:
+    ///   - procedure: the members have a handler for it.
+    ///   - request: each rank's handler gets it.
     ///   - members: by the group as it is now. A rank that knows another version fails with
     ///     `.groupVersion`. We need not be among them.
     ///   - bulk: memory exposed for reading; every rank gets a copy (`CollectiveContext.bulk`).
     ///     Nobody reads it any more when this returns.
     ///   - deadline: of all ranks together. Those that are silent until then fail with `.timedOut`.
+    ///   - options: the tree, the tag, and what a failure does.
     /// - Throws: when it could not begin (`.staleGroup`, `.closed`, `.messageTooLong`), or was
     ///   cancelled. Whatever fails later is in the result.
     public func broadcast<Q, R>(

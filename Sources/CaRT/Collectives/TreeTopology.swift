@@ -24,6 +24,7 @@ public struct TreeTopology: Hashable, Sendable {
         case kNomial
     }
 
+    /// How positions are joined.
     public private(set) var shape: Shape
 
     /// The base: of a flat tree always 2, which means nothing there.

@@ -17,11 +17,27 @@ public import DrayRuntime
 public struct FabricConfiguration: Hashable, Sendable {
     /// One thing that can be set.
     public enum Key: String, CaseIterable, Sendable, Hashable {
-        case provider, interface, domain, port, credits, timeout
+        /// Which networks.
+        case provider
+        /// Which of the machine's interfaces, or which of its addresses.
+        case interface
+        /// Which of libfabric's domains.
+        case domain
+        /// Where the first context listens.
+        case port
+        /// `ContextOptions.credits`.
+        case credits
+        /// `ContextOptions.timeout`.
+        case timeout
+        /// `ContextOptions.eagerLimit`.
         case eagerLimit = "eager_limit"
+        /// `ContextOptions.messageSizeMax`.
         case messageSizeMax = "message_size_max"
+        /// `ContextOptions.receiveCount`.
         case receives
+        /// `ContextOptions.bulksMax`.
         case bulks
+        /// `ContextOptions.progress`.
         case progress
 
         /// The variable of the environment: `DRAY_PROVIDER` and so on.
@@ -63,12 +79,19 @@ public struct FabricConfiguration: Hashable, Sendable {
 
     /// Where a value comes from.
     public enum Source: String, Sendable, Hashable, CaseIterable {
-        case option, environment, `default`
+        /// The program's options.
+        case option
+        /// A variable of the environment.
+        case environment
+        /// Nobody has set it.
+        case `default`
     }
 
     /// A value as text, and where it comes from.
     public struct Value: Hashable, Sendable {
+        /// As it was set.
         public var text: String
+        /// Who has set it.
         public var source: Source
     }
 
@@ -81,13 +104,21 @@ public struct FabricConfiguration: Hashable, Sendable {
     public private(set) var interfaces: [String] = []
     /// libfabric's domains; none: any.
     public private(set) var domains: [String] = []
+    /// Of the first context, the next ones follow; 0: free ones.
     public private(set) var port: UInt16 = 0
+    /// Requests in flight that each caller is allowed: 0 (any number) to 65,536.
     public private(set) var credits: UInt32 = 0
+    /// How long a call may take unless it says otherwise: 1 ms to an hour.
     public private(set) var timeout = Duration.zero
+    /// Bytes of a message that travel inline: 1 KiB to 1 MiB.
     public private(set) var eagerLimit = 0
+    /// Bytes of the largest message: 1 MiB to 1 GiB.
     public private(set) var messageSizeMax = 0
+    /// Receives that are posted at any time: 16 to 4,096.
     public private(set) var receives = 0
+    /// Bulk transfers that are with the fabric at a time: 1 to 4,096.
     public private(set) var bulks = 0
+    /// What the xstream does when nothing comes.
     public private(set) var progress = ProgressMode.event
 
     /// Providers, interfaces or domains of one process.
@@ -299,7 +330,9 @@ public struct FabricConfiguration: Hashable, Sendable {
 
 /// A value of a configuration that cannot be used.
 public struct FabricConfigurationError: Error, Hashable, Sendable, CustomStringConvertible {
+    /// What was set.
     public var key: FabricConfiguration.Key
+    /// To what, and by whom.
     public var value: FabricConfiguration.Value
     /// What it should have been.
     public var expected: String

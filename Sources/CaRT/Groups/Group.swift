@@ -8,6 +8,7 @@ public import DrayFabric
 public final class Group {
     /// One member.
     public struct Member: Hashable, Sendable {
+        /// Below 2^32 − 1. Ranks need not be consecutive.
         public var rank: UInt32
 
         /// Which life of the process at this rank: larger after every restart.
@@ -17,6 +18,7 @@ public final class Group {
         /// there when it needs one.
         public var addresses: [FabricAddress]
 
+        /// A member; 1 to 1,024 addresses, by tag.
         public init(rank: UInt32, incarnation: UInt64 = 0, addresses: [FabricAddress]) {
             self.rank = rank
             self.incarnation = incarnation
@@ -38,7 +40,9 @@ public final class Group {
     public struct Event: Hashable, Sendable {
         /// The version from now on.
         public var version: UInt32
+        /// Members that were none before.
         public var added: [UInt32] = []
+        /// Ranks that are members no more.
         public var removed: [UInt32] = []
         /// Members with a new incarnation or other addresses.
         public var changed: [UInt32] = []
@@ -123,8 +127,12 @@ public final class Group {
 
     /// Makes the next version by `change`, and tells the observers.
     ///
-    /// - Parameter version: of the set with the change; larger than the one before.
-    /// - Throws: why the change was not applied; then nothing has changed. O(members).
+    /// O(members).
+    ///
+    /// - Parameters:
+    ///   - change: who comes and goes.
+    ///   - version: of the set with the change; larger than the one before.
+    /// - Throws: why the change was not applied; then nothing has changed.
     public func apply(_ change: Change, version: UInt32) throws(GroupError) {
         guard version > self.version else {
             throw .staleVersion(given: version, known: self.version)

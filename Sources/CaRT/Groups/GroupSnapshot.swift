@@ -3,8 +3,11 @@ public import DrayRuntime
 
 /// One version of a group, to be sent or written down.
 public struct GroupSnapshot: Message, Hashable {
+    /// The group's name: see `Group.isName`.
     public var name = ""
+    /// Which version of the group it is; 0 of one that nothing is known of.
     public var version: UInt32 = 0
+    /// Ascending by rank.
     public var members: [Group.Member] = []
 
     /// Everything empty: to be decoded into.

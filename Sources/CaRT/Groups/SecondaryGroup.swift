@@ -22,6 +22,7 @@ public final class SecondaryGroup {
     ///
     /// - Parameters:
     ///   - name: must be good (`Group.isName`).
+    ///   - primary: whose members it has.
     ///   - follows: whether who leaves the primary group leaves this one too.
     public init(name: String, of primary: Group, follows: Bool = true) {
         precondition(Group.isName(name), "\(name) cannot be a group's name")
@@ -59,7 +60,9 @@ public final class SecondaryGroup {
 
     /// Adds members, all or none.
     ///
-    /// - Parameter version: of the set with them; larger than the one before.
+    /// - Parameters:
+    ///   - added: pairs of the rank in this group and the one in the primary group.
+    ///   - version: of the set with them; larger than the one before.
     /// - Throws: why nothing was added: a rank of either group is there twice, is here already, or
     ///   is not in the primary group.
     public func add(

@@ -12,39 +12,46 @@ internal import DrayRuntime
 public protocol IncastClass<Key, Value> {
     /// Names a variable. Two keys are the same variable when `==` says so.
     associatedtype Key: Message & Hashable
+    /// What a variable is.
     associatedtype Value: Message
 
     /// Which class of its namespace it is, the same at all members.
     var number: UInt32 { get }
 
     /// Whether updates of a key go one after another: see `IncastVariables.update`. Otherwise the
-    /// newest wins. (DAOS: UPDATE_IN_ORDER)
+    /// newest wins, as by default. (DAOS: UPDATE_IN_ORDER)
     var isOrdered: Bool { get }
 
     /// Whether every change of the group makes the members forget their copies, not only a change
-    /// of the key's owner. (DAOS: DISCARD_CACHE)
+    /// of the key's owner. By default not. (DAOS: DISCARD_CACHE)
     var discardsCopies: Bool { get }
 
-    /// Keys of which a member keeps a copy or a version; the oldest are forgotten first.
+    /// Keys of which a member keeps a copy or a version; the oldest are forgotten first. By default
+    /// 1,024.
     var keysMax: Int { get }
 
-    /// Who owns the key: a function of the key and the members, so that all agree. (on_hash)
+    /// Who owns the key: a function of the key and the members, so that all agree. By default the
+    /// winner of rendezvous hashing: when a member leaves, only its own keys move. O(members).
+    /// (on_hash)
     func owner(of key: Key, in group: Group) -> UInt32?
 
     // MARK: - At the owner
 
-    /// The value and its version, as they are at some time after the call began.
+    /// The value and its version, as they are at some time after the call began. What it throws
+    /// reaches all who wait for the key.
     func load(_ key: Key, at place: IncastPlace) async throws(RPCError) -> IncastVersioned<Value>
 
     /// Takes an update, and gives what the variable is from now on: the new value, or whatever the
     /// class makes of it, or the old one.
     ///
     /// - Parameters:
+    ///   - key: the variable.
     ///   - value: nil for an invalidation: the value stays, or is made anew, and gets a new
     ///     version.
     ///   - version: a good one for the value: greater than those before it, also of earlier
     ///     owners, as far as this process has heard of them.
     ///   - update: which one it is. Each comes once to an owner, and again if it was refused.
+    ///   - place: where this is, and for whom.
     func store(
         _ value: Value?, for key: Key, version: UInt64, update: IncastUpdateID,
         at place: IncastPlace

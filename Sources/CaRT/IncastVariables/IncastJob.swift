@@ -9,6 +9,7 @@ internal import DrayRuntime
 public final class IncastJob {
     /// What has come.
     public enum Kind: Hashable, Sendable, CaseIterable {
+        /// A fetch that is to be answered or forwarded.
         case fetch
         /// An update or an invalidation.
         case update
@@ -18,6 +19,7 @@ public final class IncastJob {
         case response
     }
 
+    /// What it is.
     public let kind: Kind
     /// The class of the variable.
     public let number: UInt32

@@ -3,6 +3,7 @@
 public struct IncastMemory<Key: Hashable, Value> {
     private var values: [Key: IncastVersioned<Value>] = [:]
 
+    /// No values.
     public init() {}
 
     /// How many keys have a value.

@@ -10,6 +10,7 @@ internal import DrayRuntime
 ///
 /// Requests go to the same tag of other members as the context has.
 public final class IncastNamespace {
+    /// Whose group's members have the variables.
     public let context: Context
     /// Tells the namespaces of a group apart.
     public let number: UInt32

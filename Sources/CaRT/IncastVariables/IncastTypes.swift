@@ -46,9 +46,12 @@ public enum IncastShortcut: Hashable, Sendable {
 
 /// A value with its version.
 public struct IncastVersioned<Value> {
+    /// Grows with each value that the owner stores.
     public var version: UInt64
+    /// The value at that version.
     public var value: Value
 
+    /// A value at a version.
     public init(_ value: Value, version: UInt64) {
         self.version = version
         self.value = value
@@ -62,8 +65,10 @@ extension IncastVersioned: Sendable where Value: Sendable {}
 public struct IncastUpdateID: Hashable, Sendable {
     /// `Context.instance` of the caller.
     public var instance: UInt64
+    /// Which of that caller's updates.
     public var number: UInt64
 
+    /// Names an update.
     public init(instance: UInt64, number: UInt64) {
         self.instance = instance
         self.number = number
@@ -79,6 +84,7 @@ public struct IncastOutcome: Hashable, Sendable {
     /// Members that it did not reach: how many, and the first of them.
     public var missed = IncastMissed()
 
+    /// An outcome at which nobody was told yet.
     public init(version: UInt64) {
         self.version = version
     }
@@ -94,8 +100,10 @@ public struct IncastMissed: Hashable, Sendable {
     /// At most `ranksMax` of them.
     public internal(set) var ranks: [UInt32] = []
 
+    /// None.
     public init() {}
 
+    /// Whether there is none.
     public var isEmpty: Bool { count == 0 }
 
     mutating func add(_ rank: UInt32) {
@@ -156,7 +164,9 @@ public enum IncastNews<Value> {
 
 /// What an operation needs a variable for.
 public enum IncastAccess: Hashable, Sendable {
+    /// A fetch.
     case reading
+    /// An update, an invalidation, or news of one.
     case writing
 }
 

@@ -12,6 +12,7 @@ public final class IncastVariables<Class: IncastClass> {
 
     /// What the class does at this member.
     public let kind: Class
+    /// Where the class is registered.
     public let namespace: IncastNamespace
 
     /// A key of which we know something, or wait for it, and do not own it.
@@ -91,7 +92,9 @@ public final class IncastVariables<Class: IncastClass> {
     /// The value of a variable.
     ///
     /// - Parameters:
+    ///   - key: the variable.
     ///   - version: how new it must be.
+    ///   - shortcut: which way to take to the owner.
     ///   - deadline: `.standard` is the context's; at most an hour.
     ///   - trace: follows the fetch through every process; 0 begins a new one.
     /// - Throws: what the owner's class threw, or why no answer came.
@@ -123,11 +126,15 @@ public final class IncastVariables<Class: IncastClass> {
     /// after another, in the order of their calls.
     ///
     /// - Parameters:
+    ///   - key: the variable.
+    ///   - value: what it shall be; the classes on the way, and the owner's, may change it.
     ///   - sync: how the other members hear of it.
     ///   - isBidirectional: whether the ranks on the way, this one included, get the value that the
     ///     owner stored.
+    ///   - shortcut: which way to take to the owner.
     ///   - requiresAll: whether an eager update that misses a member fails. (DAOS: errors fatal)
     ///   - deadline: `.standard` is the context's; at most an hour.
+    ///   - trace: follows the update through every process; 0 begins a new one.
     /// - Throws: what a class threw, or why no answer came. After `.timedOut`, `.cancelled` and
     ///   `.incomplete` the update may be, or was, stored.
     @discardableResult
@@ -143,7 +150,13 @@ public final class IncastVariables<Class: IncastClass> {
 
     /// Makes copies of a variable stale: the owner's class gives it a new version.
     ///
-    /// - Parameter sync: when those that are not on the way hear of it. It goes without values.
+    /// - Parameters:
+    ///   - key: the variable.
+    ///   - sync: when those that are not on the way hear of it. It goes without values.
+    ///   - shortcut: which way to take to the owner.
+    ///   - requiresAll: whether an eager invalidation that misses a member fails.
+    ///   - deadline: `.standard` is the context's; at most an hour.
+    ///   - trace: follows the invalidation through every process; 0 begins a new one.
     /// - Throws: as `update` does.
     @discardableResult
     public func invalidate(

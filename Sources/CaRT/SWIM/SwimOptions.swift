@@ -2,7 +2,7 @@ internal import DrayRuntime
 
 /// How a member looks after the others. The defaults suit a local network.
 public struct SwimOptions: Hashable, Sendable {
-    /// How often a member pings another one.
+    /// How often a member pings another one. At least `periodMin`.
     public var period: Duration = .milliseconds(200)
 
     /// How long the answer to a ping may take before others are asked to ping, too, and the port of
@@ -10,15 +10,16 @@ public struct SwimOptions: Hashable, Sendable {
     public var pingTimeout: Duration = .milliseconds(100)
 
     /// How long a suspect has to say that it is alive. A member that is stopped or cut off for less
-    /// is not declared dead.
+    /// is not declared dead. At least three periods.
     public var suspicionTimeout: Duration = .seconds(5)
 
-    /// How many others are asked to ping a silent member.
+    /// How many others are asked to ping a silent member: 0 to 16.
     public var helperCount = 3
 
-    /// How many others each member tells at once that somebody has died, or is back.
+    /// How many others each member tells at once that somebody has died, or is back: 1 to 16.
     public var newsCount = 8
 
+    /// The defaults.
     public init() {}
 
     /// The shortest period.

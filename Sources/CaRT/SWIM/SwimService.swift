@@ -64,8 +64,11 @@ public final class SwimService {
     private static let probePauseMin: Duration = .milliseconds(2)
     private static let probePauseMax: Duration = .milliseconds(100)
 
+    /// A service that has not started yet.
+    ///
     /// - Parameters:
     ///   - context: has a rank; must outlive the service.
+    ///   - options: the same for all members; `SwimOptions.problem` must be nil.
     ///   - incarnation: larger than in every earlier life of this rank: a stamp of the clock.
     public init(context: Context, options: SwimOptions, incarnation: UInt64) {
         guard let rank = context.rank else {
