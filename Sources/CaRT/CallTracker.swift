@@ -28,6 +28,9 @@ struct CallTracker {
     static let probeIntervalMax: UInt64 = 1_000_000_000
     /// After so many hellos without an answer the connection is made anew.
     static let probesBeforeReconnect = 3
+    /// So many times must a peer say that it has nothing of a request: its answer may pass the
+    /// request, or the reply, on the way.
+    static let absencesMax = 2
     /// How long an ended call waits for the peer's word about exposed memory.
     static let graceMax: UInt64 = 5_000_000_000
     /// Calls at a time.
@@ -59,6 +62,8 @@ struct CallTracker {
         var next: Int32 = -1
         var requestID: UInt64 = 0
         var sentAt: UInt64 = 0
+        /// How often the peer has said that it has nothing of the request.
+        var absences = 0
         /// What an ending call ends with.
         var error: RPCError?
     }
@@ -200,6 +205,7 @@ struct CallTracker {
         precondition(slots[index].phase == .granted, "only a granted call is sent")
         slots[index].phase = .inFlight
         slots[index].sentAt = now
+        slots[index].absences = 0
         let peer = Int(slots[index].peer)
         slots[index].previous = peers[peer].last
         slots[index].next = -1
@@ -453,6 +459,43 @@ struct CallTracker {
         }
         grantAll(index, into: &actions)
         return true
+    }
+
+    /// The requests that have been with a peer for long, the oldest first: it may be asked whether
+    /// it has them. A broken connection loses messages without a word.
+    func overdue(_ peer: UInt32, now: UInt64) -> [UInt64] {
+        var requests: [UInt64] = []
+        var slot = peers[Int(peer)].first
+        while slot >= 0, requests.count < InquiryMessage.requestsMax,
+            slots[Int(slot)].sentAt + CallTracker.probeAfter <= now
+        {
+            requests.append(slots[Int(slot)].requestID)
+            slot = slots[Int(slot)].next
+        }
+        return requests
+    }
+
+    /// A peer neither works on these requests nor has an answer to them on its way.
+    mutating func absent(
+        _ requests: [UInt64], peer: UInt32, session: SessionID, into actions: inout [CallAction]
+    ) {
+        guard peer < UInt32(peers.count), peers[Int(peer)].phase == .ready,
+            peers[Int(peer)].session == session
+        else { return }
+        let requests = Set(requests)
+        var slot = peers[Int(peer)].first
+        var left = requests.count
+        while slot >= 0, left > 0 {
+            let index = Int(slot)
+            if requests.contains(slots[index].requestID) {
+                left -= 1
+                slots[index].absences += 1
+                if slots[index].absences == CallTracker.absencesMax {
+                    actions.append(.end(slot: slot, slots[index].error ?? .unreachable))
+                }
+            }
+            slot = slots[index].next
+        }
     }
 
     /// Gives every free credit to a waiting call. The actions say `grant`.

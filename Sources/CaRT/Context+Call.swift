@@ -511,7 +511,13 @@ extension Context {
             throw .badMessage
         }
         release(message.source)
-        let fetched = try await fetch(spill, deadline: .at(ticket.deadline))
+        let fetched: HeldMessage
+        do throws(RPCError) {
+            fetched = try await fetch(spill, deadline: .at(ticket.deadline))
+        } catch .fabric(.badKey) {
+            // The memory went with the process or context that had it.
+            throw .unreachable
+        }
         if let peer = try? peerNumber(of: .address(spill.memory.owner)) {
             var answer = WireHeader()
             answer.kind = .release

@@ -174,6 +174,40 @@ extension Context {
             releaseQuarantine(of: Int32(header.slot))
         }
         perform(actions)
+        inquire(header.slot)
+    }
+
+    /// Asks a peer that is there whether it has the requests that are long under way.
+    private func inquire(_ peer: UInt32) {
+        let overdue = tracker.overdue(peer, now: pollTime)
+        guard peer != UInt32(selfPeer), !overdue.isEmpty else { return }
+        var header = WireHeader()
+        header.kind = .inquiry
+        header.slot = peer
+        header.session = tracker.peers[Int(peer)].session
+        sendControl(
+            header, InquiryMessage(requests: overdue), to: Int32(peer),
+            lifetime: CallTracker.probeIntervalMax)
+    }
+
+    /// A peer does not have some of the requests that we asked it for.
+    func receivedAbsent(_ header: WireHeader, _ message: HeldMessage) {
+        guard let inquiry = inquiry(header, message) else { return }
+        var actions: [CallAction] = []
+        tracker.absent(
+            inquiry.requests, peer: header.slot, session: header.session, into: &actions)
+        perform(actions)
+    }
+
+    /// The body of an inquiry or its answer; nil when it makes no sense.
+    func inquiry(_ header: WireHeader, _ message: HeldMessage) -> InquiryMessage? {
+        do throws(DecodingFailure) {
+            guard isIntact(header, message) else { throw .invalidValue }
+            return try unsafe InquiryMessage(decoding: message.body)
+        } catch {
+            counts.dropped += 1
+            return nil
+        }
     }
 
     /// The server forgot us; `requestID` is its instance.

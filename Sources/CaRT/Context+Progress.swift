@@ -356,6 +356,8 @@ extension Context: PollSource {
         case .cancelled: receivedCancelled(header)
         case .release: receivedRelease(header)
         case .goodbye: receivedGoodbye(header)
+        case .inquiry: receivedInquiry(header, held)
+        case .absent: receivedAbsent(header, held)
         }
         release(source)
     }

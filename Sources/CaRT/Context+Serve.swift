@@ -200,7 +200,8 @@ extension Context {
                 handler(request)
             } catch {
                 pulledBytes -= bytes
-                fail(error, request)
+                // Our own `abort` is none of the caller's doing: it may try again.
+                fail(error == .cancelled ? .overloaded : error, request)
             }
         }
     }
@@ -211,13 +212,14 @@ extension Context {
     func reply<R: Message>(_ message: R, to request: RequestContext) {
         guard request.claimAnswer() else { return }
         defer { deactivate(request) }
-        guard !request.isOneWay else { return }
-        guard let (session, send) = replySlot(request.session) else { return }
+        guard !request.isOneWay, let (session, send) = replySlot(request.session) else { return }
         var header = answerHeader(
             .reply, session: request.session, slot: request.slot,
             slotGeneration: request.slotGeneration, requestID: request.requestID)
         header.trace = request.trace
         do throws(RPCError) {
+            // Nobody would fetch what does not go inline.
+            guard !request.isUnwanted else { throw .cancelled }
             let spill = try unsafe fill(
                 send, message, payload: request.replyPayload,
                 limit: sessions.sessions[session].eagerLimit, spillNumber: nextSpill, &header)
@@ -312,12 +314,18 @@ extension Context {
 
     // MARK: - Spilled replies
 
+    /// How long a reply waits for a caller who has no deadline, or a late one. Whoever lives and
+    /// wants it fetches it at once; a word that it is not wanted may get lost.
+    static let spillTime: Duration = .seconds(60)
+
     private func keep(_ handle: BulkHandle, for request: RequestContext) {
         // A little longer than the caller waits: its own read ends by the same deadline.
         let grace: UInt64 = 1_000_000_000
         spills[nextSpill] = ReplySpill(
-            session: request.session, handle: handle,
-            expires: request.deadline &- wallOffset &+ grace)
+            session: request.session, requestID: request.requestID, handle: handle,
+            expires: min(
+                request.deadline &- wallOffset &+ grace,
+                pollTime &+ Context.spillTime.nanosecondsClamped))
         spillOrder.append(nextSpill)
         nextSpill += 1
         armMaintenance(now: pollTime)
@@ -348,9 +356,15 @@ extension Context {
         for case let request? in activeRequests
         where request.session == header.session && request.requestID == header.requestID {
             // Its reply tells the caller that nothing is under way any more.
+            request.isUnwanted = true
             request.cancel()
             return
         }
+        // Who has given up before the reply came does not fetch it.
+        let spill = spills.first {
+            $0.value.session == header.session && $0.value.requestID == header.requestID
+        }
+        if let spill { spills[spill.key] = nil }
         guard let (session, send) = replySlot(header.session) else { return }
         var answer = answerHeader(
             .cancelled, session: header.session, slot: header.slot,
@@ -361,5 +375,31 @@ extension Context {
             send, header: answer, to: sessions.sessions[session].handle,
             purpose: SendPurpose(
                 kind: .reply, owner: header.session.index, generation: header.session.generation))
+    }
+
+    // MARK: - Lost requests
+
+    /// A caller asks whether we have its requests. What a connection lost when it broke would keep
+    /// it waiting until its deadline.
+    func receivedInquiry(_ header: WireHeader, _ message: HeldMessage) {
+        // A reply that has not left is no lost one.
+        guard let index = sessions.find(header.session),
+            sessions.sessions[index].unsentReplies == 0,
+            let inquiry = inquiry(header, message)
+        else { return }
+        var known: Set<UInt64> = []
+        for case let request? in activeRequests where request.session == header.session {
+            known.insert(request.requestID)
+        }
+        let absent = inquiry.requests.filter { !known.contains($0) }
+        guard !absent.isEmpty, let (session, send) = replySlot(header.session) else { return }
+        var answer = answerHeader(
+            .absent, session: header.session, slot: header.slot, slotGeneration: 0, requestID: 0)
+        fillControl(send, InquiryMessage(requests: absent), &answer)
+        post(
+            send, header: answer, to: sessions.sessions[session].handle,
+            purpose: SendPurpose(
+                kind: .toCaller, owner: header.session.index,
+                generation: header.session.generation))
     }
 }

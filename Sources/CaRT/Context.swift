@@ -355,6 +355,7 @@ struct Quarantined {
 /// A reply that waits in our memory for its caller to fetch it.
 struct ReplySpill {
     var session: SessionID
+    var requestID: UInt64
     var handle: BulkHandle
     /// Monotonic nanoseconds; then the memory goes even without the caller's word.
     var expires: UInt64

@@ -44,6 +44,18 @@ struct HelloReply: ByteCodable {
     }
 }
 
+/// Names requests that are long under way.
+struct InquiryMessage: ByteCodable {
+    static let requestsMax = 64
+
+    /// Their numbers, those that were sent first.
+    var requests: [UInt64] = []
+
+    mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&requests, max: InquiryMessage.requestsMax)
+    }
+}
+
 /// Stands for a body and payload that are too large for the receiver's buffers: it reads them
 /// from the sender's memory.
 struct SpillDescriptor: ByteCodable {

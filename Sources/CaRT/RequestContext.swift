@@ -39,6 +39,8 @@ internal import DrayRuntime
     private(set) var message: HeldMessage?
     private(set) var isAnswered = false
     private var wasCancelled = false
+    /// The caller has said that it gave up: its answer need not say anything.
+    var isUnwanted = false
     private var cancelHook: (() -> Void)?
     // SAFETY: `replyOwner`, or the handler's promise, keeps the bytes until the reply is encoded.
     var replyPayload: UnsafeRawBufferPointer?

@@ -16,6 +16,10 @@ enum MessageKind: UInt8 {
     case release = 7
     /// The session named was ended by the server.
     case goodbye = 8
+    /// Whether the server has requests that are long under way: `InquiryMessage`.
+    case inquiry = 9
+    /// Those of them that it does not have: `InquiryMessage`.
+    case absent = 10
 }
 
 /// Bits of a header.
@@ -42,7 +46,7 @@ struct MessageFlags: OptionSet {
 struct WireHeader {
     static let size = 96
     static let magic: UInt16 = 0xd7a7
-    static let version: UInt8 = 3
+    static let version: UInt8 = 4
     /// Stands for "none" or "any" as a rank or tag.
     static let anyRank: UInt32 = .max
 

@@ -105,6 +105,57 @@ import Testing
         tracker.checkInvariants()
     }
 
+    /// A peer that says twice that it has nothing of a request ends it; once may be too early.
+    @Test func whatThePeerHasNothingOfEnds() {
+        var (tracker, peer) = Self.make(credits: 0)
+        let session = SessionID(index: 1, generation: 2)
+        var slots: [Int32] = []
+        for exposes in [false, true, false] {
+            guard
+                case .send(let slot) = tracker.open(
+                    peer: peer, deadline: .max, exposes: exposes, now: 0)
+            else { return }
+            tracker.sent(slot, now: UInt64(slots.count))
+            slots.append(slot)
+        }
+        let requests = slots.map { tracker.slots[Int($0)].requestID }
+        #expect(tracker.overdue(UInt32(peer), now: CallTracker.probeAfter - 1) == [])
+        #expect(
+            tracker.overdue(UInt32(peer), now: CallTracker.probeAfter + 1) == Array(requests[..<2]))
+        var actions: [CallAction] = []
+        // The one with memory has given up already, and waits for the peer's word.
+        tracker.giveUp(slots[1], .cancelled, now: 5, into: &actions)
+        actions = []
+        let other = SessionID(index: 1, generation: 3)
+        for _ in 0..<3 {
+            tracker.absent(requests, peer: UInt32(peer), session: other, into: &actions)
+            tracker.absent(requests, peer: 99, session: session, into: &actions)
+        }
+        #expect(actions == [])
+        tracker.absent(Array(requests[..<2]), peer: UInt32(peer), session: session, into: &actions)
+        tracker.absent([12], peer: UInt32(peer), session: session, into: &actions)
+        #expect(actions == [])
+        tracker.absent(requests, peer: UInt32(peer), session: session, into: &actions)
+        #expect(
+            actions == [.end(slot: slots[0], .unreachable), .end(slot: slots[1], .cancelled)])
+        // Another call in the same slot begins anew.
+        for slot in slots[..<2] {
+            _ = tracker.end(slot)
+            tracker.close(slot)
+        }
+        guard
+            case .send(let again) = tracker.open(
+                peer: peer, deadline: .max, exposes: false, now: 10)
+        else { return }
+        tracker.sent(again, now: 10)
+        actions = []
+        tracker.absent(
+            [tracker.slots[Int(again)].requestID], peer: UInt32(peer), session: session,
+            into: &actions)
+        #expect(actions == [])
+        tracker.checkInvariants()
+    }
+
     @Test func probesOnlyWhenSomethingIsOverdue() {
         var (tracker, peer) = Self.make(credits: 2)
         var actions: [CallAction] = []

@@ -26,8 +26,8 @@ public struct TransportReport: Sendable {
     public var violations: [String] = []
 
     /// A run below any of these has tested too little to count.
-    public static let callsMin = 500
-    public static let repliesMin = 250
+    public static let callsMin = 400
+    public static let repliesMin = 200
     public static let spillsMin = 20
     public static let transfersMin = 20
     public static let notesMin = 5

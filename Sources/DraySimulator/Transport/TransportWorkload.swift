@@ -54,8 +54,6 @@ package final class TransportWorkload {
     /// How long memory stays exposed for a peer that does not say a word.
     private static let exposureGrace: Duration = .seconds(5)
     private static let beat: Duration = .milliseconds(5)
-    /// A beat that comes so late was held up.
-    private static let beatMax: Duration = .milliseconds(50)
 
     package init(_ setting: Setting) {
         self.setting = setting
@@ -119,7 +117,8 @@ package final class TransportWorkload {
     /// Notices that the process was stopped, or the machine was busy.
     private func beat() {
         let now = xstream.now
-        if now.since(lastBeat) > TransportWorkload.beatMax { lastResumption = now }
+        let usual = TransportWorkload.beat + setting.grace / 2
+        if now.since(lastBeat) > usual { lastResumption = now }
         lastBeat = now
     }
 
@@ -207,8 +206,6 @@ package final class TransportWorkload {
                 error == TransportProtocol.failure(number) && plan.kind == .fail
                 || isUnable(error, number)
                     && (plan.kind == .get || plan.kind == .put || plan.kind == .forward)
-        // The server restarted while its large reply was fetched.
-        case .fabric(.badKey): isGood = plan.replySize > TransportPlan.inlineMax
         case .wrongRank: isGood = plan.kind == .wrongTag && plan.target.rank == nil
         case .protocolVersion, .badMessage, .staleGroup, .clockSkew, .messageTooLong,
             .fabric:
