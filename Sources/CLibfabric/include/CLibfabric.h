@@ -118,11 +118,9 @@ struct dray_fabric_endpoint {
     char full_name[DRAY_NAME_MAX + 32];
 };
 
-/// Opens an endpoint of `provider` on `domain`, bound to `node` and `service` (any may be
-/// NULL). For
-/// shared memory `node` is the name of the endpoint, and `nonce` tells it from earlier holders of
-/// that name. Returns 0 and the endpoint, or a
-/// positive error number.
+/// Opens an endpoint of `provider` on `domain`, bound to `node` and `service` (any may be NULL).
+/// For shared memory `node` is the name of the endpoint, and `nonce` tells it from earlier holders
+/// of that name. Returns 0 and the endpoint, or a positive error number.
 int dray_fabric_open(
     const char *provider, const char *domain, const char *node, const char *service,
     uint64_t nonce, struct dray_fabric_endpoint **result);
