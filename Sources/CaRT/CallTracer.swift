@@ -31,12 +31,19 @@ public final class CallTracer {
     public struct Summary: Sendable {
         /// The procedure's name.
         public var name: String
+        /// Until the request was with the fabric.
         public var queued = LatencyHistogram()
+        /// From there until the peer had it.
         public var sending = LatencyHistogram()
+        /// At the peer, before the handler began.
         public var waiting = LatencyHistogram()
+        /// In the handler, but for its bulk transfers.
         public var handling = LatencyHistogram()
+        /// In the handler's bulk transfers.
         public var bulk = LatencyHistogram()
+        /// From the answer until the caller had it.
         public var replying = LatencyHistogram()
+        /// From the begin of the call to its end.
         public var total = LatencyHistogram()
     }
 
@@ -44,6 +51,7 @@ public final class CallTracer {
     /// What came with replies, by the slot of the call.
     var timings: [Int32: ReplyTimings] = [:]
 
+    /// Nothing collected yet.
     public init() {}
 
     /// What was collected so far, by opcode.
