@@ -6,7 +6,8 @@ extension Context {
     ///
     /// All of `body`, and the handlers that it registers, run on that xstream: nothing they share
     /// needs a lock, and nothing in them may block the thread. Cancelling the caller cancels the
-    /// task that runs `body`.
+    /// task that runs `body`. Other tasks of the xstream do not go on after it: wait for them in
+    /// `body` where that matters.
     ///
     /// ```swift
     /// try await Context.run(at: "ofi+tcp://127.0.0.1:31416") { context in
@@ -42,6 +43,8 @@ extension Context {
                 result = .failure(error)
             }
             await context.close()
+            // Whoever waited for the end has a turn before the xstream stops.
+            await xstream.yield()
             return try result.get()
         }
     }
