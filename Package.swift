@@ -106,7 +106,7 @@ let package = Package(
         .executableTarget(
             name: "dray-kill",
             dependencies: [
-                "DrayRuntime", "DrayFabric", "DrayPlacement", "Dray", "DraySimulator",
+                "DrayRuntime", "DrayFabric", "CaRT", "DrayPlacement", "Dray", "DraySimulator",
                 argumentParser, logging,
             ],
             exclude: ["README.md"], swiftSettings: settings),
@@ -154,6 +154,10 @@ let package = Package(
             swiftSettings: testSettings),
         .testTarget(
             name: "DraySimulatorTests", dependencies: ["DrayRuntime", "CaRT", "DraySimulator"],
+            swiftSettings: testSettings),
+        .testTarget(
+            name: "FuzzTests",
+            dependencies: ["DrayRuntime", "DrayFabric", "CaRT", "DrayPlacement", "DrayProtocol"],
             swiftSettings: testSettings),
         .testTarget(
             name: "DrayFileSystemTests",
