@@ -7,10 +7,14 @@ final class ChildProcess {
 
     /// Starts a program in a session of its own. What it prints is added to the file `log`.
     ///
-    /// - Parameter input: the descriptor that becomes its standard input; `/dev/null` if there is
-    ///   none.
-    init(_ program: String, _ arguments: [String], input: Int32? = nil, log: String) throws(Failure)
-    {
+    /// - Parameters:
+    ///   - input: the descriptor that becomes its standard input; `/dev/null` if there is none.
+    ///   - endsWithUs: it stays in our session, in a process group of its own: the kernel hangs up
+    ///     on it when we end while it is stopped.
+    init(
+        _ program: String, _ arguments: [String], input: Int32? = nil, log: String,
+        endsWithUs: Bool = false
+    ) throws(Failure) {
         var actions = unsafe posix_spawn_file_actions_t()
         unsafe posix_spawn_file_actions_init(&actions)
         defer { unsafe posix_spawn_file_actions_destroy(&actions) }
@@ -31,7 +35,10 @@ final class ChildProcess {
         unsafe sigemptyset(&mask)
         unsafe posix_spawnattr_setsigmask(&attributes, &mask)
         // POSIX_SPAWN_SETSID (glibc 2.26), which the headers show only to GNU sources.
-        unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK) | 0x80)
+        let setsid: Int16 = 0x80
+        unsafe posix_spawnattr_setflags(
+            &attributes,
+            Int16(POSIX_SPAWN_SETSIGMASK) | (endsWithUs ? Int16(POSIX_SPAWN_SETPGROUP) : setsid))
         // SAFETY: the strings live until `free` below, after the child was made.
         var strings = unsafe ([program] + arguments).map { unsafe strdup($0) }
         defer { for index in unsafe strings.indices { unsafe free(strings[index]) } }

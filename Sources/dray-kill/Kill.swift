@@ -2,11 +2,20 @@ internal import ArgumentParser
 internal import DrayPlacement
 internal import DrayRuntime
 
-/// Kills and stops the engines of a real cluster under load.
+/// Kills and stops real processes under load.
 @main
-struct Kill: AsyncParsableCommand {
+struct DrayKill: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "dray-kill",
+        abstract: "Kills and stops real processes under load and checks what the others see.",
+        subcommands: [Kill.self, TransportKill.self, TransportNode.self],
+        defaultSubcommand: Kill.self)
+}
+
+/// Kills and stops the engines of a real cluster under load.
+struct Kill: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "engines",
         abstract: "Kills and stops real engines under load and checks every answer.",
         discussion: """
             Exit code 0: everything was right. 1: it was not; the files of the engines are kept. \

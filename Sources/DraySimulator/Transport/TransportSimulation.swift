@@ -73,7 +73,7 @@ public final class TransportSimulation {
     static let closeMax: Duration = .seconds(6)
     /// All calls must have ended so long after the last fault.
     static let settlingMax: Duration = .seconds(30)
-    /// Nothing is held for anybody so long after the last call: replies that nobody fetched go last.
+    /// Nothing is held so long after the last call: replies that nobody fetched go last.
     static let completionMax: Duration = .seconds(65)
     /// Once nothing is wrong any more everybody reaches everybody within this time.
     static let convergenceMax: Duration = .seconds(15)
