@@ -1,17 +1,25 @@
 import ArgumentParser
 import DraySimulator
 
-/// Runs simulated clusters, one per seed.
+/// The program. It has no options of its own: they would take those of the same name from the
+/// subcommands.
 @main
-struct Simulate: ParsableCommand {
+struct DraySimulate: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "dray-simulate",
+        abstract: "Runs Dray, or parts of it, on virtual time under faults.",
+        subcommands: [Simulate.self, Swim.self, Transport.self], defaultSubcommand: Simulate.self)
+}
+
+/// Runs simulated clusters, one per seed.
+struct Simulate: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "clusters",
         abstract: "Runs simulated clusters under faults and checks every answer.",
         discussion: """
             Exit code 0: every run was good and reached its floors. 1: a run was not; the line \
             printed with it repeats it.
-            """,
-        subcommands: [Swim.self, Transport.self])
+            """)
 
     @Option(help: "How many seeds to run.")
     var seeds: Int = 1
