@@ -536,9 +536,9 @@ struct CallTracker {
         }
     }
 
-    /// The caller gives up every call to `peer`.
-    mutating func abort(_ peer: Int32, now: UInt64, into actions: inout [CallAction]) {
-        for index in slots.indices where slots[index].peer == peer {
+    /// The caller gives up every call to these peers.
+    mutating func abort(_ peers: Set<Int32>, now: UInt64, into actions: inout [CallAction]) {
+        for index in slots.indices where peers.contains(slots[index].peer) {
             giveUp(Int32(index), .cancelled, now: now, into: &actions)
         }
     }

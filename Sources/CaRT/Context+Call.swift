@@ -52,8 +52,14 @@ extension Context {
         deadline: Deadline = .standard, trace: UInt64 = 0, options: CallOptions = CallOptions(),
         onReplyPayload: ((UnsafeRawBufferPointer) -> Void)? = nil
     ) async throws(RPCError) -> R {
-        if needsLookUp(destination) { try await lookUpMember(destination, deadline) }
-        let ticket = try beginCall(destination, deadline, exposes: !exposing.isEmpty, options)
+        let ticket: CallTicket
+        do throws(RPCError) {
+            ticket = try beginCall(destination, deadline, exposes: !exposing.isEmpty, options)
+        } catch {
+            guard error == .staleGroup, needsLookUp(destination) else { throw error }
+            try await lookUpMember(destination, deadline)
+            ticket = try beginCall(destination, deadline, exposes: !exposing.isEmpty, options)
+        }
         let slot = Int(ticket.slot)
         var spill: BulkHandle?
         // The suspensions stand here, and in no function of their own, for speed.
@@ -130,8 +136,14 @@ extension Context {
         payload: UnsafeRawBufferPointer? = nil, deadline: Deadline = .standard, trace: UInt64 = 0,
         options: CallOptions = CallOptions()
     ) async throws(RPCError) {
-        if needsLookUp(destination) { try await lookUpMember(destination, deadline) }
-        var ticket = try beginCall(destination, deadline, exposes: false, options)
+        var ticket: CallTicket
+        do throws(RPCError) {
+            ticket = try beginCall(destination, deadline, exposes: false, options)
+        } catch {
+            guard error == .staleGroup, needsLookUp(destination) else { throw error }
+            try await lookUpMember(destination, deadline)
+            ticket = try beginCall(destination, deadline, exposes: false, options)
+        }
         ticket.isOneWay = true
         let slot = Int(ticket.slot)
         let (mailbox, xstream, token) = (cancelMailbox, xstream, ticket.token)
@@ -471,8 +483,9 @@ extension Context {
 
     /// A reply arrived.
     func receivedReply(_ header: WireHeader, _ message: HeldMessage) {
+        // Through the pointer: a look through `tracker` copies it here.
         guard
-            tracker.matches(
+            unsafe state.pointee.tracker.matches(
                 slot: header.slot, generation: header.slotGeneration, requestID: header.requestID)
         else {
             counts.dropped += 1

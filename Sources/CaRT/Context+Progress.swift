@@ -12,7 +12,7 @@ extension Context: PollSource {
         sendOutbox()
         let count = unsafe endpoint.poll(into: completions)
         guard count > 0 else { return events }
-        refreshTime()
+        refreshTime(xstream.roundTime)
         // Completions make room for what was refused.
         if hasRefused { retryRefused() }
         for index in 0..<count {
@@ -300,7 +300,7 @@ extension Context: PollSource {
 
     private func deliverLoopback() -> Int {
         let count = loopback.count
-        refreshTime()
+        refreshTime(xstream.roundTime)
         for _ in 0..<count {
             guard let slot = loopback.popFirst() else { break }
             sendCompleted(slot, error: nil)

@@ -91,8 +91,8 @@ extension Context {
             return
         }
         sessions.touch(session, now: pollTime)
-        let request = RequestContext(
-            header, message, context: self, instance: sessions.sessions[session].instance)
+        var request = requestContext(
+            header, message, instance: sessions.sessions[session].instance)
         activate(request)
         if counts.requestsReceived % ContextTimes.timedRequests == 0 || request.isTraced {
             request.arrivedAt = pollTime
@@ -103,7 +103,23 @@ extension Context {
             pull(request, handler)
         } else {
             handler(request)
+            // Most handlers that answer at once keep nothing.
+            if request.isAnswered, isKnownUniquelyReferenced(&request) {
+                request.retire()
+                spareRequest = request
+            }
         }
+    }
+
+    private func requestContext(
+        _ header: WireHeader, _ message: HeldMessage, instance: UInt64
+    ) -> RequestContext {
+        guard let request = spareRequest else {
+            return RequestContext(header, message, context: self, instance: instance)
+        }
+        spareRequest = nil
+        request.reuse(header, message, context: self, instance: instance)
+        return request
     }
 
     /// An injected fault: the request fails, or its handler is late.

@@ -163,7 +163,7 @@ internal import Logging
                 sessions: SessionTable(
                     entropy: Entropy(seed: entropy.next()), sessionsMax: options.sessionsMax),
                 sends: SendPool(endpoint: endpoint, slotSize: slotSize), receives: receives))
-        refreshTime()
+        refreshTime(xstream.now)
         addSelf()
         watchGroup()
         registerInternals()
@@ -226,7 +226,7 @@ internal import Logging
         guard !isClosed else { return }
         timerAt = .max
         timer = nil
-        refreshTime()
+        refreshTime(xstream.roundTime)
         var actions: [CallAction] = []
         attend()
         tracker.expire(now: pollTime, into: &actions)

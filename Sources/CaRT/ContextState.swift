@@ -24,6 +24,8 @@ struct ContextState {
     var sessions: SessionTable
     var activeRequests: [RequestContext?] = []
     var freeActive: [Int32] = []
+    /// The object of a request that is over, for the next one.
+    var spareRequest: RequestContext?
 
     // Memory and messages.
     var sends: SendPool
@@ -88,6 +90,10 @@ extension Context {
         _read { yield unsafe state.pointee.freeActive }
         _modify { yield unsafe &state.pointee.freeActive }
     }
+    var spareRequest: RequestContext? {
+        _read { yield unsafe state.pointee.spareRequest }
+        _modify { yield unsafe &state.pointee.spareRequest }
+    }
     var sends: SendPool {
         _read { yield unsafe state.pointee.sends }
         _modify { yield unsafe &state.pointee.sends }
@@ -135,14 +141,15 @@ extension Context {
     var pollTime: UInt64 { unsafe state.pointee.pollTime }
     var wallOffset: UInt64 { unsafe state.pointee.wallOffset }
 
-    /// Reads the clocks.
-    func refreshTime() {
-        let now = xstream.now.nanoseconds
+    /// Takes over the time of the xstream's round, or a later one.
+    func refreshTime(_ time: Instant) {
+        let now = time.nanoseconds
         unsafe state.pointee.pollTime = now
         // The offset changes when somebody sets the clock: that need not be noticed at once.
         if unsafe now >= state.pointee.wallReadAt &+ Context.wallReadInterval {
             unsafe state.pointee.wallReadAt = now
-            unsafe state.pointee.wallOffset = world.clock.wallNanoseconds &- now
+            unsafe state.pointee.wallOffset =
+                world.clock.wallNanoseconds &- xstream.now.nanoseconds
         }
     }
 

@@ -5,29 +5,37 @@ internal import DrayRuntime
 /// Confined to the context's xstream.
 @safe public final class RequestContext {
     /// The context that received the request, for calls of the handler's own.
-    public let context: Context
+    public var context: Context {
+        guard let owner else { preconditionFailure("a request that nobody kept was used") }
+        return owner
+    }
+    /// Nil while the object waits for another request.
+    private var owner: Context?
+    private var header: WireHeader
     /// The caller's context instance.
-    public let sourceInstance: UInt64
+    public private(set) var sourceInstance: UInt64
     /// The caller's rank; nil for clients.
-    public let sourceRank: UInt32?
+    public var sourceRank: UInt32? {
+        header.sourceRank == WireHeader.anyRank ? nil : header.sourceRank
+    }
     /// When the caller gives up: wall clock, nanoseconds since 1970. Pass it on as
     /// `Deadline.at(request.deadline)`.
-    public let deadline: UInt64
+    public var deadline: UInt64 { header.deadline }
     /// The caller's clock when it sent the request; ours has moved ahead of it.
-    public let stamp: UInt64
+    public var stamp: UInt64 { header.stamp }
     /// Follows a request through every process. Pass it on.
-    public let trace: UInt64
+    public var trace: UInt64 { header.trace }
     /// How urgent the caller finds it.
-    public let priority: RequestPriority
+    public var priority: RequestPriority { header.flags.priority }
     /// Nobody waits for a reply: what the handler answers is dropped.
-    public let isOneWay: Bool
+    public var isOneWay: Bool { header.flags.contains(.oneWay) }
     /// The caller wants to know where the time goes: name the request in bulk transfers for it.
-    public let isTraced: Bool
+    public var isTraced: Bool { header.flags.contains(.traced) }
 
-    let session: SessionID
-    let slot: UInt32
-    let slotGeneration: UInt32
-    let requestID: UInt64
+    var session: SessionID { header.session }
+    var slot: UInt32 { header.slot }
+    var slotGeneration: UInt32 { header.slotGeneration }
+    var requestID: UInt64 { header.requestID }
     /// Where the context keeps this request among the active ones.
     var position: Int32 = -1
     /// When it arrived, and when its handler began: monotonic nanoseconds; 0 when nobody counts.
@@ -47,22 +55,25 @@ internal import DrayRuntime
     private var replyOwner: AnyObject?
 
     init(_ header: WireHeader, _ message: HeldMessage, context: Context, instance: UInt64) {
-        self.context = context
+        owner = context
+        self.header = header
         sourceInstance = instance
-        sourceRank = header.sourceRank == WireHeader.anyRank ? nil : header.sourceRank
-        deadline = header.deadline
-        stamp = header.stamp
-        trace = header.trace
-        priority = header.flags.priority
-        isOneWay = header.flags.contains(.oneWay)
-        isTraced = header.flags.contains(.traced)
-        session = header.session
-        slot = header.slot
-        slotGeneration = header.slotGeneration
-        requestID = header.requestID
         self.message = message
         unsafe replyPayload = nil
     }
+
+    /// The object, which was retired, serves another request.
+    func reuse(_ header: WireHeader, _ message: HeldMessage, context: Context, instance: UInt64) {
+        owner = context
+        self.header = header
+        sourceInstance = instance
+        self.message = message
+        (arrivedAt, begunAt, bulkTime) = (0, 0, 0)
+        (isAnswered, wasCancelled, isUnwanted) = (false, false, false)
+    }
+
+    /// It was answered, and nobody but the context knows it any more.
+    func retire() { owner = nil }
 
     /// The caller gave up: its task was cancelled, its deadline passed, or it is gone. The reply
     /// will reach nobody.

@@ -1,13 +1,30 @@
 public import DrayRuntime
 
 extension SelfTest {
-    static let id = ProtocolID(reserved: 0xf2, version: 2)
-    static let echo = Procedure<EchoRequest, EchoReply>(id, index: 1, name: "selfTest.echo")
+    static let id = ProtocolID(reserved: 0xf2, version: 3)
+    /// Answered in the server's progress loop.
+    static let echo = Procedure<EchoRequest, EmptyMessage>(id, index: 1, name: "selfTest.echo")
+    /// Calls with bulk transfers, and those whose bytes are compared: a task for each.
+    static let transfer = Procedure<TransferRequest, TransferReply>(
+        id, index: 3, name: "selfTest.transfer")
     static let measureProcedure = Procedure<MeasureRequest, Result>(
         id, index: 2, name: "selfTest.measure")
 
-    /// One call of a measurement.
+    /// One call of a measurement whose bytes go inline.
     struct EchoRequest: Message {
+        /// Raw bytes that the reply shall carry.
+        var replySize: UInt32 = 0
+        /// How many bytes behind a page the server's buffers shall begin.
+        var alignment: UInt16 = 0
+
+        mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+            try coder.code(&replySize)
+            try coder.code(&alignment)
+        }
+    }
+
+    /// One call of a measurement with more than that.
+    struct TransferRequest: Message {
         /// Raw bytes that the reply shall carry.
         var replySize: UInt32 = 0
         /// How many bytes behind a page the server's buffers shall begin.
@@ -29,7 +46,7 @@ extension SelfTest {
     }
 
     /// What the server saw.
-    struct EchoReply: Message {
+    struct TransferReply: Message {
         /// CRC32C of a sample of what it read by bulk transfer; of nothing else.
         var checksum: UInt32 = 0
 

@@ -72,15 +72,18 @@ final class SelfTestRun {
         do throws(RPCError) {
             let worker = try SelfTestWorker(context, options)
             defer { worker.end() }
+            var start = context.xstream.now.nanoseconds
             while remaining > 0, failure == nil {
                 remaining -= 1
                 let number = next
                 next += 1
                 let index = Int(number % UInt64(destinations.count))
                 destination = destinations[index]
-                let start = context.xstream.now.nanoseconds
                 try await worker.call(destinations[index], number: number, deadline: callDeadline)
-                record(context.xstream.now.nanoseconds - start, of: index)
+                // The end of one call is the begin of the next.
+                let end = context.xstream.now.nanoseconds
+                record(end - start, of: index)
+                start = end
             }
         } catch {
             failure = failure ?? SelfTest.Failure(destination: destination, error: error)
@@ -107,10 +110,11 @@ final class SelfTestRun {
 }
 
 /// The buffers of one loop of a self-test.
-private final class SelfTestWorker {
+@safe private final class SelfTestWorker {
     private let context: Context
     private let options: SelfTest.Options
-    private var echo = SelfTest.EchoRequest()
+    private var request = SelfTest.TransferRequest()
+    private let transfers: Bool
     /// What goes with requests, beside them or by bulk transfer.
     private let source: RegisteredBuffer
     private let sourceRange: Range<Int>
@@ -119,10 +123,32 @@ private final class SelfTestWorker {
     private let targetRange: Range<Int>
     private let hasPayload: Bool
     private var exposed: [BulkHandle] = []
+    private let received = Received()
+    /// Made once: a closure for each call would cost three allocations.
+    private let receive: (UnsafeRawBufferPointer) -> Void
+
+    /// The raw bytes beside the reply to the call under way.
+    private final class Received {
+        var count = 0
+        /// What its bytes were made from; nil when nobody looks at them.
+        var seed: UInt64?
+        var difference: RPCError?
+
+        func take(_ bytes: UnsafeRawBufferPointer) {
+            count = bytes.count
+            guard let seed else { return }
+            do throws(RPCError) {
+                try unsafe SelfTestBytes.check(bytes, seed: seed, "reply")
+            } catch {
+                difference = error
+            }
+        }
+    }
 
     init(_ context: Context, _ options: SelfTest.Options) throws(RPCError) {
         self.context = context
         self.options = options
+        unsafe receive = { [received] bytes in unsafe received.take(bytes) }
         let start = options.alignment
         sourceRange = start..<start + options.request.size
         targetRange = start..<start + options.reply.size
@@ -134,12 +160,19 @@ private final class SelfTestWorker {
         } else {
             hasPayload = false
         }
-        echo.alignment = UInt16(options.alignment)
+        if case .bulk = options.request {
+            transfers = true
+        } else if case .bulk = options.reply {
+            transfers = true
+        } else {
+            transfers = options.verify
+        }
+        request.alignment = UInt16(options.alignment)
         do throws(RPCError) {
             if case .bulk(let size) = options.request, size > 0 {
                 exposed.append(
                     try context.expose(source, range: sourceRange, access: .remoteRead))
-                echo.get = exposed[0].descriptor
+                request.get = exposed[0].descriptor
             }
             switch options.reply {
             case .bulk(let size) where size > 0:
@@ -148,9 +181,9 @@ private final class SelfTestWorker {
                     buffer, range: targetRange, access: .remoteWrite)
                 exposed.append(handle)
                 target = buffer
-                echo.put = handle.descriptor
+                request.put = handle.descriptor
             case .empty, .bulk, .inline:
-                echo.replySize = UInt32(options.reply.size)
+                request.replySize = UInt32(options.reply.size)
             }
         } catch {
             end()
@@ -163,34 +196,33 @@ private final class SelfTestWorker {
     ) async throws(RPCError) {
         let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: source.bytes[sourceRange])
         if options.verify {
-            echo.seed = number
+            request.seed = number
             unsafe SelfTestBytes.fill(bytes, seed: SelfTestBytes.requestSeed(number))
         }
         let payload = hasPayload ? UnsafeRawBufferPointer(bytes) : nil
-        var received = 0
-        var difference: RPCError?
-        let verify = options.verify
-        let answer = try await context.call(
-            SelfTest.echo, echo, to: destination, payload: payload, exposing: exposed,
-            deadline: deadline
-        ) { bytes in
-            received = bytes.count
-            guard verify else { return }
-            do throws(RPCError) {
-                try unsafe SelfTestBytes.check(
-                    bytes, seed: SelfTestBytes.replySeed(number), "reply")
-            } catch {
-                difference = error
-            }
+        received.count = 0
+        received.seed = options.verify ? SelfTestBytes.replySeed(number) : nil
+        guard transfers else {
+            let echo = SelfTest.EchoRequest(
+                replySize: request.replySize, alignment: request.alignment)
+            _ = try unsafe await context.call(
+                SelfTest.echo, echo, to: destination, payload: payload,
+                deadline: deadline, onReplyPayload: receive)
+            guard received.count == Int(request.replySize) else { throw .badMessage }
+            return
         }
-        if let difference { throw difference }
-        guard received == Int(echo.replySize) else { throw .badMessage }
-        let sample = unsafe SelfTestBytes.sample(UnsafeRawBufferPointer(bytes))
-        if echo.get != nil, answer.checksum != sample {
+        let answer = try unsafe await context.call(
+            SelfTest.transfer, request, to: destination, payload: payload, exposing: exposed,
+            deadline: deadline, onReplyPayload: receive)
+        if let difference = received.difference { throw difference }
+        guard received.count == Int(request.replySize) else { throw .badMessage }
+        if request.get != nil,
+            unsafe answer.checksum != SelfTestBytes.sample(UnsafeRawBufferPointer(bytes))
+        {
             throw .application(
                 code: SelfTest.ErrorCode.badContent, message: "the server saw other bytes")
         }
-        if verify, let target {
+        if options.verify, let target {
             let bytes = unsafe UnsafeRawBufferPointer(rebasing: target.bytes[targetRange])
             try unsafe SelfTestBytes.check(
                 bytes, seed: SelfTestBytes.replySeed(number), "reply")

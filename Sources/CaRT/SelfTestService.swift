@@ -6,11 +6,11 @@ extension SelfTest {
     /// Registers the server's procedures.
     public static func register(on context: Context) {
         let service = SelfTestService()
-        context.register(echo) { echo, request throws(RPCError) in
-            guard echo.get != nil || echo.put != nil || echo.seed != nil else {
-                return try service.answer(echo, request)
-            }
-            return try await service.transfer(echo, request)
+        context.registerSynchronous(echo) { echo, request throws(RPCError) in
+            try service.answer(echo, request)
+        }
+        context.register(transfer) { echo, request throws(RPCError) in
+            try await service.transfer(echo, request)
         }
         context.register(measureProcedure) { measure, request throws(RPCError) in
             try await service.measure(measure, request)
@@ -41,17 +41,18 @@ final class SelfTestService {
     /// Answers a request without bulk transfers.
     func answer(
         _ echo: SelfTest.EchoRequest, _ request: RequestContext
-    ) throws(RPCError) -> SelfTest.EchoReply {
+    ) throws(RPCError) -> EmptyMessage {
+        let echo = SelfTest.TransferRequest(replySize: echo.replySize, alignment: echo.alignment)
         try check(echo)
         let size = Int(echo.replySize)
         if size > 0 {
             let buffer = try commonBytes(size, echo, request.context)
             reply(with: buffer, echo, request)
         }
-        return SelfTest.EchoReply()
+        return EmptyMessage()
     }
 
-    private func check(_ echo: SelfTest.EchoRequest) throws(RPCError) {
+    private func check(_ echo: SelfTest.TransferRequest) throws(RPCError) {
         guard Int(echo.replySize) <= SelfTest.inlineSizeMax,
             (echo.get?.length ?? 0) <= UInt64(SelfTest.bulkSizeMax),
             (echo.put?.length ?? 0) <= UInt64(SelfTest.bulkSizeMax)
@@ -64,7 +65,7 @@ final class SelfTestService {
     }
 
     private func reply(
-        with buffer: RegisteredBuffer, _ echo: SelfTest.EchoRequest, _ request: RequestContext
+        with buffer: RegisteredBuffer, _ echo: SelfTest.TransferRequest, _ request: RequestContext
     ) {
         let range = Int(echo.alignment)..<Int(echo.alignment) + Int(echo.replySize)
         unsafe request.setReplyPayload(
@@ -73,8 +74,8 @@ final class SelfTestService {
 
     /// Answers a request with bulk transfers, or one whose bytes are compared.
     func transfer(
-        _ echo: SelfTest.EchoRequest, _ request: RequestContext
-    ) async throws(RPCError) -> SelfTest.EchoReply {
+        _ echo: SelfTest.TransferRequest, _ request: RequestContext
+    ) async throws(RPCError) -> SelfTest.TransferReply {
         try check(echo)
         if let seed = echo.seed, unsafe request.payload.count > 0 {
             try unsafe SelfTestBytes.check(
@@ -87,7 +88,7 @@ final class SelfTestService {
         defer { give(bytes) }
         // It may have waited for long.
         if request.isCancelled { throw .cancelled }
-        var reply = SelfTest.EchoReply()
+        var reply = SelfTest.TransferReply()
         if let source = echo.get { reply.checksum = try await pull(source, echo, request) }
         if let target = echo.put {
             let size = Int(target.length)
@@ -105,7 +106,7 @@ final class SelfTestService {
 
     /// Reads the caller's memory; returns the checksum of a sample.
     private func pull(
-        _ source: BulkDescriptor, _ echo: SelfTest.EchoRequest, _ request: RequestContext
+        _ source: BulkDescriptor, _ echo: SelfTest.TransferRequest, _ request: RequestContext
     ) async throws(RPCError) -> UInt32 {
         let range = Int(echo.alignment)..<Int(echo.alignment) + Int(source.length)
         let buffer = try request.context.makeBuffer(count: range.upperBound)
@@ -122,7 +123,7 @@ final class SelfTestService {
     // MARK: - Memory
 
     private func bytesToSend(
-        _ size: Int, _ echo: SelfTest.EchoRequest, _ context: Context
+        _ size: Int, _ echo: SelfTest.TransferRequest, _ context: Context
     ) throws(RPCError) -> RegisteredBuffer {
         guard let seed = echo.seed else { return try commonBytes(size, echo, context) }
         let range = Int(echo.alignment)..<Int(echo.alignment) + size
@@ -135,10 +136,10 @@ final class SelfTestService {
 
     /// The common bytes, at least `size` of them behind the alignment.
     private func commonBytes(
-        _ size: Int, _ echo: SelfTest.EchoRequest, _ context: Context
+        _ size: Int, _ echo: SelfTest.TransferRequest, _ context: Context
     ) throws(RPCError) -> RegisteredBuffer {
         let count = size + SelfTest.alignments.upperBound
-        commonUsed = context.xstream.now
+        commonUsed = context.xstream.roundTime
         if let common, common.count >= count { return common }
         let buffer = try context.makeBuffer(count: count)
         unsafe SelfTestBytes.fill(buffer.bytes, seed: 0)

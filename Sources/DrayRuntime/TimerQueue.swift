@@ -66,24 +66,24 @@ struct TimerQueue {
     /// Entries in memory, cancelled ones included.
     var entryCount: Int { heap.count }
 
-    var isEmpty: Bool { heap.isEmpty }
+    /// No timer is due before this. `.never` without timers.
+    private(set) var earliest = Instant.never
 
     mutating func add(deadline: Instant, _ body: @escaping () -> Void) -> Timer {
         sweep()
         let timer = Timer(deadline: deadline, cancellations: cancellations, body: body)
         sequence += 1
         heap.insert(Entry(deadline: deadline, sequence: sequence, timer: timer))
+        earliest = min(earliest, deadline)
         return timer
     }
 
     /// When the next timer is due; cancelled ones at the front are dropped.
     var next: Instant? {
         mutating get {
-            while let first = heap.min {
-                if first.timer.isPending { return first.deadline }
-                removeFirst()
-            }
-            return nil
+            while let first = heap.min, !first.timer.isPending { removeFirst() }
+            earliest = heap.min?.deadline ?? .never
+            return heap.isEmpty ? nil : earliest
         }
     }
 
@@ -95,6 +95,7 @@ struct TimerQueue {
             removeFirst()
             if first.timer.isPending { due.append(first.timer) }
         }
+        earliest = heap.min?.deadline ?? .never
         return due
     }
 

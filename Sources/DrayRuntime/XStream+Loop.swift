@@ -26,18 +26,21 @@ extension XStream {
         unsafe dray_set_current_xstream(Unmanaged.passUnretained(self).toOpaque())
         unsafe name.withCString { unsafe dray_name_thread($0) }
         dray_set_precise_timers()
+        lastRound = now
         while !stopping.load(ordering: .relaxed) {
             var progress = takeMailbox()
             progress += runReadyJobs(max: XStream.jobsPerRoundMax)
+            // One look at the clock does for all of the round.
+            let time = now
+            lastRound = time
             for source in sources { progress += source.poll() }
-            // The clock is read only where somebody wants to know.
-            if !timers.isEmpty { progress += fireTimers(at: now) }
+            if timers.earliest <= time { progress += fireTimers(at: time) }
             progress += resumeYielded()
             if progress > 0 || !ready.isEmpty {
-                if idle.isIdle { idle.worked(at: now) }
+                if idle.isIdle { idle.worked(at: time) }
                 continue
             }
-            if idle.shouldSpin(at: now) {
+            if idle.shouldSpin(at: time) {
                 // Who else wants the processor gets it, and is noticed by the time it takes.
                 if idle.shouldYield() { dray_yield_processor() } else { dray_cpu_relax() }
                 continue

@@ -39,6 +39,7 @@ public final class XStream: TaskExecutor, @unchecked Sendable {
     @safe @exclusivity(unchecked) var sources: [any PollSource] = []
     @safe @exclusivity(unchecked) var timers = TimerQueue()
     @safe @exclusivity(unchecked) var idle = IdlePolicy()
+    @safe @exclusivity(unchecked) var lastRound = Instant(nanoseconds: 0)
     @safe @exclusivity(unchecked) var descriptors = PollDescriptors()
     let wakeDescriptor: Int32
     @safe @exclusivity(unchecked) private(set) var serial: XStreamSerialExecutor!
@@ -128,6 +129,15 @@ public final class XStream: TaskExecutor, @unchecked Sendable {
     public var now: Instant {
         switch driver {
         case .thread: Instant(nanoseconds: dray_clock_nanoseconds(CLOCK_MONOTONIC))
+        case .simulation(let simulation, _): simulation.now
+        }
+    }
+
+    /// The monotonic time when the sources were last polled, or now where that is the same. Costs
+    /// nothing: what a source does in `poll` need not read the clock.
+    public var roundTime: Instant {
+        switch driver {
+        case .thread: lastRound
         case .simulation(let simulation, _): simulation.now
         }
     }

@@ -68,7 +68,7 @@ import Testing
             switch event {
             case .deadline: tracker.expire(now: Setting.deadline, into: &actions)
             case .cancel: tracker.giveUp(slot, .cancelled, now: Setting.now, into: &actions)
-            case .abort: tracker.abort(0, now: Setting.now, into: &actions)
+            case .abort: tracker.abort([0], now: Setting.now, into: &actions)
             case .reply, .cancelledByPeer:
                 let index = Int(slot)
                 let matches = tracker.matches(

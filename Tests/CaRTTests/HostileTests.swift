@@ -242,8 +242,8 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
             InternalProtocol.AddressAnswer.self,
             InternalProtocol.AddressAnswer(addresses: [address]))
         check(
-            SelfTest.EchoRequest.self,
-            SelfTest.EchoRequest(replySize: 4, alignment: 3, seed: 9, get: memory, put: nil))
+            SelfTest.TransferRequest.self,
+            SelfTest.TransferRequest(replySize: 4, alignment: 3, seed: 9, get: memory, put: nil))
         var measure = SelfTest.MeasureRequest()
         measure.options.request = .bulk(7)
         measure.members = [SelfTest.Member(rank: 1, tag: 2)]

@@ -242,12 +242,24 @@ import Testing
             huge.owner = client.address
             huge.length = UInt64(SelfTest.bulkSizeMax) + 1
             let requests = [
-                SelfTest.EchoRequest(replySize: UInt32(SelfTest.inlineSizeMax) + 1),
-                SelfTest.EchoRequest(replySize: .max), SelfTest.EchoRequest(get: huge),
-                SelfTest.EchoRequest(put: huge), SelfTest.EchoRequest(alignment: 4096),
-                SelfTest.EchoRequest(replySize: .max, alignment: .max, seed: 1),
+                SelfTest.TransferRequest(replySize: UInt32(SelfTest.inlineSizeMax) + 1),
+                SelfTest.TransferRequest(replySize: .max), SelfTest.TransferRequest(get: huge),
+                SelfTest.TransferRequest(put: huge), SelfTest.TransferRequest(alignment: 4096),
+                SelfTest.TransferRequest(replySize: .max, alignment: .max, seed: 1),
             ]
             for request in requests {
+                let error = await failure { () async throws(RPCError) in
+                    try await client.call(SelfTest.transfer, request, to: .address(server.address))
+                }
+                #expect(
+                    error == .messageTooLong || code(error) == SelfTest.ErrorCode.badOptions,
+                    "\(String(describing: error))")
+            }
+            let echoes = [
+                SelfTest.EchoRequest(replySize: UInt32(SelfTest.inlineSizeMax) + 1),
+                SelfTest.EchoRequest(replySize: 1, alignment: .max),
+            ]
+            for request in echoes {
                 let error = await failure { () async throws(RPCError) in
                     try await client.call(SelfTest.echo, request, to: .address(server.address))
                 }
@@ -281,7 +293,7 @@ import Testing
     func wrongRepliesAreFoundOut(load: SelfTest.Load) async throws {
         try await withRig(.simulated) { rig in
             let (client, server) = (try rig.makeContext(), try rig.makeContext())
-            server.register(SelfTest.echo) { echo, request throws(RPCError) in
+            server.register(SelfTest.transfer) { echo, request throws(RPCError) in
                 let buffer = try request.context.makeBuffer(count: 1000)
                 SelfTestBytes.fill(
                     buffer.bytes, seed: SelfTestBytes.replySeed(echo.seed ?? 0))
@@ -292,7 +304,12 @@ import Testing
                     request.setReplyPayload(
                         UnsafeRawBufferPointer(buffer.bytes), keeping: buffer)
                 }
-                return SelfTest.EchoReply()
+                return SelfTest.TransferReply()
+            }
+            server.registerSynchronous(SelfTest.echo) { echo, request throws(RPCError) in
+                let buffer = try request.context.makeBuffer(count: 1000)
+                request.setReplyPayload(UnsafeRawBufferPointer(buffer.bytes), keeping: buffer)
+                return EmptyMessage()
             }
             var options = options(.empty, load)
             options.verify = true
@@ -325,8 +342,8 @@ import Testing
             let handle = try client.expose(buffer, access: .remoteRead)
             let error = await failure { () async throws(RPCError) in
                 try await client.call(
-                    SelfTest.echo,
-                    SelfTest.EchoRequest(seed: 5, get: bulk ? handle.descriptor : nil),
+                    SelfTest.transfer,
+                    SelfTest.TransferRequest(seed: 5, get: bulk ? handle.descriptor : nil),
                     to: .address(server.address),
                     payload: bulk ? nil : UnsafeRawBufferPointer(buffer.bytes))
             }
@@ -350,7 +367,7 @@ import Testing
             let target = try client.makeBuffer(count: 9000)
             let handle = try client.expose(target, access: .remoteWrite)
             _ = try await client.call(
-                SelfTest.echo, SelfTest.EchoRequest(put: handle.descriptor),
+                SelfTest.transfer, SelfTest.TransferRequest(put: handle.descriptor),
                 to: .address(server.address))
             client.withdraw(handle)
             #expect(SelfTestBytes.difference(in: .init(target.bytes), seed: 0) == nil)

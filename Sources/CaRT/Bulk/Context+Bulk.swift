@@ -222,8 +222,8 @@ extension Context {
     }
 
     /// Transfers with a peer are not wanted any more.
-    func abandonBulks(with peer: Int32, _ error: RPCError, isGone: Bool) {
-        for index in bulks.operations.indices where bulks.operations[index].peer == peer {
+    func abandonBulks(with peers: Set<Int32>, _ error: RPCError, isGone: Bool) {
+        for index in bulks.operations.indices where peers.contains(bulks.operations[index].peer) {
             abandonBulk(UInt32(index), error, isGone: isGone)
         }
     }

@@ -27,7 +27,6 @@ extension Context {
     /// Whether the member is known, but not where its context listens.
     func needsLookUp(_ destination: Destination) -> Bool {
         guard case .rank(let rank, let tag) = destination, tag > 0,
-            peersByRank[UInt64(rank) << 32 | UInt64(tag)] == nil,
             let member = group.member(rank)
         else { return false }
         return Int(tag) >= member.addresses.count
@@ -58,25 +57,25 @@ extension Context {
 
     private func peerIsGone(_ peer: Int32) {
         connectionLost(peer, isGone: true)
-        abandonBulks(with: peer, .unreachable, isGone: true)
+        abandonBulks(with: [peer], .unreachable, isGone: true)
     }
 
     /// Cancels every call under way to a member; they end with `.cancelled`, and the member hears
     /// of those that it has.
     public func abort(rank: UInt32) {
-        for peer in peers(of: rank) { abort(peer) }
+        abort(Set(peers(of: rank)))
     }
 
     /// Cancels every call under way. Those end with `.cancelled`, and their peers hear of it.
     public func abortAll() {
-        for peer in links.indices { abort(Int32(peer)) }
+        abort(Set(links.indices.map { Int32($0) }))
     }
 
-    private func abort(_ peer: Int32) {
+    private func abort(_ peers: Set<Int32>) {
         var actions: [CallAction] = []
-        tracker.abort(peer, now: xstream.now.nanoseconds, into: &actions)
+        tracker.abort(peers, now: xstream.now.nanoseconds, into: &actions)
         perform(actions)
-        abandonBulks(with: peer, .cancelled, isGone: false)
+        abandonBulks(with: peers, .cancelled, isGone: false)
     }
 
     /// The contexts of a member that we have called, ascending.

@@ -49,8 +49,10 @@ extension FuzzTarget {
             FuzzDecoder(InternalProtocol.AddressAnswer(addresses: [place, place])),
             FuzzDecoder(InternalProtocol.ProtocolQuestion(base: 4)),
             FuzzDecoder(InternalProtocol.VersionsAnswer(versions: [1, 2])),
-            FuzzDecoder(SelfTest.EchoRequest(replySize: 4, seed: 5, get: memory, put: memory)),
-            FuzzDecoder(SelfTest.EchoReply(checksum: 6)),
+            FuzzDecoder(SelfTest.EchoRequest(replySize: 4, alignment: 5)),
+            FuzzDecoder(
+                SelfTest.TransferRequest(replySize: 4, seed: 5, get: memory, put: memory)),
+            FuzzDecoder(SelfTest.TransferReply(checksum: 6)),
             FuzzDecoder(
                 SelfTest.MeasureRequest(
                     options: SelfTest.Options(), members: [SelfTest.Member(rank: 1, tag: 2)])),
