@@ -110,6 +110,13 @@ let package = Package(
                 argumentParser, logging,
             ],
             exclude: ["README.md"], swiftSettings: settings),
+        .target(name: "CAllocationCounter"),
+        .executableTarget(
+            name: "dray-limits",
+            dependencies: [
+                "CAllocationCounter", "DrayRuntime", "DrayFabric", "CaRT", argumentParser,
+            ],
+            exclude: ["README.md"], swiftSettings: settings),
         .executableTarget(
             name: "DrayCLI",
             dependencies: [

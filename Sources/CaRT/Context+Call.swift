@@ -201,11 +201,14 @@ extension Context {
 
     /// Lets the calls that have taken long watch for cancellation.
     func attend() {
-        while let call = watched.first, call.time <= pollTime {
-            watched.removeFirst()
+        while let call = watched.first {
             let slot = Int(call.slot)
-            guard tracker.slots[slot].generation == call.generation, tracker.isOpen(call.slot)
-            else { continue }
+            let isOver =
+                tracker.slots[slot].generation != call.generation || !tracker.isOpen(call.slot)
+            // Those that are over go at once: the timer shall not fire for each of them.
+            guard isOver || call.time <= pollTime else { return }
+            watched.removeFirst()
+            if isOver { continue }
             unattended[slot] = true
             resume(call.slot)
         }

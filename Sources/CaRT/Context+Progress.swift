@@ -13,6 +13,7 @@ extension Context: PollSource {
         let count = unsafe endpoint.poll(into: completions)
         guard count > 0 else { return events }
         refreshTime(xstream.roundTime)
+        receives.growIfBusy(events: count)
         // Completions make room for what was refused.
         if hasRefused { retryRefused() }
         for index in 0..<count {

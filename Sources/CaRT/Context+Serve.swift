@@ -102,7 +102,7 @@ extension Context {
         } else if header.flags.contains(.spilled) {
             pull(request, handler)
         } else {
-            handler(request)
+            handler.answer(request)
             // Most handlers that answer at once keep nothing.
             if request.isAnswered, isKnownUniquelyReferenced(&request) {
                 request.retire()
@@ -125,7 +125,7 @@ extension Context {
     /// An injected fault: the request fails, or its handler is late.
     private func strikeHandler(
         _ strike: FaultStrike, _ request: RequestContext, spilled: Bool,
-        _ handler: @escaping ProcedureTable.Handler
+        _ handler: ProcedureTable.Handler
     ) {
         guard case .wait(let delay) = strike else {
             fail(.overloaded, request)
@@ -133,7 +133,7 @@ extension Context {
         }
         xstream.spawn { [self] in
             await xstream.sleep(for: delay)
-            if spilled { pull(request, handler) } else { handler(request) }
+            if spilled { pull(request, handler) } else { handler.answer(request) }
         }
     }
 
@@ -189,7 +189,7 @@ extension Context {
     }
 
     /// Fetches a request that was too large to travel inline, then handles it.
-    private func pull(_ request: RequestContext, _ handler: @escaping ProcedureTable.Handler) {
+    private func pull(_ request: RequestContext, _ handler: ProcedureTable.Handler) {
         let spill: SpillDescriptor
         do throws(DecodingFailure) {
             spill = try unsafe SpillDescriptor(decoding: request.body)
@@ -213,7 +213,7 @@ extension Context {
             do throws(RPCError) {
                 request.replaceMessage(try await fetch(spill, deadline: .at(request.deadline)))
                 pulledBytes -= bytes
-                handler(request)
+                handler.answer(request)
             } catch {
                 pulledBytes -= bytes
                 // Our own `abort` is none of the caller's doing: it may try again.

@@ -141,14 +141,6 @@ internal import Logging
         instance = entropy.next()
         let slotSize = (WireHeader.size + options.eagerLimit + 63) & ~63
         precondition(slotSize <= endpoint.messageSizeMax, "the eager limit is above the fabric's")
-        let receives: ReceivePool
-        do throws(FabricError) {
-            receives = try ReceivePool(
-                endpoint: endpoint, slotSize: slotSize, count: options.receiveCount)
-        } catch {
-            endpoint.close()
-            throw .fabric(error)
-        }
         pool = BufferPool(endpoint: endpoint, freeBytesMax: options.pooledBytesMax)
         exposures = ExposureTable(endpoint: endpoint)
         registrations = RegistrationCache(
@@ -162,13 +154,15 @@ internal import Logging
                     entropy: Entropy(seed: entropy.next()), waitingMax: options.waitingMax),
                 sessions: SessionTable(
                     entropy: Entropy(seed: entropy.next()), sessionsMax: options.sessionsMax),
-                sends: SendPool(endpoint: endpoint, slotSize: slotSize), receives: receives))
+                sends: SendPool(endpoint: endpoint, slotSize: slotSize),
+                receives: ReceivePool(
+                    endpoint: endpoint, slotSize: slotSize, countMax: options.receiveCount)))
         refreshTime(xstream.now)
         addSelf()
         watchGroup()
         registerInternals()
         do throws(FabricError) {
-            try self.receives.postAll()
+            try receives.grow()
         } catch {
             shutDown()
             throw .fabric(error)

@@ -21,7 +21,8 @@ public struct ContextOptions: Sendable {
     /// the largest message of the provider (128 KiB over RDMA). Each receive has as much memory.
     public var eagerLimit = 20 * 1024
 
-    /// Receives that are posted at any time, for all peers together; more than `heldReceivesMax`.
+    /// The most receives that are posted at a time, for all peers together; more than
+    /// `heldReceivesMax`. There are 64 at first, and more where they are used.
     public var receiveCount = 256
 
     /// Once handlers hold this many receives, requests with a payload are answered `.overloaded`.

@@ -1,7 +1,12 @@
 /// Handlers by opcode: base, then version, then index.
 struct ProcedureTable {
     /// Answers a request whose message is held by the request context.
-    typealias Handler = (RequestContext) -> Void
+    ///
+    /// A struct, as the language wraps a bare closure anew whenever it is taken out of an array or
+    /// a `Result`, at an allocation each time.
+    struct Handler {
+        let answer: (RequestContext) -> Void
+    }
 
     private struct Version {
         var version: UInt8
@@ -16,7 +21,7 @@ struct ProcedureTable {
     static let indexMax = 4096
 
     /// Adds a handler. Each opcode has one.
-    mutating func add(_ opcode: UInt32, _ handler: @escaping Handler) {
+    mutating func add(_ opcode: UInt32, _ answer: @escaping (RequestContext) -> Void) {
         let base = Int(opcode >> 24)
         let version = UInt8(truncatingIfNeeded: opcode >> 16)
         let index = Int(opcode & 0xffff)
@@ -31,7 +36,7 @@ struct ProcedureTable {
         }
         precondition(
             bases[base][position].handlers[index] == nil, "a procedure is registered once")
-        bases[base][position].handlers[index] = handler
+        bases[base][position].handlers[index] = Handler(answer: answer)
     }
 
     /// The handler of an opcode, or why there is none.

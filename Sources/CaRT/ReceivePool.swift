@@ -5,35 +5,55 @@ internal import DrayRuntime
 /// The receives of a context: fixed buffers, each posted, or held by whoever reads its message.
 ///
 /// A message that finds no posted receive stops its whole connection, so buffers are reposted as
-/// soon as they are free.
+/// soon as they are free, and there are more of them where many are in use: every buffer is used in
+/// turn, so that all of their memory is soon resident.
 @safe struct ReceivePool {
+    /// Buffers that are made at a time.
+    static let chunkSlots = 64
+
     private let endpoint: Endpoint
-    private let registration: Registration
-    // SAFETY: the registration keeps the memory.
-    private let start: UnsafeMutableRawPointer
+    private var chunks: [Registration] = []
+    // SAFETY: the chunks keep the memory.
+    private var starts: [UnsafeMutableRawPointer] = unsafe []
     let slotSize: Int
-    let count: Int
-    private var isPosted: [Bool]
+    let countMax: Int
+    private var isPosted: [Bool] = []
     /// Of each buffer that is not posted: messages in it that somebody reads.
-    private var readers: [UInt16]
+    private var readers: [UInt16] = []
     /// Buffers that the provider did not take yet.
     private var refused = Deque<UInt32>()
     private(set) var postedCount = 0
 
-    init(endpoint: Endpoint, slotSize: Int, count: Int) throws(FabricError) {
+    init(endpoint: Endpoint, slotSize: Int, countMax: Int) {
         self.endpoint = endpoint
         self.slotSize = slotSize
-        self.count = count
-        isPosted = Array(repeating: false, count: count)
-        readers = Array(repeating: 0, count: count)
-        registration = try Registration(
-            IOBuffer(count: slotSize * count), at: endpoint, access: [])
-        unsafe start = registration.buffer.bytes.baseAddress.unsafelyUnwrapped
+        self.countMax = countMax
     }
 
-    /// Posts every buffer.
-    mutating func postAll() throws(FabricError) {
-        for index in 0..<UInt32(count) { try post(index) }
+    /// Buffers so far.
+    var count: Int { isPosted.count }
+
+    /// Makes more buffers and posts them. Does nothing when there are enough.
+    mutating func grow() throws(FabricError) {
+        let more = min(ReceivePool.chunkSlots, countMax - count)
+        guard more > 0 else { return }
+        let buffer = IOBuffer(count: slotSize * more)
+        chunks.append(try Registration(buffer, at: endpoint, access: []))
+        unsafe starts.append(buffer.bytes.baseAddress.unsafelyUnwrapped)
+        let first = UInt32(count)
+        isPosted.append(contentsOf: repeatElement(false, count: more))
+        readers.append(contentsOf: repeatElement(0, count: more))
+        for index in first..<first + UInt32(more) { try post(index) }
+    }
+
+    /// Makes more buffers when few are left, or `events` at once show that few would do.
+    mutating func growIfBusy(events: Int) {
+        guard count < countMax, events * 2 > count || postedCount * 2 < count else { return }
+        do throws(FabricError) {
+            try grow()
+        } catch {
+            // As if there were enough: it is tried again.
+        }
     }
 
     /// Buffers that hold messages.
@@ -43,7 +63,7 @@ internal import DrayRuntime
         precondition(!isPosted[Int(index)], "a receive was posted twice")
         do throws(FabricError) {
             try unsafe endpoint.postReceive(
-                memory(index), in: registration.pointer.pointee,
+                memory(index), in: registration(index).pointer.pointee,
                 token: OperationToken(.receive, index).rawValue)
         } catch .tryAgain {
             refused.append(index)
@@ -95,11 +115,17 @@ internal import DrayRuntime
 
     /// The memory of a buffer.
     func memory(_ index: UInt32) -> UnsafeMutableRawBufferPointer {
-        unsafe UnsafeMutableRawBufferPointer(start: start + Int(index) * slotSize, count: slotSize)
+        let start = Int(index) % ReceivePool.chunkSlots * slotSize
+        return unsafe UnsafeMutableRawBufferPointer(
+            start: starts[Int(index) / ReceivePool.chunkSlots] + start, count: slotSize)
+    }
+
+    private func registration(_ index: UInt32) -> Registration {
+        chunks[Int(index) / ReceivePool.chunkSlots]
     }
 
     mutating func close() {
-        registration.close(at: endpoint)
+        for chunk in chunks { chunk.close(at: endpoint) }
     }
 }
 

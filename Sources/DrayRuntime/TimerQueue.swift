@@ -87,16 +87,14 @@ struct TimerQueue {
         }
     }
 
-    /// Removes the timers that are due at `time`, in order. The caller fires them: a body may add
-    /// timers, which wait for the next call, or cancel those that are due with it.
-    mutating func takeDue(at time: Instant) -> [Timer] {
-        var due: [Timer] = []
+    /// Moves the timers that are due at `time` to `due`, in order. The caller fires them: a body
+    /// may add timers, which wait for the next call, or cancel those that are due with it.
+    mutating func takeDue(at time: Instant, into due: inout [Timer]) {
         while let first = heap.min, !first.timer.isPending || first.deadline <= time {
             removeFirst()
             if first.timer.isPending { due.append(first.timer) }
         }
         earliest = heap.min?.deadline ?? .never
-        return due
     }
 
     private mutating func removeFirst() {

@@ -74,8 +74,10 @@ extension XStream {
     }
 
     func fireTimers(at time: Instant) -> Int {
+        timers.takeDue(at: time, into: &due)
         var count = 0
-        for timer in timers.takeDue(at: time) where timer.fire() { count += 1 }
+        for timer in due where timer.fire() { count += 1 }
+        due.removeAll(keepingCapacity: true)
         return count
     }
 

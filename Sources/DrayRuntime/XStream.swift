@@ -38,6 +38,8 @@ public final class XStream: TaskExecutor, @unchecked Sendable {
     @safe @exclusivity(unchecked) var resuming: [SuspendedTask] = []
     @safe @exclusivity(unchecked) var sources: [any PollSource] = []
     @safe @exclusivity(unchecked) var timers = TimerQueue()
+    /// The timers that fire in this round; the memory is kept from round to round.
+    @safe @exclusivity(unchecked) var due: [Timer] = []
     @safe @exclusivity(unchecked) var idle = IdlePolicy()
     @safe @exclusivity(unchecked) var lastRound = Instant(nanoseconds: 0)
     @safe @exclusivity(unchecked) var descriptors = PollDescriptors()

@@ -30,7 +30,9 @@ import Testing
                 handles[victim.number]?.cancel()
             default:
                 time += entropy.below(200)
-                for timer in queue.takeDue(at: Instant(nanoseconds: time)) { _ = timer.fire() }
+                var timers: [Timer] = []
+                queue.takeDue(at: Instant(nanoseconds: time), into: &timers)
+                for timer in timers { _ = timer.fire() }
                 let due = model.filter { $0.deadline <= time }.sorted {
                     ($0.deadline, $0.number) < ($1.deadline, $1.number)
                 }
@@ -38,6 +40,8 @@ import Testing
                 #expect(fired == due.map(\.number))
                 fired = []
             }
+            let bound = queue.earliest.nanoseconds
+            #expect(bound <= model.map(\.deadline).min() ?? .max)
             let next = queue.next
             #expect(next?.nanoseconds == model.map(\.deadline).min())
             let slack = max(model.count, TimerQueue.sweepMinimum) + 1
@@ -65,7 +69,9 @@ import Testing
             second?.cancel()
         }
         second = queue.add(deadline: Instant(nanoseconds: 1)) { fired.append(2) }
-        let count = queue.takeDue(at: Instant(nanoseconds: 1)).count { $0.fire() }
+        var due: [Timer] = []
+        queue.takeDue(at: Instant(nanoseconds: 1), into: &due)
+        let count = due.count { $0.fire() }
         #expect(fired == [1])
         #expect(count == 1)
     }

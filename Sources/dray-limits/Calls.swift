@@ -1,0 +1,156 @@
+internal import ArgumentParser
+internal import CAllocationCounter
+internal import CaRT
+internal import DrayFabric
+internal import DrayRuntime
+
+/// Allocations per call, and growth over many.
+struct Calls: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Count allocations per call, and how memory grows over many calls.",
+        discussion: """
+            A client and a server on one thread call over a provider; the thread's allocations are \
+            counted, libfabric's too. A handler that answers at once may allocate nothing, one that \
+            runs as a task a fixed number.
+            """)
+
+    @Option(help: "Where to listen (repeat for more).")
+    var provider: [String] = ["ofi+tcp", "ofi+tcp;ofi_rxm", "ofi+shm"]
+
+    @Option(help: "Calls of each kind.")
+    var calls = 100_000
+
+    /// Objects that a call may cost when its handler runs as a task: the request, and the closure
+    /// that runs it.
+    static let objectsPerTask = 2.0
+    /// Pools, tasks and histograms may grow a little while calls are counted.
+    static let slack = 0.01
+    /// What a timer that fires costs; one fires each millisecond while calls are under way.
+    static let objectsPerMillisecond = 4.0
+    static let growthMax = 1024.0
+
+    func validate() throws {
+        guard calls >= 1000 else { throw ValidationError("--calls is at least 1000") }
+    }
+
+    func run() async throws {
+        var findings: [Finding] = []
+        for provider in provider {
+            findings += try await Calls.measure(provider, calls: calls)
+        }
+        try Finding.report(findings)
+    }
+
+    private static func measure(_ provider: String, calls: Int) async throws -> [Finding] {
+        try await Context.run(at: provider) { client in
+            let server = try Context(
+                world: .libfabric(), xstream: client.xstream, address: provider,
+                options: ContextOptions(clock: client.clock))
+            server.registerSynchronous(Question.atOnce) { question, _ in question }
+            server.register(Question.byTask) { question, _ in question }
+            var findings: [Finding] = []
+            let start = residentKibibytes()
+            for (procedure, limit) in [
+                (Question.atOnce, 0), (Question.byTask, objectsPerTask),
+            ] {
+                for inFlight in [1, 16] {
+                    let run = CallLoop(client, server.address, procedure)
+                    await run.go(10_000, inFlight: inFlight)
+                    let start = client.xstream.now
+                    let begin = dray_thread_allocations()
+                    await run.go(calls, inFlight: inFlight)
+                    let count = dray_thread_allocations() - begin
+                    let elapsed = client.xstream.now.since(start) / .milliseconds(1)
+                    let timers = elapsed * objectsPerMillisecond / Double(calls)
+                    findings.append(
+                        Finding(
+                            what: "\(provider), \(procedure.name), \(inFlight) in flight",
+                            found: Double(count) / Double(calls), limit: limit + timers + slack,
+                            unit: "allocations a call"))
+                    if let error = run.failure { throw error }
+                }
+            }
+            // The first round of every kind has grown what grows.
+            let grown = residentKibibytes()
+            for procedure in [Question.atOnce, Question.byTask] {
+                let run = CallLoop(client, server.address, procedure)
+                await run.go(calls * 2, inFlight: 16)
+                if let error = run.failure { throw error }
+            }
+            findings.append(
+                Finding(
+                    what: "\(provider), growth after \(calls * 4) calls by \(calls * 4) more "
+                        + "(\(Int(grown - start)) KiB before)",
+                    found: residentKibibytes() - grown, limit: growthMax, unit: "KiB"))
+            await server.close()
+            return findings
+        }
+    }
+}
+
+/// A message of 64 bytes.
+struct Question: Message {
+    static let id = ProtocolID(base: 0x41, version: 1)
+    static let atOnce = Procedure<Question, Question>(id, index: 0, name: "answered at once")
+    static let byTask = Procedure<Question, Question>(id, index: 1, name: "answered by a task")
+
+    var words: (UInt64, UInt64, UInt64, UInt64) = (1, 2, 3, 4)
+    var more: (UInt64, UInt64, UInt64, UInt64) = (5, 6, 7, 8)
+
+    mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&words.0)
+        try coder.code(&words.1)
+        try coder.code(&words.2)
+        try coder.code(&words.3)
+        try coder.code(&more.0)
+        try coder.code(&more.1)
+        try coder.code(&more.2)
+        try coder.code(&more.3)
+    }
+}
+
+/// Calls of one procedure, some of them in flight at a time.
+final class CallLoop {
+    private let context: Context
+    private let address: FabricAddress
+    private let procedure: Procedure<Question, Question>
+    private var remaining = 0
+    private var running = 0
+    private var finished: SuspendedTask?
+    private(set) var failure: RPCError?
+
+    init(
+        _ context: Context, _ address: FabricAddress, _ procedure: Procedure<Question, Question>
+    ) {
+        self.context = context
+        self.address = address
+        self.procedure = procedure
+    }
+
+    /// Makes `count` calls.
+    func go(_ count: Int, inFlight: Int) async {
+        remaining = count
+        running = inFlight
+        await SuspendedTask.suspend { waiter in
+            finished = waiter
+            for _ in 0..<inFlight {
+                context.xstream.spawn { [self] in
+                    await loop()
+                    running -= 1
+                    if running == 0 { finished?.resume() }
+                }
+            }
+        }
+    }
+
+    private func loop() async {
+        do throws(RPCError) {
+            while remaining > 0, failure == nil {
+                remaining -= 1
+                _ = try await context.call(procedure, Question(), to: .address(address))
+            }
+        } catch {
+            failure = error
+        }
+    }
+}
