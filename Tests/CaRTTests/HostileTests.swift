@@ -222,7 +222,8 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
         checkDecoding(of: memory)
         checkDecoding(of: InternalProtocol.AddressAnswer(addresses: [address]))
         checkDecoding(
-            of: SelfTest.TransferRequest(replySize: 4, alignment: 3, seed: 9, get: memory, put: nil))
+            of: SelfTest.TransferRequest(replySize: 4, alignment: 3, seed: 9, get: memory, put: nil)
+        )
         var measure = SelfTest.MeasureRequest()
         measure.options.request = .bulk(7)
         measure.members = [SelfTest.Member(rank: 1, tag: 2)]
