@@ -124,14 +124,19 @@ let package = Package(
                 "DrayEngine", "Dray", "DrayFileSystem", argumentParser, logging, yams,
             ],
             exclude: ["README.md"], swiftSettings: settings),
+        .target(
+            name: "DrayTestSupport", path: "Tests/DrayTestSupport", exclude: ["README.md"],
+            swiftSettings: testSettings),
         .testTarget(
             name: "DrayRuntimeTests", dependencies: ["DrayRuntime", logging, coreMetrics],
             swiftSettings: testSettings),
         .testTarget(
-            name: "DrayFabricTests", dependencies: ["DrayRuntime", "DrayFabric"],
+            name: "DrayFabricTests",
+            dependencies: ["DrayRuntime", "DrayFabric", "DrayTestSupport"],
             swiftSettings: testSettings),
         .testTarget(
-            name: "CaRTTests", dependencies: ["DrayRuntime", "DrayFabric", "CaRT"],
+            name: "CaRTTests",
+            dependencies: ["DrayRuntime", "DrayFabric", "CaRT", "DrayTestSupport"],
             swiftSettings: testSettings),
         .testTarget(
             name: "BIOTests", dependencies: ["DrayRuntime", "BIO"],

@@ -96,6 +96,7 @@ extension Context {
         }
         let sentAt = tracer == nil ? 0 : tracker.slots[slot].sentAt
         var (message, status, isSpilled) = try endedCall(ticket, exposing: exposing, spill: spill)
+        let timings = tracer?.timings.removeValue(forKey: ticket.slot)
         spill = nil
         if isSpilled { message = try await fetchReply(message, ticket) }
         defer { release(message.source) }
@@ -108,8 +109,8 @@ extension Context {
         }
         do throws(DecodingFailure) {
             let reply = try unsafe R(decoding: message.body)
-            if let tracer {
-                record(ticket, sentAt: sentAt, procedure.opcode, procedure.name, in: tracer)
+            if let timings {
+                record(timings, ticket, sentAt: sentAt, procedure.opcode, procedure.name)
             }
             return reply
         } catch {
@@ -171,14 +172,13 @@ extension Context {
     }
 
     private func record(
-        _ ticket: CallTicket, sentAt: UInt64, _ opcode: UInt32, _ name: StaticString,
-        in tracer: CallTracer
+        _ timings: ReplyTimings, _ ticket: CallTicket, sentAt: UInt64, _ opcode: UInt32,
+        _ name: StaticString
     ) {
-        guard let timings = tracer.timings.removeValue(forKey: ticket.slot) else { return }
         let trace = timings.trace(
             begun: ticket.begin, sent: sentAt, sentWall: sentAt &+ wallOffset,
             ended: xstream.now.nanoseconds)
-        tracer.record(trace, opcode: opcode, name: name)
+        tracer?.record(trace, opcode: opcode, name: name)
     }
 
     // MARK: - Cancellation
@@ -492,14 +492,14 @@ extension Context {
                 slot: header.slot, generation: header.slotGeneration, requestID: header.requestID)
         else {
             counts.dropped += 1
-            release(message.source)
+            dropReply(header, message)
             return
         }
         let slot = Int32(header.slot)
         // A peer whose clock is ahead: the reply is good, its stamp is not.
         if !clock.observe(header.stamp, physical: wallTime) { counts.dropped += 1 }
         if let error = tracker.slots[Int(slot)].error {
-            release(message.source)
+            dropReply(header, message)
             endCall(slot, .failed(error))
         } else if isIntact(header, message) {
             if let tracer, header.flags.contains(.traced) {
@@ -530,18 +530,36 @@ extension Context {
         let fetched: HeldMessage
         do throws(RPCError) {
             fetched = try await fetch(spill, deadline: .at(ticket.deadline))
-        } catch .fabric(.badKey) {
+        } catch {
+            releaseReply(spill, isFetched: false)
             // The memory went with the process or context that had it.
-            throw .unreachable
+            throw error == .fabric(.badKey) ? .unreachable : error
         }
-        if let peer = try? peerNumber(of: .address(spill.memory.owner)) {
-            var answer = WireHeader()
-            answer.kind = .release
-            answer.session = tracker.peers[Int(peer)].session
-            answer.requestID = spill.identifier
-            sendControl(answer, to: peer)
-        }
+        releaseReply(spill, isFetched: true)
         return fetched
+    }
+
+    /// A reply that nobody waits for. If it is large, its sender, one whom we call, need not wait
+    /// until we fetch it.
+    private func dropReply(_ header: WireHeader, _ message: HeldMessage) {
+        defer { release(message.source) }
+        guard header.flags.contains(.spilled), isIntact(header, message),
+            let spill = try? unsafe SpillDescriptor(decoding: message.body),
+            peersByAddress[spill.memory.owner] != nil
+        else { return }
+        releaseReply(spill, isFetched: true)
+    }
+
+    /// Tells the sender of a reply that it may forget it, once nothing is read from there.
+    private func releaseReply(_ spill: SpillDescriptor, isFetched: Bool) {
+        guard let peer = try? peerNumber(of: .address(spill.memory.owner)) else { return }
+        let release = SpillRelease(
+            session: tracker.peers[Int(peer)].session, number: spill.identifier)
+        if !isFetched, let index = bulks.reading(spill.memory.key, from: peer) {
+            bulks.operations[index].release = release
+        } else {
+            sendRelease(release, to: peer)
+        }
     }
 
     /// Reads a spilled message from its sender's memory.

@@ -238,7 +238,7 @@ extension Context {
             guard !request.isUnwanted else { throw .cancelled }
             let spill = try unsafe fill(
                 send, message, payload: request.replyPayload,
-                limit: sessions.sessions[session].eagerLimit, spillNumber: nextSpill, &header)
+                limit: sessions.sessions[session].eagerLimit, spillNumber: spills.next, &header)
             if let spill {
                 counts.spills += 1
                 keep(spill, for: request)
@@ -337,32 +337,17 @@ extension Context {
     private func keep(_ handle: BulkHandle, for request: RequestContext) {
         // A little longer than the caller waits: its own read ends by the same deadline.
         let grace: UInt64 = 1_000_000_000
-        spills[nextSpill] = ReplySpill(
-            session: request.session, requestID: request.requestID, handle: handle,
-            expires: min(
+        spills.keep(
+            handle, for: .init(session: request.session, number: request.requestID),
+            until: min(
                 request.deadline &- wallOffset &+ grace,
                 pollTime &+ Context.spillTime.nanosecondsClamped))
-        spillOrder.append(nextSpill)
-        nextSpill += 1
         armMaintenance(now: pollTime)
     }
 
-    /// The caller has fetched its reply.
+    /// The caller has fetched its reply, or does not want it any more.
     func receivedRelease(_ header: WireHeader) {
-        guard let spill = spills[header.requestID], spill.session == header.session else { return }
-        spills[header.requestID] = nil
-    }
-
-    /// Ends spills that nobody fetched in time.
-    func sweepSpills() {
-        for _ in 0..<spillOrder.count {
-            guard let number = spillOrder.popFirst(), let spill = spills[number] else { continue }
-            if spill.expires < pollTime || sessions.find(spill.session) == nil {
-                spills[number] = nil
-            } else {
-                spillOrder.append(number)
-            }
-        }
+        spills.release(header.requestID, of: header.session)
     }
 
     // MARK: - Cancelled requests
@@ -377,10 +362,7 @@ extension Context {
             return
         }
         // Who has given up before the reply came does not fetch it.
-        let spill = spills.first {
-            $0.value.session == header.session && $0.value.requestID == header.requestID
-        }
-        if let spill { spills[spill.key] = nil }
+        spills.release(.init(session: header.session, number: header.requestID))
         guard let (session, send) = replySlot(header.session) else { return }
         var answer = answerHeader(
             .cancelled, session: header.session, slot: header.slot,

@@ -60,5 +60,6 @@ extension Context {
     package func checkInvariants() {
         tracker.checkInvariants()
         sessions.checkInvariants()
+        spills.checkInvariants()
     }
 }

@@ -1,4 +1,3 @@
-internal import DequeModule
 public import DrayFabric
 public import DrayRuntime
 internal import Logging
@@ -69,9 +68,7 @@ internal import Logging
 
     // Callers and what we do for them.
     @safe @exclusivity(unchecked) var procedures = ProcedureTable()
-    @safe @exclusivity(unchecked) var spills: [UInt64: ReplySpill] = [:]
-    @safe @exclusivity(unchecked) var spillOrder = Deque<UInt64>()
-    @safe @exclusivity(unchecked) var nextSpill: UInt64 = 1
+    @safe @exclusivity(unchecked) var spills = SpillTable<BulkHandle>()
     @safe @exclusivity(unchecked) var pulledBytes = 0
 
     // Collectives.
@@ -232,7 +229,7 @@ internal import Logging
         }
         if maintenanceAt <= pollTime {
             tracker.probe(now: pollTime, into: &actions)
-            sweepSpills()
+            spills.sweep(now: pollTime) { sessions.find($0) != nil }
             sweepSessions()
         }
         perform(actions)
@@ -298,7 +295,7 @@ internal import Logging
         timer?.cancel()
         if xstream.isCurrent { xstream.removeSource(self) }
         forgetGroup()
-        spills = [:]
+        spills.removeAll()
         exposures.close()
         quarantine = []
         // The provider must be done with the memory before it is deregistered for good.
@@ -344,13 +341,4 @@ struct PeerLink {
 struct Quarantined {
     var peer: Int32
     var handle: BulkHandle
-}
-
-/// A reply that waits in our memory for its caller to fetch it.
-struct ReplySpill {
-    var session: SessionID
-    var requestID: UInt64
-    var handle: BulkHandle
-    /// Monotonic nanoseconds; then the memory goes even without the caller's word.
-    var expires: UInt64
 }

@@ -171,7 +171,7 @@ extension FaultRule {
         for (unit, nanoseconds) in [("us", 1e3), ("ms", 1e6), ("s", 1e9)]
         where text.hasSuffix(unit) {
             guard let value = Double(text.dropLast(unit.utf8.count)), value >= 0,
-                value * nanoseconds <= 3600e9
+                value * nanoseconds <= Double(delayMax.nanosecondsClamped)
             else { continue }
             return .nanoseconds(Int64(value * nanoseconds))
         }

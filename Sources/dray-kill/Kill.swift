@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import DrayPlacement
 internal import DrayRuntime
+internal import Glibc
 
 /// Kills and stops real processes under load.
 @main
@@ -10,6 +11,12 @@ struct DrayKill: AsyncParsableCommand {
         abstract: "Kills and stops real processes under load and checks what the others see.",
         subcommands: [Kill.self, TransportKill.self, TransportNode.self],
         defaultSubcommand: Kill.self)
+
+    static func main() async {
+        // A process that we have something to tell may have ended.
+        signal(SIGPIPE, SIG_IGN)
+        await main(nil)
+    }
 }
 
 /// Kills and stops the engines of a real cluster under load.
@@ -37,20 +44,10 @@ struct Kill: AsyncParsableCommand {
     @Option(help: "Clients, each on a thread of its own.")
     var clients = 3
 
-    @Option(help: "How often the engines are disturbed.")
-    var cycles = 100
-
-    @Option(help: "What is drawn.")
-    var seed: UInt64 = 1
-
-    @Option(help: "Where the files of the engines go meanwhile: on a disk.")
-    var directory = "/var/tmp"
-
-    @Flag(help: "Print every cycle.")
-    var verbose = false
+    @OptionGroup var common: FaultOptions
 
     mutating func validate() throws {
-        guard engines > 0, targets > 0, clients > 0, cycles > 0 else {
+        guard engines > 0, targets > 0, clients > 0 else {
             throw ValidationError("counts must be positive")
         }
         guard ObjectClass(objectClass) != nil else {
@@ -62,19 +59,18 @@ struct Kill: AsyncParsableCommand {
     mutating func run() async throws {
         guard let objectClass = ObjectClass(objectClass) else { return }
         let options = Harness.Options(
-            program: dray, parent: directory, engines: engines, targets: targets,
-            objectClass: objectClass, clients: clients, cycles: cycles, seed: seed,
-            isVerbose: verbose)
+            program: dray, parent: common.directory, engines: engines, targets: targets,
+            objectClass: objectClass, clients: clients, cycles: common.cycles, seed: common.seed,
+            isVerbose: common.verbose)
         let xstream = World.real().makeXStream(name: "dray-kill")
         let report = try await xstream.run { () async throws(Failure) -> Report in
             try await Harness.run(options, on: xstream)
         }
         print(report.summary)
-        for violation in report.violations { print("  VIOLATION \(violation)") }
-        for shortfall in report.shortfalls { print("  TOO LITTLE: \(shortfall)") }
+        printFindings(violations: report.violations, shortfalls: report.shortfalls)
         if let files = report.files { print("  the files are in \(files)") }
         guard report.violations.isEmpty, report.shortfalls.isEmpty else {
-            print("  the same faults again: dray-kill --seed \(seed) --verbose")
+            print("  the same faults again: dray-kill --seed \(common.seed) --verbose")
             throw ExitCode(1)
         }
     }

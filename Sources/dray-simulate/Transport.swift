@@ -11,60 +11,20 @@ struct Transport: ParsableCommand {
             printed with it repeats it.
             """)
 
-    @Option(help: "How many seeds to run.")
-    var seeds: Int = 1
+    @OptionGroup var common: SeedOptions
 
-    @Option(help: "The first seed.")
-    var seed: UInt64 = 1
-
-    @Option(help: "Virtual milliseconds of workload.")
-    var milliseconds = 2_000
-
-    @Option(
-        help: """
-            What may go wrong, separated by commas: \
-            \(TransportFault.allCases.map(\.rawValue).joined(separator: ", ")), or none.
-            """)
-    var faults = TransportFault.allCases.map(\.rawValue).joined(separator: ",")
-
-    @Flag(help: "Print every fault.")
-    var verbose = false
-
-    @Option(help: "Log mask of all processes, such as debug or cart=debug.")
-    var log: String?
-
-    @Flag(help: "Print every event that the hash covers, to compare two runs.")
-    var events = false
-
-    @Flag(help: "Print only failures and the total.")
-    var quiet = false
+    @Option(help: FaultList<TransportFault>.help)
+    var faults = FaultList<TransportFault>.all.joined(separator: ",")
 
     mutating func validate() throws {
-        guard seeds > 0, milliseconds > 0 else {
-            throw ValidationError("counts must be positive")
-        }
-        _ = try faultKinds()
-    }
-
-    private func faultKinds() throws -> Set<TransportFault> {
-        if faults == "none" { return [] }
-        var kinds: Set<TransportFault> = []
-        for name in faults.split(separator: ",") {
-            guard let kind = TransportFault(rawValue: String(name)) else {
-                throw ValidationError(
-                    "there is no fault '\(name)'; there are: "
-                        + TransportFault.allCases.map(\.rawValue).joined(separator: ", "))
-            }
-            kinds.insert(kind)
-        }
-        return kinds
+        _ = try FaultList<TransportFault>.parse(faults)
     }
 
     /// The command that repeats a seed.
     private func command(_ seed: UInt64) -> String {
         var words = ["scripts/simulate transport --seed \(seed)"]
-        if milliseconds != 2_000 { words.append("--milliseconds \(milliseconds)") }
-        if faults != TransportFault.allCases.map(\.rawValue).joined(separator: ",") {
+        if common.milliseconds != 2_000 { words.append("--milliseconds \(common.milliseconds)") }
+        if faults != FaultList<TransportFault>.all.joined(separator: ",") {
             words.append("--faults \(faults)")
         }
         return words.joined(separator: " ")
@@ -72,27 +32,25 @@ struct Transport: ParsableCommand {
 
     mutating func run() throws {
         var options = TransportSimulation.Options()
-        options.duration = .milliseconds(milliseconds)
-        options.faults = try faultKinds()
-        options.isVerbose = verbose
-        options.logLevel = log
-        options.printsEvents = events
+        options.duration = .milliseconds(common.milliseconds)
+        options.faults = try FaultList<TransportFault>.parse(faults)
+        options.isVerbose = common.verbose
+        options.logLevel = common.log
+        options.printsEvents = common.events
         var failed = 0
         var (calls, replies, kills) = (0, 0, 0)
-        for seed in seed..<(seed + UInt64(seeds)) {
+        for seed in common.all {
             let report = TransportSimulation(seed: seed, options: options).run()
             calls += report.calls
             replies += report.replies
             kills += report.kills
-            if !quiet || !report.passed { print(report.summary) }
-            for violation in report.violations { print("  VIOLATION \(violation)") }
-            for shortfall in report.shortfalls { print("  TOO LITTLE: \(shortfall)") }
-            guard !report.passed else { continue }
-            failed += 1
-            print("  repeat with: \(command(seed)) --verbose")
+            common.report(
+                report.summary, violations: report.violations, shortfalls: report.shortfalls,
+                command: command(seed))
+            if !report.passed { failed += 1 }
         }
         print(
-            "\(seeds) seeds of the transport: \(calls) calls, \(replies) replies, "
+            "\(common.seeds) seeds of the transport: \(calls) calls, \(replies) replies, "
                 + "\(kills) kills; \(failed) failed")
         if failed > 0 { throw ExitCode(1) }
     }

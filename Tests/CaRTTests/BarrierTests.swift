@@ -1,5 +1,6 @@
 import DrayFabric
 import DrayRuntime
+import DrayTestSupport
 import Testing
 
 @testable import CaRT
@@ -156,6 +157,177 @@ import Testing
             await group.members[2].close()
             try await rig.wait("the end") { ends.count == 3 }
             #expect(ends[2] == .some(.closed))
+        }
+    }
+
+    /// What a test over simulated processes sees of one number.
+    private final class Ends {
+        var byRank: [UInt32: RPCError?] = [:]
+
+        func wait(
+            _ node: CollectiveCluster.Node, deadline: Deadline = .unlimited
+        ) {
+            node.xstream.simulate { [self] in
+                byRank[node.rank!] = .some(
+                    await failure { () throws(RPCError) in
+                        try await node.context.barrier(3, deadline: deadline)
+                    })
+            }
+        }
+    }
+
+    private func tell(
+        _ node: CollectiveCluster.Node, of members: [CollectiveCluster.Node], version: UInt32
+    ) {
+        let members = members.map { node in
+            Group.Member(
+                rank: node.rank!,
+                incarnation: UInt64(node.incarnation),
+                addresses: [
+                    FabricAddress(
+                        provider: "sim",
+                        bytes: Array("node-\(CollectiveCluster.number(node))".utf8))
+                ])
+        }
+        node.xstream.simulate {
+            do throws(GroupError) {
+                try node.context.group.apply(.replace(members), version: version)
+            } catch {
+                Issue.record("\(error)")
+            }
+        }
+    }
+
+    /// The leader, or another member, dies while all but one wait, without a limit. Everybody hears
+    /// of it, by the failure detector or by a new version of the group, at a time of its own, and
+    /// leaves; the others can wait again.
+    @Test(arguments: UInt64(1)...40)
+    func aDeadMemberEndsIt(seed: UInt64) {
+        var entropy = Entropy(seed: seed)
+        let count = 3 + Int(entropy.below(10))
+        let cluster = CollectiveCluster(seed: seed, count: count)
+        cluster.startAll()
+        let victim = cluster.nodes[entropy.chance(1, in: 2) ? 0 : count - 1]
+        let late = cluster.nodes[1]
+        let ends = Ends()
+        for node in cluster.nodes where node !== late { ends.wait(node) }
+        cluster.simulation.run(for: .milliseconds(Int64(entropy.below(100))))
+        cluster.kill(victim)
+        let alive = cluster.nodes.filter(\.isAlive)
+        let waiting = alive.filter { $0 !== late }
+        cluster.simulation.run(for: .milliseconds(Int64(entropy.below(100))))
+        #expect(victim.rank != 0 || ends.byRank.isEmpty)
+        let isDetected = entropy.chance(1, in: 2)
+        for node in alive {
+            let time = cluster.simulation.now + .milliseconds(Int64(entropy.below(200)))
+            cluster.simulation.schedule(at: time) { [self] in
+                if isDetected {
+                    node.xstream.simulate { node.context.evict(rank: victim.rank!) }
+                } else {
+                    tell(node, of: alive, version: 2)
+                }
+            }
+        }
+        cluster.simulation.run(
+            for: .seconds(2), until: { ends.byRank.count == waiting.count })
+        for node in waiting { #expect(ends.byRank[node.rank!] == .some(.unreachable)) }
+        cluster.simulation.run(for: .milliseconds(400))
+        // All that are left, each once it knows the new version.
+        let again = Ends()
+        for node in alive {
+            again.wait(node)
+            let time = cluster.simulation.now + .milliseconds(Int64(entropy.below(200)))
+            guard isDetected else { continue }
+            cluster.simulation.schedule(at: time) { [self] in
+                tell(node, of: alive, version: 2)
+            }
+        }
+        if isDetected {
+            // They waited for the dead one until they heard of the new version.
+            cluster.simulation.run(
+                for: .seconds(2), until: { again.byRank.count == alive.count })
+            #expect(again.byRank.values.allSatisfy { $0 == .some(.unreachable) })
+            cluster.simulation.run(for: .milliseconds(300))
+            again.byRank = [:]
+            for node in alive { again.wait(node) }
+        }
+        cluster.simulation.run(for: .seconds(2), until: { again.byRank.count == alive.count })
+        for node in alive { #expect(again.byRank[node.rank!] == .some(nil)) }
+        cluster.simulation.run(for: .seconds(5))
+        for node in alive {
+            #expect(node.context.usage.isIdle, "\(node.context.usage)")
+            #expect(node.context.barriers.isEmpty)
+        }
+    }
+
+    /// A member that restarts is another one than that which was waited for.
+    @Test func aRestartedMemberEndsIt() {
+        let cluster = CollectiveCluster(seed: 4, count: 4)
+        cluster.startAll()
+        let ends = Ends()
+        for node in cluster.nodes.dropLast() { ends.wait(node) }
+        cluster.simulation.run(for: .milliseconds(50))
+        let last = cluster.nodes[3]
+        cluster.kill(last)
+        cluster.start(last)
+        for node in cluster.nodes { tell(node, of: cluster.nodes, version: 2) }
+        cluster.simulation.run(for: .seconds(2), until: { ends.byRank.count == 3 })
+        #expect(ends.byRank.count == 3)
+        // The leader may have noticed it by itself, and told the others.
+        #expect(
+            ends.byRank.values.allSatisfy {
+                $0 == .some(.peerRestarted) || $0 == .some(.unreachable)
+            })
+    }
+
+    /// Members that come later, and versions that not all know yet, change nothing for a barrier
+    /// of some.
+    @Test(arguments: UInt64(1)...20)
+    func otherChangesDoNotMatter(seed: UInt64) {
+        var entropy = Entropy(seed: seed)
+        let cluster = CollectiveCluster(seed: seed, count: 8)
+        cluster.startAll()
+        let ends = Ends()
+        let members = CollectiveMembers.including([0, 1, 2, 3, 4, 5])
+        for node in cluster.nodes.prefix(6) {
+            let pause = Duration.milliseconds(Int64(entropy.below(300)))
+            node.xstream.simulate {
+                await node.xstream.sleep(for: pause)
+                ends.byRank[node.rank!] = .some(
+                    await failure { () throws(RPCError) in
+                        try await node.context.barrier(3, of: members, deadline: .unlimited)
+                    })
+            }
+            let time = cluster.simulation.now + .milliseconds(Int64(entropy.below(500)))
+            cluster.simulation.schedule(at: time) { [self] in
+                tell(node, of: Array(cluster.nodes.prefix(7)), version: 2)
+            }
+        }
+        cluster.simulation.run(for: .seconds(2), until: { ends.byRank.count == 6 })
+        #expect(ends.byRank.count == 6)
+        #expect(ends.byRank.values.allSatisfy { $0 == .some(nil) })
+    }
+
+    /// A leader that gives up tells the others.
+    @Test(arguments: [FabricKind.tcp, .simulated])
+    func aLeaderThatGivesUpEndsIt(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let group = try GroupRig(rig, ranks: [1, 2, 3])
+            var ends: [Int: RPCError?] = [:]
+            var leader: Task<Void, Never>?
+            for index in 0..<2 {
+                let task = rig.xstream.spawnCancellable {
+                    ends[index] = .some(
+                        await failure { () throws(RPCError) in
+                            try await group.members[index].barrier(1, deadline: .unlimited)
+                        })
+                }
+                if index == 0 { leader = task }
+            }
+            await rig.xstream.sleep(for: .milliseconds(50))
+            leader?.cancel()
+            try await rig.wait("the ends") { ends.count == 2 }
+            #expect(ends[0] == .some(.cancelled) && ends[1] == .some(.cancelled))
         }
     }
 

@@ -1,6 +1,7 @@
 import CaRT
 import DrayFabric
 import DrayRuntime
+import DrayTestSupport
 import Testing
 
 @Suite struct CallTests {

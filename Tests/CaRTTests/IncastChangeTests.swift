@@ -1,4 +1,5 @@
 import DrayRuntime
+import DrayTestSupport
 import Testing
 
 @testable import CaRT

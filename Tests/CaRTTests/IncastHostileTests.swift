@@ -1,4 +1,5 @@
 import DrayRuntime
+import DrayTestSupport
 import Testing
 
 @testable import CaRT
@@ -178,37 +179,19 @@ import Testing
 
     /// Any bytes decode, or fail with an error.
     @Test func decodersNeverCrash() {
-        var random = Entropy(seed: 5)
-        func check<Body: ByteCodable>(_ sample: Body) {
-            let good = sample.encoded()
-            #expect((try? Body(decoding: good)) != nil)
-            for length in 0..<good.count {
-                #expect(throws: DecodingFailure.self) {
-                    _ = try Body(decoding: Array(good.prefix(length)))
-                }
-            }
-            #expect(throws: DecodingFailure.self) { _ = try Body(decoding: good + [0]) }
-            for _ in 0..<500 {
-                var bytes = good
-                for _ in 0..<(1 + random.below(4)) {
-                    bytes[Int(random.below(UInt64(bytes.count)))] = UInt8(random.below(256))
-                }
-                _ = try? Body(decoding: bytes)
-            }
-        }
         let address = IncastProtocol.Address(
             namespace: 1, number: 2, groupVersion: 3, owner: 4, key: [5, 6])
         var reach = IncastProtocol.Reach(reached: 7)
         reach.missed.add(3)
-        check(IncastProtocol.FetchRequest(address: address, minimum: 9))
-        check(IncastProtocol.FetchReply(version: 3, value: [1, 2]))
-        check(
-            IncastProtocol.UpdateRequest(
+        checkDecoding(of: IncastProtocol.FetchRequest(address: address, minimum: 9))
+        checkDecoding(of: IncastProtocol.FetchReply(version: 3, value: [1, 2]))
+        checkDecoding(
+            of: IncastProtocol.UpdateRequest(
                 address: address, instance: 1, update: 2, expires: 3, sync: .eager(.notify),
                 isBidirectional: true, value: [4]))
-        check(IncastProtocol.UpdateReply(version: 3, value: [1], reach: reach))
-        check(IncastProtocol.RefreshRequest(address: address, version: 3, value: [1]))
-        check(IncastProtocol.RefreshReply(reach: reach))
+        checkDecoding(of: IncastProtocol.UpdateReply(version: 3, value: [1], reach: reach))
+        checkDecoding(of: IncastProtocol.RefreshRequest(address: address, version: 3, value: [1]))
+        checkDecoding(of: IncastProtocol.RefreshReply(reach: reach))
         for sync in [
             IncastSync.none, .lazy(.notify), .lazy(.update), .eager(.notify), .eager(.update),
         ] {

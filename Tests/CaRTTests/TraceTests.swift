@@ -1,5 +1,6 @@
 import DrayFabric
 import DrayRuntime
+import DrayTestSupport
 import Testing
 
 @testable import CaRT
@@ -74,6 +75,35 @@ import Testing
             #expect(summary.bulk.maximum <= summary.total.maximum)
             // The first call had to say hello.
             #expect(summary.queued.maximum > 0)
+        }
+    }
+
+    /// A reply that cannot be used leaves nothing behind.
+    @Test(arguments: [FabricKind.tcp, .simulated])
+    func aBadReplyIsNotTraced(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let client = try rig.makeContext { $0.messageSizeMax = 50_000 }
+            let server = try rig.makeContext()
+            server.register(Self.slow) { blob, _ throws(RPCError) in blob }
+            server.register(Self.large) { _, _ throws(RPCError) in Blob(bytes: pattern(90_000)) }
+            let tracer = CallTracer()
+            client.tracer = tracer
+            let there = Destination.address(server.address)
+            let misunderstood = Procedure<Blob, Transfer>(
+                TestProtocol.id, index: 50, name: "test.slow")
+            let bad = await failure { () throws(RPCError) in
+                try await client.call(misunderstood, Blob(), to: there)
+            }
+            #expect(bad == .badMessage)
+            let tooLong = await failure { () throws(RPCError) in
+                try await client.call(Self.large, Blob(), to: there)
+            }
+            #expect(tooLong == .messageTooLong)
+            #expect(tracer.timings.isEmpty)
+            #expect(tracer.summaries.isEmpty)
+            // The server need not keep what nobody can fetch.
+            try await rig.wait("release") { server.usage.exposures == 0 }
+            #expect(server.spills.isEmpty)
         }
     }
 

@@ -1,5 +1,6 @@
 import DrayFabric
 import DrayRuntime
+import DrayTestSupport
 import Testing
 
 @Suite struct AddressTests {

@@ -1,5 +1,6 @@
 import DrayFabric
 import DrayRuntime
+import DrayTestSupport
 import Testing
 
 /// What every fabric must do with remote reads and writes.

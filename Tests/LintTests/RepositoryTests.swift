@@ -42,7 +42,8 @@ import Testing
         let shims = ["CLibfabric", "CUring", "CISAL", "CDrayRuntime"]
         for target in PackageRules.targets(package)
         where target.kind != ".testTarget(" && !shims.contains(target.name) {
-            let path = "Sources/\(target.name)/README.md"
+            let folder = target.name.hasSuffix("TestSupport") ? "Tests" : "Sources"
+            let path = "\(folder)/\(target.name)/README.md"
             guard let readme = Self.repository.file(path) else {
                 Issue.record("\(path) is missing")
                 continue

@@ -2,6 +2,12 @@ internal import DequeModule
 internal import DrayFabric
 internal import DrayRuntime
 
+/// What its sender is told of a large reply that is not needed any more.
+struct SpillRelease {
+    var session: SessionID
+    var number: UInt64
+}
+
 /// One remote read or write.
 struct BulkOperation {
     enum Kind { case read, write }
@@ -20,6 +26,8 @@ struct BulkOperation {
     var isDone = false
     /// The caller looks no more: the end of the transfer is the end of the entry.
     var isAbandoned = false
+    /// A reply that its sender may forget when an abandoned read is over.
+    var release: SpillRelease?
     /// Which use of its place in the table this is.
     var generation: UInt32 = 0
 }
@@ -69,6 +77,14 @@ struct BulkTable {
     /// Whether its caller still hopes for it.
     func isWanted(_ index: Int) -> Bool {
         operations[index].peer >= 0 && !operations[index].isDone && operations[index].error == nil
+    }
+
+    /// A read from memory with this key that the fabric is not done with. O(transfers).
+    func reading(_ key: UInt64, from peer: Int32) -> Int? {
+        operations.indices.first {
+            operations[$0].peer == peer && operations[$0].kind == .read
+                && operations[$0].remote.key == key && !operations[$0].isDone
+        }
     }
 
     /// Transfers whose deadline has passed; works out the next deadline.

@@ -333,7 +333,11 @@ extension Context {
     private func bulkIsOver(_ index: UInt32) {
         let position = Int(index)
         guard !bulks.operations[position].isAbandoned else {
+            let (peer, release) = (
+                bulks.operations[position].peer, bulks.operations[position].release
+            )
             bulks.close(index)
+            if let release { sendRelease(release, to: peer) }
             return
         }
         bulks.operations[position].isDone = true
@@ -341,6 +345,14 @@ extension Context {
         let waiter = bulks.operations[position].waiter
         bulks.operations[position].waiter = nil
         waiter?.resume()
+    }
+
+    func sendRelease(_ release: SpillRelease, to peer: Int32) {
+        var header = WireHeader()
+        header.kind = .release
+        header.session = release.session
+        header.requestID = release.number
+        sendControl(header, to: peer)
     }
 
     /// Transfers whose deadline has passed: their callers go, their memory stays.

@@ -1,4 +1,5 @@
 internal import DrayRuntime
+internal import Logging
 
 /// The messages of barriers: the member with the lowest rank, once it has arrived, gathers all
 /// others by one collective, and releases them by another.
@@ -40,16 +41,16 @@ enum BarrierProtocol {
 ///
 /// Confined to the context's xstream.
 struct BarrierTable {
-    /// Somebody who waits; resumed at most once.
+    /// Somebody who waits; hears at most once that there is something to see.
     final class Waiter {
-        private var task: SuspendedTask?
+        private var wake: (() -> Void)?
 
-        init(_ task: SuspendedTask) { self.task = task }
+        init(_ wake: @escaping () -> Void) { self.wake = wake }
 
         func resume() {
-            let waiting = task
-            task = nil
-            waiting?.resume()
+            let waiting = wake
+            wake = nil
+            waiting?()
         }
     }
 
@@ -80,8 +81,8 @@ struct BarrierTable {
     private var entries: [UInt64: Entry] = [:]
     private var gatherings: [UInt64: [Waiter]] = [:]
 
-    /// Gatherings that one barrier may be told of while we wait at it; only a leader that tries
-    /// again and again makes more than one.
+    /// Gatherings that are remembered while we wait at a barrier, the latest of them; a leader that
+    /// has to try again makes more than one.
     private static let attemptsMax = 64
 
     var isEmpty: Bool { entries.isEmpty && gatherings.isEmpty }
@@ -99,15 +100,30 @@ struct BarrierTable {
 
     func outcome(_ number: UInt64) -> Outcome { entries[number]?.outcome ?? .waiting }
 
+    /// Why we do not wait any more, if that is so.
+    func failure(_ number: UInt64) -> RPCError? {
+        guard case .failed(let error) = outcome(number) else { return nil }
+        return error
+    }
+
     /// We leave, for whatever reason.
     mutating func leave(_ number: UInt64) { entries[number] = nil }
 
     /// The context closes: nobody waits any more.
-    mutating func close() {
+    mutating func close() { fail(.closed) { _ in true } }
+
+    /// These members will not come any more, or not as those that they were.
+    mutating func lose(_ lost: [UInt32], _ error: RPCError) {
+        fail(error) { ranks in lost.contains { ranks.contains($0) } }
+    }
+
+    private mutating func fail(_ error: RPCError, _ isLost: (RankSet) -> Bool) {
         // In order, as it reaches the scheduler.
-        for number in entries.keys.sorted() where entries[number]?.outcome == .waiting {
-            entries[number]?.outcome = .failed(.closed)
-            entries[number]?.waiter?.resume()
+        for number in entries.keys.sorted() {
+            guard let entry = entries[number], entry.outcome == .waiting, isLost(entry.ranks)
+            else { continue }
+            entries[number]?.outcome = .failed(error)
+            entry.waiter?.resume()
         }
     }
 
@@ -117,9 +133,10 @@ struct BarrierTable {
     mutating func gather(_ gathering: BarrierProtocol.Gathering, _ ranks: RankSet) -> Presence {
         guard let entry = entries[gathering.number] else { return .absent }
         guard entry.ranks == ranks else { return .elsewhere }
-        if entry.attempts.count < BarrierTable.attemptsMax {
-            entries[gathering.number]?.attempts.append(gathering.attempt)
+        if entry.attempts.count == BarrierTable.attemptsMax {
+            entries[gathering.number]?.attempts.removeFirst()
         }
+        entries[gathering.number]?.attempts.append(gathering.attempt)
         return .here
     }
 
@@ -166,10 +183,15 @@ extension Context {
     ///     again afterwards. Waiting twice at a time at the same one traps.
     ///   - members: the same for all of them, with ourselves among them.
     ///   - deadline: until when all must be there.
-    /// - Throws: `.timedOut` when not all were there by the deadline (or in its last quarter, which
-    ///   it may take to tell all of them), or how a member failed
-    ///   (`.unreachable`, `.groupVersion`, …). Others may have passed all the same if this member
-    ///   had arrived and nobody could tell it.
+    /// A barrier is over as soon as one of its members is known to be gone, be it the one that
+    /// leads it: by `evict`, or by a change of the group that takes it away or restarts it. All
+    /// fail then, each when it hears of that, and may wait again over the group as it is now. Other
+    /// changes of the group do not matter; who does not know of one yet is waited for.
+    ///
+    /// - Throws: `.timedOut` when not all were there by the deadline (or in its last eighth, which
+    ///   it may take to tell all of them), or how a member failed (`.unreachable`,
+    ///   `.peerRestarted`, …; `.cancelled` when it was the leader that gave up). Others may have
+    ///   passed all the same if this member had arrived and nobody could tell it.
     public func barrier(
         _ number: UInt64, of members: CollectiveMembers = .all, deadline: Deadline = .standard
     ) async throws(RPCError) {
@@ -198,7 +220,7 @@ extension Context {
         let bound = XStreamBound(box, to: xstream)
         await withTaskCancellationHandler {
             await SuspendedTask.suspend { task in
-                let waiter = BarrierTable.Waiter(task)
+                let waiter = BarrierTable.Waiter { task.resume() }
                 box.waiter = waiter
                 barriers.wait(number, waiter)
                 timer = xstream.schedule(at: Instant(nanoseconds: end)) { waiter.resume() }
@@ -226,30 +248,99 @@ extension Context {
     /// The most, in nanoseconds, that is left for telling the members that not all have come.
     private static let releaseTimeMax: UInt64 = 100_000_000
 
+    /// How long the leader waits before it gathers members again that knew another version of the
+    /// group.
+    private static let gatherPauses = (
+        first: Duration.milliseconds(2), max: Duration.milliseconds(50)
+    )
+
     private func leadBarrier(
         _ gathering: BarrierProtocol.Gathering, _ ranks: RankSet, _ end: UInt64
     ) async throws(RPCError) {
         let now = xstream.now.nanoseconds
         let reserve = min(Context.releaseTimeMax, end > now ? (end - now) / 8 : 0)
+        let members = CollectiveMembers.including(ranks.ranks)
+        var gathering = gathering
+        var pause = Context.gatherPauses.first
+        var failure: RPCError?
+        while true {
+            failure = await gather(gathering, members, until: end - reserve)
+            guard failure == .groupVersion, !Task.isCancelled,
+                xstream.now + pause
+                    < Instant(nanoseconds: end - reserve)
+            else { break }
+            await xstream.sleep(for: pause)
+            pause = min(pause * 2, Context.gatherPauses.max)
+            gathering.attempt = clock.now()
+        }
+        await release(gathering, ranks, failure, until: end)
+        if let failure { throw failure }
+    }
+
+    /// Waits until all others are there. Why they are not.
+    private func gather(
+        _ gathering: BarrierProtocol.Gathering, _ members: CollectiveMembers, until end: UInt64
+    ) async -> RPCError? {
+        guard case .waiting = barriers.outcome(gathering.number) else {
+            return barriers.failure(gathering.number)
+        }
         var options = CollectiveOptions()
         options.tag = self.options.tag
         options.isFailFast = true
-        let members = CollectiveMembers.including(ranks.ranks)
-        let gathered = try await broadcast(
-            BarrierProtocol.gather, gathering, to: members,
-            deadline: .at(end - reserve &+ wallOffset), options: options)
-        var release = BarrierProtocol.Release()
-        release.number = gathering.number
-        release.attempt = gathering.attempt
-        if let failure = gathered.failures.first {
-            release.failure = .init(position: 0, error: failure.error)
+        let deadline = Deadline.at(end &+ wallOffset)
+        let collective = options
+        var failure: RPCError?
+        let isOver = EndSignal()
+        let task = xstream.spawnCancellable { [self] in
+            do throws(RPCError) {
+                let gathered = try await broadcast(
+                    BarrierProtocol.gather, gathering, to: members, deadline: deadline,
+                    options: collective)
+                failure = gathered.failures.first?.error
+            } catch {
+                failure = error
+            }
+            isOver.give()
         }
-        // Who cannot be reached any more finds out by its own deadline.
-        options.isFailFast = false
-        _ = try await broadcast(
-            BarrierProtocol.release, release, to: members, deadline: .at(end &+ wallOffset),
-            options: options)
-        if let failure = gathered.failures.first { throw failure.error }
+        barriers.wait(gathering.number, BarrierTable.Waiter { task.cancel() })
+        await withTaskCancellationHandler {
+            await isOver.wait()
+        } onCancel: {
+            task.cancel()
+        }
+        return barriers.failure(gathering.number) ?? failure
+    }
+
+    /// Tells all members how it went, in a task of its own: they hear of it, too, if ours is
+    /// cancelled. Who cannot be reached any more finds out by its own deadline.
+    private func release(
+        _ gathering: BarrierProtocol.Gathering, _ ranks: RankSet, _ failure: RPCError?,
+        until end: UInt64
+    ) async {
+        // Who has left the group hears of that elsewhere.
+        let members = CollectiveMembers.including(
+            ranks.ranks.filter { group.member($0) != nil })
+        var options = CollectiveOptions()
+        options.tag = self.options.tag
+        options.isForAnyVersion = true
+        let collective = options
+        var message = BarrierProtocol.Release()
+        message.number = gathering.number
+        message.attempt = gathering.attempt
+        message.failure = failure.map { .init(position: 0, error: $0) }
+        let release = message
+        let isOver = EndSignal()
+        xstream.spawn { [self] in
+            do throws(RPCError) {
+                _ = try await broadcast(
+                    BarrierProtocol.release, release, to: members,
+                    deadline: .at(end &+ wallOffset), options: collective)
+            } catch {
+                logger.debug("the members of a barrier do not hear how it went: \(error)")
+            }
+            isOver.give()
+        }
+        await isOver.wait()
     }
 
     /// Takes part in the barriers that others lead.
@@ -264,7 +355,7 @@ extension Context {
                 }
                 guard !request.isCancelled else { throw .cancelled }
                 await SuspendedTask.suspend { task in
-                    let waiter = BarrierTable.Waiter(task)
+                    let waiter = BarrierTable.Waiter { task.resume() }
                     context.barriers.await(gathering.number, waiter)
                     request.onCancel { context.barriers.giveUp(gathering.number, waiter) }
                 }

@@ -35,6 +35,8 @@ struct CollectiveRequest: Message {
     var id = CollectiveID()
     var tree = TreeTopology.flat
     var isFailFast = false
+    /// Ranks that know another version of the group take part, too.
+    var isForAnyVersion = false
     var ranks = RankSet()
     /// Positions in `ranks`: of the root of the tree, and of the child.
     var root: UInt32 = 0
@@ -46,14 +48,18 @@ struct CollectiveRequest: Message {
     mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&id)
         try coder.code(&tree)
-        try coder.code(&isFailFast)
+        var flags: UInt8 = (isFailFast ? 1 : 0) | (isForAnyVersion ? 2 : 0)
+        try coder.code(&flags)
         try coder.code(&ranks)
         try coder.code(&root)
         try coder.code(&position)
         try coder.code(&bulk)
         try coder.code(&body, max: Int(Int32.max))
         guard coder.isDecoding else { return }
-        guard Int(root) < ranks.count, Int(position) < ranks.count else { throw .invalidValue }
+        guard Int(root) < ranks.count, Int(position) < ranks.count, flags < 4
+        else { throw .invalidValue }
+        isFailFast = flags & 1 != 0
+        isForAnyVersion = flags & 2 != 0
     }
 }
 

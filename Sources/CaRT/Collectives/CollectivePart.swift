@@ -13,7 +13,8 @@ internal import DrayRuntime
     private let handlers: CollectiveHandlers<Request, Reply>?
     private let relay: ChunkRelay?
     private let information: CollectiveContext
-    /// The version of the group that all must have; 0 when we know of no group.
+    /// The version of the group that all must have; 0 when we know of no group, or it does not
+    /// matter.
     private let groupVersion: UInt32
     /// When those that wait for us give up: monotonic nanoseconds.
     private let deadline: UInt64
@@ -48,7 +49,7 @@ internal import DrayRuntime
         self.tag = tag
         self.handlers = handlers
         self.relay = relay
-        groupVersion = context.group.version
+        groupVersion = request.isForAnyVersion ? 0 : context.group.version
         deadline = times.deadline
         information = CollectiveContext(
             request, context: context, deadline: times.answerAtWall, trace: trace,

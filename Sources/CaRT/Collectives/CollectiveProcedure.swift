@@ -63,6 +63,10 @@ public struct CollectiveOptions: Hashable, Sendable {
     /// The first failure ends it, and whatever goes on is cancelled. (CO_FAILOUT)
     public var isFailFast = false
 
+    /// Ranks that know another version of the group take part, too: for what does not depend on
+    /// who its members are.
+    var isForAnyVersion = false
+
     /// In what portions bulk data goes from rank to rank: each passes on what it has got of it
     /// while it fetches more. In bytes: 4 KiB to 1 GiB.
     public var chunkSize = 1 << 20

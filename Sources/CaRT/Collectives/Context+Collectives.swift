@@ -119,6 +119,7 @@ extension Context {
         message.id = CollectiveID(initiator: instance, stamp: clock.now())
         message.tree = options.tree
         message.isFailFast = options.isFailFast
+        message.isForAnyVersion = options.isForAnyVersion
         message.ranks = ranks
         message.root = UInt32(rank.flatMap { ranks.position(of: $0) } ?? 0)
         message.body = request.encoded()

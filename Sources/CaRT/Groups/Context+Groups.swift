@@ -47,12 +47,13 @@ extension Context {
     // MARK: - Members that are gone
 
     /// Ends everything under way to a member that is gone for certain, with `.unreachable`: calls
-    /// without a time-out and those that wait for credits, too. A failure detector calls this; so
-    /// does a group that loses the member.
+    /// without a time-out and those that wait for credits, too. Barriers that wait for it fail. A
+    /// failure detector calls this; so does a group that loses the member.
     ///
     /// Later calls to the rank go out as usual, over a new connection.
     public func evict(rank: UInt32) {
         for peer in peers(of: rank) { peerIsGone(peer) }
+        if rank != self.rank { barriers.lose([rank], .unreachable) }
     }
 
     private func peerIsGone(_ peer: Int32) {
@@ -111,6 +112,8 @@ extension Context {
         }
         peers.remove(selfPeer)
         for peer in peers.sorted() { peerIsGone(peer) }
+        barriers.lose(event.removed, .unreachable)
+        barriers.lose(event.restarted, .peerRestarted)
     }
 }
 

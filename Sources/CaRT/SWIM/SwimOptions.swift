@@ -10,7 +10,7 @@ public struct SwimOptions: Hashable, Sendable {
     public var pingTimeout: Duration = .milliseconds(100)
 
     /// How long a suspect has to say that it is alive. A member that is stopped or cut off for less
-    /// is not declared dead. At least three periods.
+    /// is not declared dead. At least three periods, at most an hour.
     public var suspicionTimeout: Duration = .seconds(5)
 
     /// How many others are asked to ping a silent member: 0 to 16.
@@ -36,6 +36,9 @@ public struct SwimOptions: Hashable, Sendable {
         if suspicionTimeout < period * 3 {
             return "the SWIM suspicion time-out must be at least three periods"
         }
+        if suspicionTimeout > SwimOptions.suspicionTimeoutMax {
+            return "the SWIM suspicion time-out must be at most an hour"
+        }
         if !(0...SwimOptions.peersMax).contains(helperCount)
             || !(1...SwimOptions.peersMax).contains(newsCount)
         {
@@ -45,6 +48,8 @@ public struct SwimOptions: Hashable, Sendable {
     }
 
     private static let peersMax = 16
+    /// Times are multiplied with the doubt, and added to the clock.
+    private static let suspicionTimeoutMax: Duration = .seconds(3600)
 }
 
 /// The options as the machine counts: in nanoseconds.

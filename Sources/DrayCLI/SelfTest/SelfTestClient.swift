@@ -26,14 +26,8 @@ struct SelfTestClient {
         let fabric = try FabricOptions.ofEnvironment(world)
         let options = fabric.contextOptions(clock: HybridLogicalClock(clock: world.clock))
         for index in 0..<count {
-            let address: String
-            do throws(FabricConfigurationError) {
-                address =
-                    try fabric.address(ofClient: index, provider: servers[0].provider)
-                    ?? world.fabric.listenAddress(toReach: servers[0])
-            } catch {
-                throw CommandFailure(error)
-            }
+            let address = try SelfTestClient.listenAddress(
+                of: index, toReach: servers[0], fabric, world: world)
             let xstream = world.makeXStream(name: "dray-client-\(index)")
             let (context, name) = try await xstream.run {
                 () async throws(CommandFailure) -> (XStreamBound<Context>, String) in
@@ -51,6 +45,18 @@ struct SelfTestClient {
         self.contexts = contexts
         self.names = names
         self.servers = servers
+    }
+
+    /// Where context `index` of a client listens: as it is configured, else on the way to `server`.
+    static func listenAddress(
+        of index: Int, toReach server: FabricAddress, _ fabric: FabricConfiguration, world: World
+    ) throws(CommandFailure) -> String {
+        do throws(FabricConfigurationError) {
+            return try fabric.address(ofClient: index, provider: server.provider)
+                ?? world.fabric.listenAddress(toReach: server)
+        } catch {
+            throw CommandFailure(error)
+        }
     }
 
     /// Collects from now on where the time of calls goes.

@@ -69,12 +69,14 @@ struct SelfTestEngines {
         }
         let xstream = world.makeXStream(name: "dray-client")
         defer { xstream.stop() }
-        let address = world.fabric.listenAddress(toReach: members[0].address)
+        let fabric = try FabricOptions.ofEnvironment(world)
+        let address = try SelfTestClient.listenAddress(
+            of: 0, toReach: members[0].address, fabric, world: world)
+        let contextOptions = fabric.contextOptions(clock: HybridLogicalClock(clock: world.clock))
         do throws(RPCError) {
             let result = try await xstream.run { () async throws(RPCError) -> SelfTest.Result in
                 let context = try Context(
-                    world: world, xstream: xstream, address: address,
-                    options: ContextOptions(clock: HybridLogicalClock(clock: world.clock)))
+                    world: world, xstream: xstream, address: address, options: contextOptions)
                 let results = await SelfTestEngines.askAll(
                     plan.map { ($0.master.address, $0.targets.map(\.id)) }, options, limit,
                     on: context)

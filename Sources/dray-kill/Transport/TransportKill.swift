@@ -23,17 +23,7 @@ struct TransportKill: AsyncParsableCommand {
     @Option(help: "Calls that each context has under way to each process.")
     var lanes = 2
 
-    @Option(help: "How often processes are disturbed.")
-    var cycles = 100
-
-    @Option(help: "What is drawn.")
-    var seed: UInt64 = 1
-
-    @Option(help: "Where logs go meanwhile.")
-    var directory = "/var/tmp"
-
-    @Flag(help: "Print every cycle.")
-    var verbose = false
+    @OptionGroup var common: FaultOptions
 
     private var providerList: [String] { providers.split(separator: ",").map(String.init) }
 
@@ -41,32 +31,32 @@ struct TransportKill: AsyncParsableCommand {
         guard (2...16).contains(processes), (1...4).contains(contexts) else {
             throw ValidationError("2 to 16 processes have 1 to 4 contexts each")
         }
-        guard lanes > 0, cycles > 0, !providerList.isEmpty else {
+        guard lanes > 0, !providerList.isEmpty else {
             throw ValidationError("counts must be positive")
         }
     }
 
     mutating func run() async throws {
         let setting = TransportSetting(
-            processes: processes, contexts: contexts, lanes: lanes, seed: seed,
-            directory: directory, isVerbose: verbose)
+            processes: processes, contexts: contexts, lanes: lanes, seed: common.seed,
+            directory: common.directory, isVerbose: common.verbose)
         let xstream = World.real().makeXStream(name: "dray-kill")
         let providers = providerList
         var hasFailed = false
         for (index, provider) in providers.enumerated() {
-            let count = cycles * (index + 1) / providers.count - cycles * index / providers.count
+            let end = common.cycles * (index + 1) / providers.count
+            let count = end - common.cycles * index / providers.count
             guard count > 0 else { continue }
             let report = await xstream.run { () async -> TransportKillReport in
                 await TransportHarness.run(
                     setting, provider: provider, cycles: count, on: xstream)
             }
             print(report.summary)
-            for violation in report.violations { print("  VIOLATION \(violation)") }
-            for shortfall in report.shortfalls { print("  TOO LITTLE: \(shortfall)") }
+            printFindings(violations: report.violations, shortfalls: report.shortfalls)
             hasFailed = hasFailed || !report.violations.isEmpty || !report.shortfalls.isEmpty
         }
         if hasFailed {
-            print("  the same faults again: dray-kill transport --seed \(seed) --verbose")
+            print("  the same faults again: dray-kill transport --seed \(common.seed) --verbose")
             throw ExitCode(1)
         }
     }

@@ -1,11 +1,12 @@
 import DrayFabric
 import DrayRuntime
+import DrayTestSupport
 import Testing
 
 @testable import CaRT
 
 /// Contexts that call each other by rank.
-@Suite struct MembershipTests {
+@Suite struct RankTests {
     private static func group(_ contexts: [Context], version: UInt32 = 1) throws {
         let members = contexts.enumerated().compactMap { index, context in
             context.rank.map { Group.Member(rank: $0, addresses: [contexts[index].address]) }
