@@ -189,7 +189,12 @@ internal import Logging
         counters.active = activeRequests.count - freeActive.count
         counters.sessions = sessions.count - 1
         counters.transfers = bulks.count
+        counters.waitingTransfers = bulks.queued.count + bulks.refused.count
         counters.exposures = exposures.count
+        counters.registrationHits = registrations.hits
+        counters.registrationMisses = registrations.misses
+        counters.registrationEvictions = registrations.evictions
+        counters.registeredBytes = registrations.bytes
         return counters
     }
 

@@ -98,6 +98,9 @@ extension SystemService {
         for target in targets {
             await target.xstream.run { target.value.context?.publishMetrics() }
         }
+        if let membership {
+            await membership.xstream.run { membership.value.publishMetrics() }
+        }
     }
 
     /// What the factory has of this engine afterwards.
