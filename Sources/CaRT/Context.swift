@@ -32,6 +32,8 @@ internal import Logging
     var observation: Group.Observation?
     /// Collects where the time of this context's calls goes; nil: nobody asks.
     @safe @exclusivity(unchecked) public var tracer: CallTracer?
+    /// What came with the replies to traced calls, by the slot of the call.
+    var replyTimings: [Int32: ReplyTimings] = [:]
     /// Our rank; engines may learn it after the context was made.
     @safe @exclusivity(unchecked) public var rank: UInt32?
 
@@ -326,7 +328,7 @@ enum CallOutcome {
     case abandoned(RPCError)
     /// A request without reply is with the fabric.
     case sent
-    case reply(HeldMessage, status: UInt16, isSpilled: Bool)
+    case reply(HeldMessage, status: UInt16, MessageFlags)
 }
 
 /// How a peer is reached.

@@ -56,7 +56,7 @@ extension TargetService {
             [local], bulk: request.bulk, payload: try Payload(of: call), until: call.deadline,
             on: self)
         defer { work.end() }
-        try await work.bringData()
+        try await work.bringData(for: call)
         // A caller that has given up must not find its change applied after its next one.
         guard world.clock.wallNanoseconds < call.deadline else { throw .timedOut }
         var update = work.updates[0]
@@ -192,14 +192,15 @@ final class LocalWork {
         promises = []
     }
 
-    /// Reads the data from the client's memory, if it did not come with the request.
-    func bringData() async throws(RPCError) {
+    /// Reads the data from the client's memory, if it did not come with the request. `call` is what
+    /// it is done for.
+    func bringData(for call: RequestContext) async throws(RPCError) {
         guard let bulk, let buffer, !pulls.isEmpty else { return }
         guard let context = service.context else { throw .closed }
         for pull in pulls {
             try await context.bulkGet(
                 bulk, offset: pull.offset, into: buffer, range: pull.range,
-                deadline: .at(deadline))
+                deadline: .at(deadline), for: call)
         }
     }
 

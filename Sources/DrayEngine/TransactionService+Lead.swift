@@ -69,7 +69,7 @@ extension TransactionService {
         }
         leading.insert(dtx.id)
         defer { leading.remove(dtx.id) }
-        let run = TransactionRun(dtx, members: members, deadline: call.deadline)
+        let run = TransactionRun(dtx, members: members, call: call)
         for (place, member) in plan.members.enumerated().dropFirst() {
             queuePart(place, member, request, plan, run, payload)
         }
@@ -193,7 +193,9 @@ extension TransactionService {
             let data = try gatherPayload(entries, count: bytes, context)
             let reply = try await context.call(
                 TransactionProtocol.prepare, message, to: .rank(member.rank, tag: member.tag),
-                payload: unsafe data.bytes, deadline: .at(min(latest, limit)))
+                payload: unsafe data.bytes, deadline: .at(min(latest, limit)),
+                trace: entries.first?.run.call.trace ?? 0,
+                for: entries.compactMap { $0.run.call.isTraced ? $0.run.call : nil })
             acknowledged(message.committed, by: member)
             guard reply.outcomes.count == entries.count else { throw .badMessage }
             for (entry, outcome) in zip(entries, reply.outcomes) {
@@ -239,7 +241,7 @@ extension TransactionService {
 
     private func prepareOwn(_ run: TransactionRun, _ work: LocalWork) async {
         do throws(RPCError) {
-            try await work.bringData()
+            try await work.bringData(for: run.call)
         } catch {
             run.blame(error, nil)
             await drop(run.dtx)
@@ -296,20 +298,23 @@ struct OutgoingPrepare {
 final class TransactionRun {
     let dtx: DTX
     let members: TransactionMembers
-    /// Of the client: wall clock, nanoseconds since 1970.
-    let deadline: UInt64
+    /// What the client asked for.
+    let call: RequestContext
     @safe @exclusivity(unchecked) private(set) var machine: LeaderMachine
     /// What to tell the client when it is aborted.
     @safe @exclusivity(unchecked) private(set) var failure: RPCError?
     @safe @exclusivity(unchecked) private var waiter: SuspendedTask?
     @safe @exclusivity(unchecked) private var isOver = false
 
-    init(_ dtx: DTX, members: TransactionMembers, deadline: UInt64) {
+    init(_ dtx: DTX, members: TransactionMembers, call: RequestContext) {
         self.dtx = dtx
         self.members = members
-        self.deadline = deadline
+        self.call = call
         machine = LeaderMachine(count: members.targets.count)
     }
+
+    /// Of the client: wall clock, nanoseconds since 1970.
+    var deadline: UInt64 { call.deadline }
 
     /// Suspends until the transaction is decided.
     func wait() async {

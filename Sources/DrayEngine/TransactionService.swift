@@ -338,7 +338,7 @@ final class TransactionService {
             throw RPCError(error)
         }
         do throws(RPCError) {
-            try await work.bringData()
+            try await work.bringData(for: call)
             guard target.world.clock.wallNanoseconds < deadline else { throw .timedOut }
         } catch {
             doomed.remove(dtx.id)

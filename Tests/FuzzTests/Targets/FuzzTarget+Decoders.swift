@@ -38,6 +38,8 @@ extension FuzzTarget {
 
     // MARK: - CaRT
 
+    private static let nested = NestedCall(opcode: 1, name: "some.call", trace: CallTrace())
+
     private static var controlDecoders: [FuzzDecoder] {
         [
             FuzzDecoder(HelloMessage(address: place, instance: 3, eagerLimit: 4096)),
@@ -45,6 +47,8 @@ extension FuzzTarget {
             FuzzDecoder(InquiryMessage(requests: [1, 2, .max])),
             FuzzDecoder(FailureMessage(code: 1, detail: 2, text: "ünïcode")),
             FuzzDecoder(EmptyMessage()),
+            FuzzDecoder(nested), FuzzDecoder(nested.trace),
+            FuzzDecoder(NestedReply([nested], EmptyMessage())),
             FuzzDecoder(InternalProtocol.RankQuestion(rank: 3)),
             FuzzDecoder(InternalProtocol.AddressAnswer(addresses: [place, place])),
             FuzzDecoder(InternalProtocol.ProtocolQuestion(base: 4)),
