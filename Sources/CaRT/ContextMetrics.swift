@@ -265,7 +265,10 @@ extension Context {
     /// Brings the metrics to the world's swift-metrics factory, under the labels `rank`, `tag` and
     /// `provider`. Whoever reads them there calls this before, or from time to time; until then
     /// they are plain integers of the context.
-    public func publishMetrics() {
+    ///
+    /// - Parameter labels: further ones, where several contexts have the same rank, tag and
+    ///   provider. Those of the first call count.
+    public func publishMetrics(labels: [(String, String)] = []) {
         var publisher =
             publisher
             ?? MetricPublisher(
@@ -273,7 +276,7 @@ extension Context {
                 dimensions: [
                     ("rank", rank.map { "\($0)" } ?? "none"), ("tag", "\(options.tag)"),
                     ("provider", address.provider),
-                ])
+                ] + labels)
         publisher.publish(metrics)
         self.publisher = publisher
     }

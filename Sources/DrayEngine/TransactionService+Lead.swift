@@ -50,10 +50,11 @@ extension TransactionService {
     ) async throws(RPCError) -> UInt64 {
         let plan = try plan(request)
         let ownParts = plan.parts[0]
-        try checkReads(ownParts, call)
+        try checkReads(ownParts)
         let payload = try Payload(of: call)
         let work = try LocalWork(
-            ownParts, bulk: request.bulk, payload: payload, until: call.deadline, on: target)
+            ownParts, bulk: request.bulk, payload: payload, until: call.deadline, on: target,
+            reaching: call.context)
         defer { work.end() }
         let members = TransactionMembers(plan.members)
         var wishes = DTXRequest(
@@ -124,6 +125,7 @@ extension TransactionService {
         prepare.snapshot = request.snapshot
         prepare.parts = plan.parts[place]
         prepare.bulk = request.bulk
+        prepare.network = UInt8(clamping: target.contexts?.network(of: run.call.context) ?? 0)
         let entry = OutgoingPrepare(request: prepare, payload: payload, run: run, place: place)
         outgoing[member, default: []].append(entry)
         // Whoever puts in the first one sends what has gathered.

@@ -228,7 +228,8 @@ extension FuzzTarget {
         var accept = MetadataAcceptRequest()
         accept.ballot = Ballot(stamp: 1, rank: 2)
         accept.metadata = metadata
-        let engine = EngineRecord(rank: 1, addresses: ["sim://a", "sim://a-1"])
+        let engine = EngineRecord(
+            rank: 1, addresses: ["sim://a", "sim://a-1"], secondary: [["sim://b"], ["sim://c"]])
         var map = ClusterMapReply()
         map.engines = [engine]
         var status = EngineStatusReply()
