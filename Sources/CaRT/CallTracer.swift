@@ -18,6 +18,9 @@ public struct CallTrace: Hashable, Sendable {
     /// From the answer until the caller had it, fetched and decoded.
     public var replying: UInt64 = 0
 
+    /// No time at all.
+    public init() {}
+
     /// The whole call.
     public var total: UInt64 { queued + sending + waiting + handling + bulk + replying }
 }
@@ -27,10 +30,12 @@ public struct CallTrace: Hashable, Sendable {
 ///
 /// A traced call costs three readings of the clock more, at both ends together.
 public final class CallTracer {
-    /// The calls of one procedure.
+    /// The calls of one procedure, or those that its handlers made of another one.
     public struct Summary: Sendable {
         /// The procedure's name.
         public var name: String
+        /// 0 for calls of ours, 1 for those of their handlers, and so on.
+        public var depth: Int
         /// Until the request was with the fabric.
         public var queued = LatencyHistogram()
         /// From there until the peer had it.
@@ -47,20 +52,36 @@ public final class CallTracer {
         public var total = LatencyHistogram()
     }
 
-    private var byOpcode: [UInt32: Summary] = [:]
-    /// What came with replies, by the slot of the call.
-    var timings: [Int32: ReplyTimings] = [:]
+    /// By the opcodes of the call and of those that it was made for, the outermost first.
+    private var byPath: [[UInt32]: Summary] = [:]
+
+    /// Summaries at most: what a peer says of more is dropped.
+    static let summariesMax = 64
 
     /// Nothing collected yet.
     public init() {}
 
-    /// What was collected so far, by opcode.
+    /// What was collected so far, by opcode; the calls of handlers behind the one that they belong
+    /// to.
     public var summaries: [Summary] {
-        byOpcode.sorted { $0.key < $1.key }.map(\.value)
+        byPath.sorted { $0.key.lexicographicallyPrecedes($1.key) }.map(\.value)
     }
 
-    func record(_ trace: CallTrace, opcode: UInt32, name: StaticString) {
-        var summary = byOpcode[opcode] ?? Summary(name: "\(name)")
+    /// A call of ours, and those that its handler told of: each behind the one it was made for.
+    func record(_ call: NestedCall, _ calls: [NestedCall]) {
+        var path = [call.opcode]
+        record(call, at: path)
+        for nested in calls {
+            path.removeLast(path.count - min(path.count, Int(nested.depth)))
+            path.append(nested.opcode)
+            record(nested, at: path)
+        }
+    }
+
+    private func record(_ call: NestedCall, at path: [UInt32]) {
+        guard byPath[path] != nil || byPath.count < CallTracer.summariesMax else { return }
+        let trace = call.trace
+        var summary = byPath[path] ?? Summary(name: call.name, depth: path.count - 1)
         summary.queued.record(nanoseconds: trace.queued)
         summary.sending.record(nanoseconds: trace.sending)
         summary.waiting.record(nanoseconds: trace.waiting)
@@ -68,7 +89,7 @@ public final class CallTracer {
         summary.bulk.record(nanoseconds: trace.bulk)
         summary.replying.record(nanoseconds: trace.replying)
         summary.total.record(nanoseconds: trace.total)
-        byOpcode[opcode] = summary
+        byPath[path] = summary
     }
 }
 

@@ -14,6 +14,8 @@ struct CallTicket {
     var options: CallOptions
     /// Nobody waits for a reply.
     var isOneWay = false
+    /// The peer shall say where the time went.
+    var isTraced = false
 
     /// The call's name in the mailbox of cancellations.
     var token: UInt64 { UInt64(slot) << 32 | UInt64(generation) }
@@ -43,6 +45,8 @@ extension Context {
     ///   - deadline: travels with the request; the peer refuses it when it comes too late.
     ///   - trace: follows the request through every process; 0 begins a new one.
     ///   - options: how the request is treated on its way.
+    ///   - parents: requests that the call is made for. Those of them that are traced learn where
+    ///     its time went, and with `trace` 0 it has the trace of the first.
     ///   - onReplyPayload: gets the reply's raw bytes, valid during the call of the closure only.
     ///     Not called when there are none.
     /// - Throws: whatever the handler threw, or how the call failed.
@@ -50,15 +54,20 @@ extension Context {
         _ procedure: Procedure<Q, R>, _ request: Q, to destination: Destination,
         payload: UnsafeRawBufferPointer? = nil, exposing: [BulkHandle] = [],
         deadline: Deadline = .standard, trace: UInt64 = 0, options: CallOptions = CallOptions(),
+        for parents: [RequestContext] = [],
         onReplyPayload: ((UnsafeRawBufferPointer) -> Void)? = nil
     ) async throws(RPCError) -> R {
+        let isTraced = tracer != nil || parents.contains(where: \.isTraced)
+        let trace = trace == 0 ? parents.first?.trace ?? 0 : trace
         let ticket: CallTicket
         do throws(RPCError) {
-            ticket = try beginCall(destination, deadline, exposes: !exposing.isEmpty, options)
+            ticket = try beginCall(
+                destination, deadline, exposes: !exposing.isEmpty, isTraced: isTraced, options)
         } catch {
             guard error == .staleGroup, needsLookUp(destination) else { throw error }
             try await lookUpMember(destination, deadline)
-            ticket = try beginCall(destination, deadline, exposes: !exposing.isEmpty, options)
+            ticket = try beginCall(
+                destination, deadline, exposes: !exposing.isEmpty, isTraced: isTraced, options)
         }
         let slot = Int(ticket.slot)
         var spill: BulkHandle?
@@ -94,11 +103,13 @@ extension Context {
                 xstream.submit {}
             }
         }
-        let sentAt = tracer == nil ? 0 : tracker.slots[slot].sentAt
-        var (message, status, isSpilled) = try endedCall(ticket, exposing: exposing, spill: spill)
-        let timings = tracer?.timings.removeValue(forKey: ticket.slot)
+        let sentAt = ticket.isTraced ? tracker.slots[slot].sentAt : 0
+        var (message, status, flags) = try endedCall(ticket, exposing: exposing, spill: spill)
+        // A peer may tell who did not ask.
+        let told = replyTimings.isEmpty ? nil : replyTimings.removeValue(forKey: ticket.slot)
+        let timings = ticket.isTraced ? told : nil
         spill = nil
-        if isSpilled { message = try await fetchReply(message, ticket) }
+        if flags.contains(.spilled) { message = try await fetchReply(message, ticket) }
         defer { release(message.source) }
         guard status == StatusCode.success.rawValue else {
             counts.callsFailed += 1
@@ -108,11 +119,12 @@ extension Context {
             unsafe onReplyPayload(message.payload)
         }
         do throws(DecodingFailure) {
-            let reply = try unsafe R(decoding: message.body)
-            if let timings {
-                record(timings, ticket, sentAt: sentAt, procedure.opcode, procedure.name)
+            guard timings == nil, !flags.contains(.nested) else {
+                let (reply, calls): (R, _) = try unsafe nestedReply(message.body, flags)
+                record(ticket, timings, sentAt: sentAt, procedure, calls, for: parents)
+                return reply
             }
-            return reply
+            return try unsafe R(decoding: message.body)
         } catch {
             counts.callsFailed += 1
             throw .badMessage
@@ -139,11 +151,13 @@ extension Context {
     ) async throws(RPCError) {
         var ticket: CallTicket
         do throws(RPCError) {
-            ticket = try beginCall(destination, deadline, exposes: false, options)
+            ticket = try beginCall(
+                destination, deadline, exposes: false, isTraced: false, options)
         } catch {
             guard error == .staleGroup, needsLookUp(destination) else { throw error }
             try await lookUpMember(destination, deadline)
-            ticket = try beginCall(destination, deadline, exposes: false, options)
+            ticket = try beginCall(
+                destination, deadline, exposes: false, isTraced: false, options)
         }
         ticket.isOneWay = true
         let slot = Int(ticket.slot)
@@ -171,14 +185,27 @@ extension Context {
         }
     }
 
-    private func record(
-        _ timings: ReplyTimings, _ ticket: CallTicket, sentAt: UInt64, _ opcode: UInt32,
-        _ name: StaticString
+    /// Decodes a traced reply, and what its handler says of its own calls.
+    private func nestedReply<R: Message>(
+        _ body: UnsafeRawBufferPointer, _ flags: MessageFlags
+    ) throws(DecodingFailure) -> (R, [NestedCall]) {
+        guard flags.contains(.nested) else { return (try unsafe R(decoding: body), []) }
+        let nested = try unsafe NestedReply<R>(decoding: body)
+        return (nested.reply, nested.calls)
+    }
+
+    /// A traced call is over: whoever wants to know learns where its time went.
+    private func record<Q, R>(
+        _ ticket: CallTicket, _ timings: ReplyTimings?, sentAt: UInt64,
+        _ procedure: Procedure<Q, R>, _ calls: [NestedCall], for parents: [RequestContext]
     ) {
+        guard let timings else { return }
         let trace = timings.trace(
             begun: ticket.begin, sent: sentAt, sentWall: sentAt &+ wallOffset,
             ended: xstream.now.nanoseconds)
-        tracer?.record(trace, opcode: opcode, name: name)
+        let own = NestedCall(opcode: procedure.opcode, name: procedure.name, trace: trace)
+        tracer?.record(own, calls)
+        for parent in parents { parent.add(own, calls) }
     }
 
     // MARK: - Cancellation
@@ -218,7 +245,8 @@ extension Context {
 
     /// Opens a call: it may be sent at once, or waits.
     private func beginCall(
-        _ destination: Destination, _ deadline: Deadline, exposes: Bool, _ options: CallOptions
+        _ destination: Destination, _ deadline: Deadline, exposes: Bool, isTraced: Bool,
+        _ options: CallOptions
     ) throws(RPCError) -> CallTicket {
         guard !isClosing else { throw .closed }
         let peer = try peerNumber(of: destination)
@@ -245,7 +273,9 @@ extension Context {
         var ticket = CallTicket(
             slot: slot, generation: tracker.slots[Int(slot)].generation, begin: now,
             deadline: wallEnd, destinationRank: WireHeader.anyRank,
-            destinationTag: WireHeader.anyRank, options: options)
+            destinationTag: WireHeader.anyRank, options: options, isTraced: isTraced)
+        // What a peer said that nobody had asked.
+        if isTraced { replyTimings[slot] = nil }
         switch destination {
         case .rank(let rank, let tag), .member(let rank, let tag, _):
             ticket.destinationRank = rank
@@ -324,7 +354,7 @@ extension Context {
                 header.flags.insert(.oneWay)
             }
             header.flags.priority = ticket.options.priority
-            if tracer != nil, !ticket.isOneWay { header.flags.insert(.traced) }
+            if ticket.isTraced { header.flags.insert(.traced) }
             if spill != nil {
                 tracker.exposes(ticket.slot)
                 counts.spills += 1
@@ -450,7 +480,7 @@ extension Context {
     /// The result of a call that is over. Frees its slot.
     private func endedCall(
         _ ticket: CallTicket, exposing: [BulkHandle], spill: BulkHandle?
-    ) throws(RPCError) -> (HeldMessage, status: UInt16, isSpilled: Bool) {
+    ) throws(RPCError) -> (HeldMessage, status: UInt16, MessageFlags) {
         let outcome = outcomes[Int(ticket.slot)]
         let peer = tracker.slots[Int(ticket.slot)].peer
         outcomes[Int(ticket.slot)] = .pending
@@ -468,13 +498,13 @@ extension Context {
             throw error
         case .sent:
             preconditionFailure("a call ended like a request without reply")
-        case .reply(let message, let status, let isSpilled):
+        case .reply(let message, let status, let flags):
             counts.repliesReceived += 1
             // As of the poll that brought the reply: no clock is read for it.
             if pollTime > ticket.begin {
                 times.call.record(nanoseconds: pollTime &- ticket.begin)
             }
-            return (message, status, isSpilled)
+            return (message, status, flags)
         }
     }
 
@@ -502,13 +532,8 @@ extension Context {
             dropReply(header, message)
             endCall(slot, .failed(error))
         } else if isIntact(header, message) {
-            if let tracer, header.flags.contains(.traced) {
-                tracer.timings[slot] = ReplyTimings(header)
-            }
-            endCall(
-                slot,
-                .reply(
-                    message, status: header.status, isSpilled: header.flags.contains(.spilled)))
+            if header.flags.contains(.traced) { replyTimings[slot] = ReplyTimings(header) }
+            endCall(slot, .reply(message, status: header.status, header.flags))
         } else {
             release(message.source)
             endCall(slot, .failed(.badMessage))

@@ -236,9 +236,18 @@ extension Context {
         do throws(RPCError) {
             // Nobody would fetch what does not go inline.
             guard !request.isUnwanted else { throw .cancelled }
-            let spill = try unsafe fill(
-                send, message, payload: request.replyPayload,
-                limit: sessions.sessions[session].eagerLimit, spillNumber: spills.next, &header)
+            let limit = sessions.sessions[session].eagerLimit
+            let spill: BulkHandle?
+            if request.nested.isEmpty {
+                spill = try unsafe fill(
+                    send, message, payload: request.replyPayload, limit: limit,
+                    spillNumber: spills.next, &header)
+            } else {
+                spill = try unsafe fill(
+                    send, NestedReply(request.nested, message), payload: request.replyPayload,
+                    limit: limit, spillNumber: spills.next, &header)
+                header.flags.insert(.nested)
+            }
             if let spill {
                 counts.spills += 1
                 keep(spill, for: request)

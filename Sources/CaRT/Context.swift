@@ -31,6 +31,8 @@ internal import Logging
     var observation: Group.Observation?
     /// Collects where the time of this context's calls goes; nil: nobody asks.
     @safe @exclusivity(unchecked) public var tracer: CallTracer?
+    /// What came with the replies to traced calls, by the slot of the call.
+    var replyTimings: [Int32: ReplyTimings] = [:]
     /// Our rank; engines may learn it after the context was made.
     @safe @exclusivity(unchecked) public var rank: UInt32?
 
@@ -186,7 +188,12 @@ internal import Logging
         counters.active = activeRequests.count - freeActive.count
         counters.sessions = sessions.count - 1
         counters.transfers = bulks.count
+        counters.waitingTransfers = bulks.queued.count + bulks.refused.count
         counters.exposures = exposures.count
+        counters.registrationHits = registrations.hits
+        counters.registrationMisses = registrations.misses
+        counters.registrationEvictions = registrations.evictions
+        counters.registeredBytes = registrations.bytes
         return counters
     }
 
@@ -318,7 +325,7 @@ enum CallOutcome {
     case abandoned(RPCError)
     /// A request without reply is with the fabric.
     case sent
-    case reply(HeldMessage, status: UInt16, isSpilled: Bool)
+    case reply(HeldMessage, status: UInt16, MessageFlags)
 }
 
 /// How a peer is reached.

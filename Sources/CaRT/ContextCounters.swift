@@ -44,8 +44,22 @@ public struct ContextCounters: Hashable, Sendable {
     public var bulksFailed = 0
     /// Bytes read and written by bulk transfers that we started.
     public var bulkBytes = 0
+    /// Bulk transfers of ours that waited because as many as may be were with the fabric.
+    public var bulksDelayed = 0
     /// Memory that was not freed because a peer may still use it, in bytes.
     public var quarantinedBytes = 0
+    /// What was done in collectives.
+    public var collectives = CollectiveCounters()
+    /// What the failure detector did; nothing where none runs.
+    public var swim = SwimCounters()
+    /// What all namespaces of incast variables did.
+    public var incast = IncastCounters()
+    /// The user's own memory that was registered already when it was to be used.
+    public var registrationHits = 0
+    /// The user's own memory that had to be registered.
+    public var registrationMisses = 0
+    /// Registrations given up to make room for others.
+    public var registrationEvictions = 0
 
     /// Calls under way now.
     public var inFlight = 0
@@ -57,6 +71,10 @@ public struct ContextCounters: Hashable, Sendable {
     public var sessions = 0
     /// Bulk transfers under way now.
     public var transfers = 0
+    /// Those of them that wait now for others to end, or for the fabric to take them.
+    public var waitingTransfers = 0
+    /// Bytes of the user's own memory that are registered now.
+    public var registeredBytes = 0
     /// Pieces of memory that peers may reach now.
     public var exposures = 0
 }

@@ -43,6 +43,8 @@ internal import DrayRuntime
     private var begunAt: UInt64 = 0
     /// Nanoseconds in bulk transfers.
     var bulkTime: UInt64 = 0
+    /// Calls made for it that are over, if it is traced.
+    private(set) var nested: [NestedCall] = []
     /// Nil once nobody reads the message any more.
     private(set) var message: HeldMessage?
     private(set) var isAnswered = false
@@ -69,7 +71,9 @@ internal import DrayRuntime
         sourceInstance = instance
         self.message = message
         (arrivedAt, begunAt, bulkTime) = (0, 0, 0)
+        nested = []
         (isAnswered, wasCancelled, isUnwanted) = (false, false, false)
+        nested = []
     }
 
     /// It was answered, and nobody but the context knows it any more.
@@ -167,6 +171,16 @@ internal import DrayRuntime
         timings.handler = now > begunAt ? now - begunAt : 0
         timings.bulk = bulkTime
         return timings
+    }
+
+    /// A call that was made for the request is over, with calls that were made for that.
+    func add(_ call: NestedCall, _ calls: [NestedCall]) {
+        guard isTraced, !isAnswered, nested.count < NestedCall.countMax else { return }
+        nested.append(call)
+        for var call in calls.prefix(NestedCall.countMax - nested.count) where call.depth < 255 {
+            call.depth += 1
+            nested.append(call)
+        }
     }
 
     /// The right to answer, once.

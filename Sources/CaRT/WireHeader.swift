@@ -32,6 +32,8 @@ struct MessageFlags: OptionSet {
     static let oneWay = MessageFlags(rawValue: 2)
     /// The caller wants to know where the time went; in a reply: here it says so.
     static let traced = MessageFlags(rawValue: 16)
+    /// Of a traced reply: the body is a `NestedReply`.
+    static let nested = MessageFlags(rawValue: 32)
 
     /// Of a request: bits 2 and 3.
     var priority: RequestPriority {

@@ -35,19 +35,53 @@ final class ClientCore {
                         + "expected something like ofi+tcp://127.0.0.1:31416")
             }
         }
-        self.bootstrap = bootstrap
         let clock = HybridLogicalClock(clock: world.clock)
-        let address = try ClientCore.address(description, reaching: bootstrap[0], world)
-        do throws(RPCError) {
-            context = try Context(
-                world: world, xstream: xstream, address: address,
-                options: description.fabric?.contextOptions(clock: clock)
-                    ?? ContextOptions(clock: clock))
-        } catch {
-            throw DrayError(error, "client endpoint")
-        }
+        (context, self.bootstrap) = try ClientCore.open(
+            description, bootstrap, world: world, xstream: xstream,
+            options: description.fabric?.contextOptions(clock: clock)
+                ?? ContextOptions(clock: clock))
         // A world may hold several clients.
         entropy = world.entropy.fork("client \(context.instance)")
+    }
+
+    /// Opens the client's context over the first network that it can use. Returns those addresses
+    /// of engines that it reaches.
+    private static func open(
+        _ description: ClusterDescription, _ bootstrap: [FabricAddress], world: World,
+        xstream: XStream, options: ContextOptions
+    ) throws(DrayError) -> (Context, [FabricAddress]) {
+        var failure: DrayError?
+        for provider in providers(description, bootstrap) {
+            let addresses = bootstrap.filter { $0.provider == provider }
+            let address = try address(description, reaching: addresses[0], world)
+            do throws(RPCError) {
+                let context = try Context(
+                    world: world, xstream: xstream, address: address, options: options)
+                return (context, addresses)
+            } catch {
+                failure = failure ?? DrayError(error, "client endpoint")
+            }
+        }
+        throw failure ?? DrayError(.invalidArgument, "the cluster has no addresses")
+    }
+
+    /// The providers that engines can be reached with, the one to try first first: those that were
+    /// asked for, in that order, or else as the addresses name them. Shared memory, which may be
+    /// another machine's, comes last then.
+    private static func providers(
+        _ description: ClusterDescription, _ bootstrap: [FabricAddress]
+    ) -> [String] {
+        var asked: [String] = []
+        if !description.clientAddress.isEmpty {
+            asked = [String(description.clientAddress.prefix { $0 != ":" })]
+        } else if let fabric = description.fabric, fabric.values[.provider]?.source != .default {
+            asked = fabric.providers
+        }
+        let known = bootstrap.map(\.provider)
+        let others =
+            known.filter { !FabricAddress.isNamed($0) } + known.filter(FabricAddress.isNamed)
+        var seen: Set<String> = []
+        return (asked.filter(known.contains) + others).filter { seen.insert($0).inserted }
     }
 
     /// Where the client listens, so that an engine can reach it.
@@ -97,7 +131,7 @@ final class ClientCore {
                     let map = try await context.call(
                         ManagementProtocol.clusterMap, EmptyMessage(), to: .address(address),
                         deadline: .after(min(.seconds(1), timeout)))
-                    try install(map)
+                    try install(map, from: address)
                     return
                 } catch {
                     last = error
@@ -109,11 +143,14 @@ final class ClientCore {
         throw DrayError(last, "cluster")
     }
 
-    private func install(_ map: ClusterMapReply) throws(RPCError) {
+    private func install(
+        _ map: ClusterMapReply, from answering: FabricAddress
+    ) throws(RPCError) {
         var members: [Group.Member] = []
+        let network = ClientCore.network(of: answering, in: map)
         for engine in map.engines {
             var addresses: [FabricAddress] = []
-            for text in engine.addresses {
+            for text in texts(of: engine, network: network) {
                 do throws(FabricError) {
                     addresses.append(try FabricAddress(parsing: text))
                 } catch {
@@ -128,6 +165,28 @@ final class ClientCore {
             throw .badMessage
         }
         engines = map.engines.sorted { $0.rank < $1.rank }
+    }
+
+    /// The network in which an engine listens at `address`; nil where it goes by another name.
+    private static func network(of address: FabricAddress, in map: ClusterMapReply) -> Int? {
+        for engine in map.engines {
+            let bases = engine.networks.map { $0.first.flatMap { try? FabricAddress(parsing: $0) } }
+            if let network = bases.firstIndex(of: address) { return network }
+        }
+        return nil
+    }
+
+    /// The addresses of an engine on the network that the client uses: the one over which an engine
+    /// has answered, or else the first one with the client's provider.
+    private func texts(of engine: EngineRecord, network: Int?) -> [String] {
+        let networks = engine.networks
+        func isOurs(_ addresses: [String]) -> Bool {
+            addresses.first?.hasPrefix(context.address.provider + ":") == true
+        }
+        if let network, network < networks.count, isOurs(networks[network]) {
+            return networks[network]
+        }
+        return networks.first(where: isOurs) ?? engine.addresses
     }
 
     // MARK: - Calls

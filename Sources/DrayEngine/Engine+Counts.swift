@@ -24,25 +24,25 @@ extension Engine {
     package func counts() async -> EngineCounts {
         let system = system
         var (contexts, isBusy) = await system.xstream.run {
-            ([system.value.context?.usage], Engine.isBusy(system.value.vos))
+            (system.value.contexts?.all.map(\.usage) ?? [], Engine.isBusy(system.value.vos))
         }
         var counts = EngineCounts()
         counts.busyStores = isBusy ? 1 : 0
         for target in targets {
             let promised: UInt64
-            let context: ContextUsage?
-            (context, isBusy, promised) = await target.xstream.run {
+            let usages: [ContextUsage]
+            (usages, isBusy, promised) = await target.xstream.run {
                 let service = target.value
                 return (
-                    service.context?.usage, Engine.isBusy(service.vos),
+                    service.contexts?.all.map(\.usage) ?? [], Engine.isBusy(service.vos),
                     service.promised.values.reduce(0, +)
                 )
             }
-            contexts.append(context)
+            contexts += usages
             counts.busyStores += isBusy ? 1 : 0
             counts.promisedBytes += promised
         }
-        counts.contexts = contexts.compactMap { $0 }
+        counts.contexts = contexts
         return counts
     }
 

@@ -133,9 +133,9 @@ public final class Engine: Sendable {
             let service = try MembershipService(
                 configuration, world: world, clock: clock, xstream: xstream
             ) { rank in
-                system.xstream.submit { system.value.context?.evict(rank: rank) }
+                system.xstream.submit { system.value.contexts?.evict(rank: rank) }
                 for target in targets {
-                    target.xstream.submit { target.value.context?.evict(rank: rank) }
+                    target.xstream.submit { target.value.contexts?.evict(rank: rank) }
                 }
             }
             return XStreamBound(service, to: xstream)
@@ -199,28 +199,28 @@ private func tooSmall(_ device: BlockDevice, _ configuration: EngineConfiguratio
             + "\(needed)")
 }
 
-/// Opens a context of an engine.
+/// Opens a context of an engine on one of its networks.
 func openContext(
-    _ configuration: EngineConfiguration, tag: UInt32, world: World, clock: HybridLogicalClock,
-    xstream: XStream, change: (inout ContextOptions) -> Void = { _ in }
+    _ configuration: EngineConfiguration, tag: UInt32, network: Int = 0, world: World,
+    clock: HybridLogicalClock, xstream: XStream,
+    change: (inout ContextOptions) -> Void = { _ in }
 ) throws(EngineError) -> Context {
-    guard let record = configuration.record, Int(tag) < record.addresses.count else {
-        throw .configuration("there is no address for tag \(tag)")
-    }
+    guard let addresses = configuration.record?.networks[network], Int(tag) < addresses.count
+    else { throw .configuration("there is no address for tag \(tag)") }
     var options =
         configuration.fabric?.contextOptions(clock: clock) ?? ContextOptions(clock: clock)
     options.rank = configuration.rank
     options.tag = tag
     options.credits = configuration.credits
     change(&options)
-    let address = record.addresses[Int(tag)]
+    let address = addresses[Int(tag)]
     do throws(RPCError) {
         let context = try Context(
             world: world, xstream: xstream, address: address, options: options)
         var members: [Group.Member] = []
-        for engine in configuration.engines {
+        for engine in configuration.engines where network < engine.networks.count {
             var addresses: [FabricAddress] = []
-            for text in engine.addresses {
+            for text in engine.networks[network] {
                 do throws(FabricError) {
                     addresses.append(try FabricAddress(parsing: text))
                 } catch {

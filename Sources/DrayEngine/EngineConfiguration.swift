@@ -87,6 +87,17 @@ public struct EngineConfiguration: Sendable {
         }
     }
 
+    /// The entry of an engine whose system context listens at `bases`, on one network each.
+    public static func record(
+        rank: UInt32, bases: [String], targetCount: Int
+    ) -> EngineRecord {
+        let networks = bases.map { addresses(base: $0, targetCount: targetCount) }
+        return EngineRecord(
+            rank: rank, addresses: networks.first ?? [],
+            // Nobody watches over a secondary network.
+            secondary: networks.dropFirst().map { $0.dropLast() })
+    }
+
     /// Why the configuration cannot work; nil when it can.
     public var problem: String? {
         guard let record else {
@@ -97,7 +108,16 @@ public struct EngineConfiguration: Sendable {
                 + "not \(record.targetCount)"
         }
         if Set(engines.map(\.rank)).count != engines.count { return "a rank is given twice" }
-        let addresses = engines.flatMap(\.addresses)
+        for engine in engines {
+            guard engine.networks.count <= EngineRecord.networksMax else {
+                return "an engine has at most \(EngineRecord.networksMax) networks"
+            }
+            for addresses in engine.secondary
+            where addresses.count != Int(engine.targetCount) + 1 {
+                return "engine \(engine.rank) needs an address for each context on each network"
+            }
+        }
+        let addresses = engines.flatMap { $0.networks.joined() }
         if Set(addresses).count != addresses.count { return "an address is given twice" }
         return swim.problem
     }

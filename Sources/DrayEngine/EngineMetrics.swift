@@ -94,9 +94,12 @@ extension SystemService {
                 dimensions: [("rank", "\(configuration.rank)")])
         publisher.publish(own)
         self.publisher = publisher
-        context?.publishMetrics()
+        contexts?.publishMetrics()
         for target in targets {
-            await target.xstream.run { target.value.context?.publishMetrics() }
+            await target.xstream.run { target.value.contexts?.publishMetrics() }
+        }
+        if let membership {
+            await membership.xstream.run { membership.value.publishMetrics() }
         }
     }
 

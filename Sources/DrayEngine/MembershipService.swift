@@ -48,6 +48,9 @@ final class MembershipService {
         return ([own] + others).sorted { $0.rank < $1.rank }
     }
 
+    /// Brings the metrics of its context to the world's factory.
+    func publishMetrics() { context.publishMetrics() }
+
     func stop() async {
         swim.stop()
         await context.close()

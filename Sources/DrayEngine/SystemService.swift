@@ -14,7 +14,7 @@ final class SystemService {
     let xstream: XStream
     let vos: VOS
     let started: Instant
-    private(set) var context: Context?
+    private(set) var contexts: EngineContexts?
     private(set) var targets: [XStreamBound<TargetService>] = []
     /// Nil until the engine serves.
     private(set) var membership: XStreamBound<MembershipService>?
@@ -61,17 +61,17 @@ final class SystemService {
     }
 
     func serve() throws(EngineError) {
-        let context = try openContext(
+        let contexts = try EngineContexts(
             configuration, tag: 0, world: world, clock: clock, xstream: xstream)
-        self.context = context
-        register(on: context)
+        self.contexts = contexts
+        for context in contexts.all { register(on: context) }
         xstream.spawn { await self.vos.runBackground() }
         xstream.spawn { await self.catchUp() }
     }
 
     func stop() async {
-        await context?.close()
-        context = nil
+        await contexts?.close()
+        contexts = nil
         await vos.close()
     }
 
@@ -213,7 +213,7 @@ final class SystemService {
     private func askAll<Q, R>(
         _ procedure: Procedure<Q, R>, _ request: Q
     ) async -> [R?] {
-        guard let context else { return configuration.engines.map { _ in nil } }
+        guard let context = contexts?.primary else { return configuration.engines.map { _ in nil } }
         return await withTaskGroup(of: (Int, R?).self) { group in
             for (index, engine) in configuration.engines.enumerated() {
                 let call = XStreamBound(context, to: xstream)

@@ -15,7 +15,7 @@ extension TargetService {
                 throw .service(.staleMap, "the redundancy group is led by another target")
             }
             for read in part.reads {
-                guard read.instance == call.context.instance else {
+                guard contexts?.contains(instance: read.instance) == true else {
                     throw .service(
                         .conflict, "the engine was restarted since the transaction has read")
                 }

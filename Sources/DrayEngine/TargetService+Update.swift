@@ -54,9 +54,9 @@ extension TargetService {
         local.leads = true
         let work = try LocalWork(
             [local], bulk: request.bulk, payload: try Payload(of: call), until: call.deadline,
-            on: self)
+            on: self, reaching: call.context)
         defer { work.end() }
-        try await work.bringData()
+        try await work.bringData(for: call)
         // A caller that has given up must not find its change applied after its next one.
         guard world.clock.wallNanoseconds < call.deadline else { throw .timedOut }
         var update = work.updates[0]
@@ -114,6 +114,8 @@ final class LocalWork {
     /// When the client gives up: wall clock, nanoseconds since 1970.
     private let deadline: UInt64
     private let bulk: BulkDescriptor?
+    /// The context that reaches the client's memory.
+    private let context: Context
     private let buffer: RegisteredBuffer?
     /// What is to be read from the client's memory: from where, and to where in the buffer.
     private let pulls: [(offset: Int, range: Range<Int>)]
@@ -122,7 +124,7 @@ final class LocalWork {
     /// Throws when anything about the request is wrong, or a pool is full.
     init(
         _ parts: [PreparePart], bulk: BulkDescriptor?, payload: Payload, until deadline: UInt64,
-        on service: TargetService
+        on service: TargetService, reaching context: Context
     ) throws(RPCError) {
         var promises: [(pool: UniqueID, bytes: UInt64)] = []
         var total = 0
@@ -152,10 +154,7 @@ final class LocalWork {
                 }
                 position += length
             }
-            if total > 0 {
-                guard let context = service.context else { throw .closed }
-                buffer = try context.makeBuffer(count: total)
-            }
+            if total > 0 { buffer = try context.makeBuffer(count: total) }
         } else {
             for part in parts {
                 guard Int(part.dataOffset) + part.part.length <= payload.range.count else {
@@ -174,6 +173,7 @@ final class LocalWork {
         self.service = service
         self.deadline = deadline
         self.bulk = bulk
+        self.context = context
         self.buffer = buffer
         self.pulls = pulls
         self.promises = promises
@@ -192,14 +192,14 @@ final class LocalWork {
         promises = []
     }
 
-    /// Reads the data from the client's memory, if it did not come with the request.
-    func bringData() async throws(RPCError) {
+    /// Reads the data from the client's memory, if it did not come with the request. `call` is what
+    /// it is done for.
+    func bringData(for call: RequestContext) async throws(RPCError) {
         guard let bulk, let buffer, !pulls.isEmpty else { return }
-        guard let context = service.context else { throw .closed }
         for pull in pulls {
             try await context.bulkGet(
                 bulk, offset: pull.offset, into: buffer, range: pull.range,
-                deadline: .at(deadline))
+                deadline: .at(deadline), for: call)
         }
     }
 

@@ -13,6 +13,8 @@ final class TargetService {
     let clock: HybridLogicalClock
     let xstream: XStream
     let vos: VOS
+    @safe @exclusivity(unchecked) private(set) var contexts: EngineContexts?
+    /// The one that other engines are called from.
     @safe @exclusivity(unchecked) private(set) var context: Context?
     @safe @exclusivity(unchecked) private(set) var transactions: TransactionService!
     @safe @exclusivity(unchecked) var layouts = LayoutCache()
@@ -45,10 +47,18 @@ final class TargetService {
         TargetAddress(rank: configuration.rank, target: UInt32(index))
     }
 
-    /// Opens the context. From here on requests are answered.
+    /// Opens the contexts. From here on requests are answered.
     func serve() throws(EngineError) {
-        let context = try openContext(
+        let contexts = try EngineContexts(
             configuration, tag: UInt32(index) + 1, world: world, clock: clock, xstream: xstream)
+        for context in contexts.all { register(on: context) }
+        self.contexts = contexts
+        context = contexts.primary
+        transactions.serve(on: contexts.primary)
+        xstream.spawn { await self.vos.runBackground() }
+    }
+
+    private func register(on context: Context) {
         context.register(ObjectProtocol.update) {
             (request, call) async throws(RPCError) -> ObjectUpdateReply in
             try await self.update(request, call)
@@ -73,13 +83,11 @@ final class TargetService {
             (request, _) async throws(RPCError) -> ObjectListReply in
             try await self.listObjects(request)
         }
-        self.context = context
-        transactions.serve(on: context)
-        xstream.spawn { await self.vos.runBackground() }
     }
 
     func stop() async {
-        await context?.close()
+        await contexts?.close()
+        contexts = nil
         context = nil
         await transactions.stop()
         await vos.close()

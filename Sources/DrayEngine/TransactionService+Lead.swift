@@ -50,10 +50,11 @@ extension TransactionService {
     ) async throws(RPCError) -> UInt64 {
         let plan = try plan(request)
         let ownParts = plan.parts[0]
-        try checkReads(ownParts, call)
+        try checkReads(ownParts)
         let payload = try Payload(of: call)
         let work = try LocalWork(
-            ownParts, bulk: request.bulk, payload: payload, until: call.deadline, on: target)
+            ownParts, bulk: request.bulk, payload: payload, until: call.deadline, on: target,
+            reaching: call.context)
         defer { work.end() }
         let members = TransactionMembers(plan.members)
         var wishes = DTXRequest(
@@ -69,7 +70,7 @@ extension TransactionService {
         }
         leading.insert(dtx.id)
         defer { leading.remove(dtx.id) }
-        let run = TransactionRun(dtx, members: members, deadline: call.deadline)
+        let run = TransactionRun(dtx, members: members, call: call)
         for (place, member) in plan.members.enumerated().dropFirst() {
             queuePart(place, member, request, plan, run, payload)
         }
@@ -124,6 +125,7 @@ extension TransactionService {
         prepare.snapshot = request.snapshot
         prepare.parts = plan.parts[place]
         prepare.bulk = request.bulk
+        prepare.network = UInt8(clamping: target.contexts?.network(of: run.call.context) ?? 0)
         let entry = OutgoingPrepare(request: prepare, payload: payload, run: run, place: place)
         outgoing[member, default: []].append(entry)
         // Whoever puts in the first one sends what has gathered.
@@ -193,7 +195,9 @@ extension TransactionService {
             let data = try gatherPayload(entries, count: bytes, context)
             let reply = try await context.call(
                 TransactionProtocol.prepare, message, to: .rank(member.rank, tag: member.tag),
-                payload: unsafe data.bytes, deadline: .at(min(latest, limit)))
+                payload: unsafe data.bytes, deadline: .at(min(latest, limit)),
+                trace: entries.first?.run.call.trace ?? 0,
+                for: entries.compactMap { $0.run.call.isTraced ? $0.run.call : nil })
             acknowledged(message.committed, by: member)
             guard reply.outcomes.count == entries.count else { throw .badMessage }
             for (entry, outcome) in zip(entries, reply.outcomes) {
@@ -239,7 +243,7 @@ extension TransactionService {
 
     private func prepareOwn(_ run: TransactionRun, _ work: LocalWork) async {
         do throws(RPCError) {
-            try await work.bringData()
+            try await work.bringData(for: run.call)
         } catch {
             run.blame(error, nil)
             await drop(run.dtx)
@@ -296,20 +300,23 @@ struct OutgoingPrepare {
 final class TransactionRun {
     let dtx: DTX
     let members: TransactionMembers
-    /// Of the client: wall clock, nanoseconds since 1970.
-    let deadline: UInt64
+    /// What the client asked for.
+    let call: RequestContext
     @safe @exclusivity(unchecked) private(set) var machine: LeaderMachine
     /// What to tell the client when it is aborted.
     @safe @exclusivity(unchecked) private(set) var failure: RPCError?
     @safe @exclusivity(unchecked) private var waiter: SuspendedTask?
     @safe @exclusivity(unchecked) private var isOver = false
 
-    init(_ dtx: DTX, members: TransactionMembers, deadline: UInt64) {
+    init(_ dtx: DTX, members: TransactionMembers, call: RequestContext) {
         self.dtx = dtx
         self.members = members
-        self.deadline = deadline
+        self.call = call
         machine = LeaderMachine(count: members.targets.count)
     }
+
+    /// Of the client: wall clock, nanoseconds since 1970.
+    var deadline: UInt64 { call.deadline }
 
     /// Suspends until the transaction is decided.
     func wait() async {

@@ -323,10 +323,12 @@ final class TransactionService {
                 throw .service(.staleMap, "the object's shard is not here")
             }
         }
-        try checkReads(request.parts, call)
+        try checkReads(request.parts)
+        guard let contexts = target.contexts else { throw .closed }
         let deadline = min(request.deadline, call.deadline)
         let work = try LocalWork(
-            request.parts, bulk: request.bulk, payload: payload, until: deadline, on: target)
+            request.parts, bulk: request.bulk, payload: payload, until: deadline, on: target,
+            reaching: contexts.context(network: Int(request.network)))
         defer { work.end() }
         var wishes = DTXRequest(
             id: request.transaction, members: request.members.encoded(), isLeader: false)
@@ -338,7 +340,7 @@ final class TransactionService {
             throw RPCError(error)
         }
         do throws(RPCError) {
-            try await work.bringData()
+            try await work.bringData(for: call)
             guard target.world.clock.wallNanoseconds < deadline else { throw .timedOut }
         } catch {
             doomed.remove(dtx.id)
@@ -362,9 +364,10 @@ final class TransactionService {
     private var aborted: RPCError { .service(.aborted, "the transaction was aborted") }
 
     /// What was read must have been read from this incarnation.
-    func checkReads(_ parts: [PreparePart], _ call: RequestContext) throws(RPCError) {
+    func checkReads(_ parts: [PreparePart]) throws(RPCError) {
         for part in parts where part.leads {
-            for read in part.part.reads where read.instance != call.context.instance {
+            for read in part.part.reads
+            where target.contexts?.contains(instance: read.instance) != true {
                 throw .service(.conflict, "the engine was restarted since the transaction has read")
             }
         }

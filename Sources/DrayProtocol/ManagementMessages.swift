@@ -8,26 +8,46 @@ public struct EngineRecord: Message, Hashable {
     /// The address of each context as text, by tag: the system's, one per target, and that of the
     /// context that watches the other engines.
     public var addresses: [String] = []
+    /// For each further network of the engine, the addresses of its contexts there, by tag: the
+    /// system's and one per target. Clients may use any of them; engines call each other over the
+    /// first network alone. (DAOS: secondary providers)
+    public var secondary: [[String]] = []
 
     public static let countMax = 4096
+    /// Networks of an engine, the first one included.
+    public static let networksMax = 8
     public static let addressesMax = 1026
     public static let addressLengthMax = 600
 
     public init() {}
 
-    public init(rank: UInt32, addresses: [String]) {
+    public init(rank: UInt32, addresses: [String], secondary: [[String]] = []) {
         self.rank = rank
         self.addresses = addresses
+        self.secondary = secondary
     }
+
+    /// The addresses by network, the first one first, and by tag.
+    public var networks: [[String]] { [addresses] + secondary }
 
     /// The number of targets.
     public var targetCount: UInt32 { UInt32(max(0, addresses.count - 2)) }
 
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&rank)
-        try coder.code(&addresses, max: EngineRecord.addressesMax, default: "") {
+        try EngineRecord.code(&addresses, with: &coder)
+        try coder.code(&secondary, max: EngineRecord.networksMax - 1, default: []) {
+            (coder, addresses) throws(DecodingFailure) in
+            try EngineRecord.code(&addresses, with: &coder)
+        }
+    }
+
+    private static func code(
+        _ addresses: inout [String], with coder: inout ByteCoder
+    ) throws(DecodingFailure) {
+        try coder.code(&addresses, max: addressesMax, default: "") {
             (coder, address) throws(DecodingFailure) in
-            try coder.code(&address, max: EngineRecord.addressLengthMax)
+            try coder.code(&address, max: addressLengthMax)
         }
     }
 }
@@ -208,7 +228,7 @@ public struct TuneReply: Message, Hashable {
 
 /// The management protocol, served by tag 0 of every engine for clients.
 public enum ManagementProtocol {
-    public static let id = ProtocolID(base: 0x11, version: 2)
+    public static let id = ProtocolID(base: 0x11, version: 3)
 
     public static let clusterMap = Procedure<EmptyMessage, ClusterMapReply>(
         id, index: 0, name: "management.clusterMap")

@@ -54,6 +54,8 @@ public struct PrepareRequest: Message, Hashable {
     public var parts: [PreparePart] = []
     /// Where the client's memory holds the data of all parts, when it is not in the payload.
     public var bulk: BulkDescriptor?
+    /// Over which of the engines' networks that memory is reached: 0 for the first one.
+    public var network: UInt8 = 0
     /// Where in the payload the data of all parts begins, and how long it is.
     public var payloadOffset: UInt32 = 0
     public var payloadLength: UInt32 = 0
@@ -68,6 +70,7 @@ public struct PrepareRequest: Message, Hashable {
         try coder.code(&snapshot)
         try coder.code(&parts, max: ObjectLimits.partsMax)
         try coder.code(&bulk)
+        try coder.code(&network)
         try coder.code(&payloadOffset)
         try coder.code(&payloadLength)
     }
@@ -169,7 +172,7 @@ public struct QueryReply: Message, Hashable {
 
 /// The protocol between the targets that take part in a transaction (DAOS: DTX).
 public enum TransactionProtocol {
-    public static let id = ProtocolID(base: 0x14, version: 1)
+    public static let id = ProtocolID(base: 0x14, version: 2)
 
     public static let prepare = Procedure<PrepareBatchRequest, PrepareBatchReply>(
         id, index: 0, name: "transaction.prepare")

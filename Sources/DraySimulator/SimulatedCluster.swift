@@ -17,6 +17,7 @@ package final class SimulatedCluster {
     /// Engines have the ranks from 0 on, which are also the numbers of their nodes.
     package let engineCount: Int
     private let targetCount: Int
+    private let networkCount: Int
     private let cluster: UniqueID
     private var incarnations: [Int]
     private var engines: [Int: Engine] = [:]
@@ -28,10 +29,13 @@ package final class SimulatedCluster {
     /// Small: formatting writes all of it.
     private static let logSize: UInt64 = 2 << 20
 
-    /// Formats and starts the engines.
+    /// Formats and starts the engines, which listen on `networkCount` networks.
     ///
     /// - Throws: the error of the first engine that does not start.
-    package init(seed: UInt64, engineCount: Int, targetCount: Int) throws {
+    package init(
+        seed: UInt64, engineCount: Int, targetCount: Int, networkCount: Int = 1
+    ) throws {
+        self.networkCount = networkCount
         simulation = Simulation(seed: seed)
         fabric = SimulatedFabric(simulation: simulation)
         devices = SimulatedDeviceStore(simulation: simulation)
@@ -92,10 +96,10 @@ package final class SimulatedCluster {
 
     private func configuration(rank: Int) -> EngineConfiguration {
         let records = (0..<engineCount).map { rank in
-            EngineRecord(
+            EngineConfiguration.record(
                 rank: UInt32(rank),
-                addresses: EngineConfiguration.addresses(
-                    base: "sim://engine-\(rank)", targetCount: targetCount))
+                bases: (0..<networkCount).map { address(rank: rank, network: $0) },
+                targetCount: targetCount)
         }
         var configuration = EngineConfiguration(
             cluster: cluster, rank: UInt32(rank), engines: records, devicePath: "device-\(rank)")
@@ -111,10 +115,15 @@ package final class SimulatedCluster {
     /// The world of a client's process.
     package func world(client: Int) -> World { world(node: node(client: client)) }
 
-    /// How clients find the engines.
-    package func description(timeout: Duration) -> ClusterDescription {
+    /// How clients find the engines, on one of their networks.
+    package func description(timeout: Duration, network: Int = 0) -> ClusterDescription {
         ClusterDescription(
-            addresses: (0..<engineCount).map { "sim://engine-\($0)" }, operationTimeout: timeout)
+            addresses: (0..<engineCount).map { address(rank: $0, network: network) },
+            operationTimeout: timeout)
+    }
+
+    private func address(rank: Int, network: Int) -> String {
+        network == 0 ? "sim://engine-\(rank)" : "sim://network-\(network)-engine-\(rank)"
     }
 
     private func world(node: Int, incarnation: Int = 0) -> World {

@@ -157,6 +157,103 @@ import Testing
         }
     }
 
+    /// The initiator counts ranks; those that take part, who asked them and whom they asked.
+    @Test func collectivesAreCounted() throws {
+        let cluster = CollectiveCluster(seed: 4, count: 7)
+        cluster.startAll()
+        cluster.nodes[2].state.error = .application(code: 1, message: "")
+        var options = CollectiveOptions()
+        options.tree = .kAry(2)
+        let (_, first) = try cluster.finish(cluster.broadcast(options: options))
+        cluster.kill(cluster.nodes[6])
+        let (result, second) = try cluster.finish(cluster.broadcast(options: options))
+        #expect(result.failed == 2)
+        for node in cluster.nodes { node.state.delay = .seconds(5) }
+        let run = cluster.broadcast(options: options)
+        cluster.simulation.run(for: .seconds(1))
+        cluster.client.xstream.simulate { run.task?.cancel() }
+        cluster.simulation.run(for: .seconds(5), until: { run.result != nil })
+        let initiator = cluster.client.context.counters.collectives
+        #expect(initiator.started == 3 && initiator.cancelled == 1)
+        #expect(initiator.ranksSucceeded == 6 + 5 && initiator.ranksFailed == 1 + 2)
+        #expect(initiator.parts == 0 && initiator.requestsReceived == 0)
+        let times = cluster.client.context.metrics.times.collective
+        #expect(times.count == 2)
+        #expect(times.maximum <= max(first, second).nanosecondsClamped)
+        let root = cluster.nodes[0].context.counters.collectives
+        #expect(root.parts == 3 && root.requestsReceived == 3)
+        #expect(root.forwarded == 6 && root.started == 0)
+        #expect(cluster.nodes[5].context.counters.collectives.forwarded == 0)
+        #expect(cluster.nodes[5].context.metrics.times.collective.count == 0)
+    }
+
+    /// Registrations of the user's own memory: the first use of each misses, and what has no room
+    /// goes.
+    @Test func registrationsAreCounted() async throws {
+        try await withRig(.simulated) { rig in
+            let context = try rig.makeContext { $0.cachedRegistrationBytesMax = 8192 }
+            let buffers = (0..<3).map { _ in IOBuffer(count: 4096) }
+            for index in [0, 1, 0, 2] { _ = try context.makeBuffer(buffers[index]) }
+            let counters = context.counters
+            #expect(counters.registrationHits == 1 && counters.registrationMisses == 3)
+            #expect(counters.registrationEvictions == 1 && counters.registeredBytes == 8192)
+        }
+    }
+
+    /// Transfers that are more than may be with the fabric wait, and are counted.
+    @Test func delayedTransfersAreCounted() async throws {
+        try await withRig(.simulated) { rig in
+            let owner = try rig.makeContext()
+            let reader = try rig.makeContext { $0.bulksMax = 2 }
+            let source = try owner.makeBuffer(count: 4096)
+            let handle = try owner.expose(source, access: .remoteRead)
+            var done = 0
+            for _ in 0..<5 {
+                rig.xstream.spawn {
+                    do throws(RPCError) {
+                        let buffer = try reader.makeBuffer(count: 4096)
+                        try await reader.bulkGet(handle.descriptor, into: buffer, range: 0..<4096)
+                        done += 1
+                    } catch {
+                        Issue.record("\(error)")
+                    }
+                }
+            }
+            // They begin, and none is over.
+            await rig.xstream.yield()
+            #expect(reader.counters.transfers == 5)
+            #expect(reader.counters.waitingTransfers == 3)
+            try await rig.wait("the end") { done == 5 }
+            #expect(reader.counters.bulksDelayed == 3 && reader.counters.bulkReads == 5)
+            #expect(reader.counters.waitingTransfers == 0 && reader.counters.transfers == 0)
+            owner.withdraw(handle)
+        }
+    }
+
+    /// A context's counts are those of its namespaces together; values are counted in bytes.
+    @Test func incastVariablesAreCounted() async throws {
+        try await withRig(.simulated) { rig in
+            let cluster = try IncastCluster(rig, 3, tree: .flat)
+            let other = IncastNamespace(on: cluster.contexts[1], number: 9)
+            let blob = Blob(number: 7, bytes: pattern(500))
+            try await cluster.variables[1].update(NoteKey(), blob)
+            _ = try await cluster.variables[2].fetch(NoteKey())
+            _ = try await cluster.variables[2].fetch(NoteKey())
+            try await cluster.variables[1].invalidate(NoteKey())
+            try await cluster.settle()
+            let size = blob.encoded().count
+            let counts = cluster.contexts.map(\.counters.incast)
+            #expect(counts == cluster.namespaces.map(\.counters))
+            #expect(counts[1].updates == 2 && counts[1].invalidations == 1)
+            #expect(counts[0].updatesStored == 2 && counts[0].refreshesSent == 2)
+            #expect(counts[2].fetches == 2 && counts[2].copiesUsed == 1)
+            #expect(counts[2].fetchesSent == 1 && counts[0].fetchesReceived == 1)
+            #expect(counts.map(\.valueBytesSent) == [size, size, 0])
+            #expect(counts.map(\.valueBytesReceived) == [size, 0, size])
+            other.close()
+        }
+    }
+
     /// Names are unique, and those that Prometheus wants.
     @Test func definitionsAreWellFormed() {
         let definitions = ContextMetrics.set.definitions

@@ -266,6 +266,40 @@ import Testing
         #expect(cluster.services.allSatisfy { ($0?.incarnation ?? late) < late })
     }
 
+    @Test func whatHappensIsCounted() throws {
+        let cluster = Cluster(3, seed: 15)
+        _ = cluster.run(for: .seconds(20))
+        let quiet = try cluster.contexts.map { try #require($0).metrics }
+        for metrics in quiet {
+            let swim = metrics.counters.swim
+            // Five in a second, after three periods.
+            #expect((90...120).contains(swim.pingsSent))
+            #expect((swim.pingsSent - 1...swim.pingsSent).contains(swim.acksReceived))
+            #expect(metrics.times.ping.count == UInt64(swim.acksReceived))
+            #expect(metrics.times.ping.maximum < 100_000_000)
+            #expect(swim.messagesSent >= swim.pingsSent && swim.messagesReceived >= 90)
+            #expect(swim.suspicions + swim.deaths + swim.recoveries + swim.doubt == 0)
+        }
+        let pings = quiet.map(\.counters.swim.pingsSent).reduce(0, +)
+        let acks = quiet.map(\.counters.swim.acksReceived).reduce(0, +)
+        let sent = quiet.map(\.counters.swim.messagesSent).reduce(0, +)
+        #expect(sent - pings - acks < 20, "little but pings and their answers")
+        cluster.pause(1)
+        #expect(cluster.run(for: .seconds(9)) { cluster.all(hold: 1, for: .dead) })
+        _ = cluster.run(for: .seconds(12))
+        cluster.resume(1)
+        #expect(cluster.run(for: .seconds(3)) { cluster.all(hold: 1, for: .alive) })
+        _ = cluster.run(for: .seconds(2))
+        for rank in [0, 2] {
+            let swim = try #require(cluster.contexts[rank]).counters.swim
+            #expect(swim.suspicions == 1 && swim.deaths == 1 && swim.recoveries == 1)
+            #expect(swim.helpRequestsSent > 0 && swim.messagesUnanswered > 0)
+            #expect(swim.exclusions == 0)
+        }
+        let stopped = try #require(cluster.contexts[1]).counters.swim
+        #expect(stopped.exclusions == 1)
+    }
+
     @Test func sameSeedSameHistory() {
         func hash(_ seed: UInt64) -> UInt64 {
             let cluster = Cluster(4, seed: seed)

@@ -48,6 +48,13 @@ import Testing
         let table = try run("fabric", "config")
         #expect(table.text.contains("DRAY_EAGER_LIMIT"))
         #expect(table.text.hasSuffix("contexts listen at: ofi+tcp://127.0.0.1:4000\n"))
+        let several = try run(
+            "fabric", "config", "--provider", "ofi+tcp", "--provider", "ofi+shm")
+        #expect(
+            several.text.hasSuffix(
+                "contexts listen at: ofi+tcp://127.0.0.1:4000, ofi+shm\n"
+                    + "clients take the first that engines have: ofi+tcp, ofi+shm\n"),
+            "\(several.text)")
         for variable in ["DRAY_EAGER_LIMIT=1", "DRAY_INTERFACE=eth77"] {
             let bad = try run("fabric", "config", with: [variable])
             #expect(bad.status == 64)

@@ -30,7 +30,7 @@ final class KillCluster {
             directory: directory.appending(Array("cluster".utf8)), world: world)
         self.development = development
         let plan = DevelopmentCluster.Plan(
-            engines: count, targets: 2, deviceSize: deviceSize, provider: "ofi+tcp")
+            engines: count, targets: 2, deviceSize: deviceSize, providers: ["ofi+tcp"])
         file = try KillCluster.blocking(on: xstream, world, seconds: 60, "format") {
             try await development.make(plan)
         }

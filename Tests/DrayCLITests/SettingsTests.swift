@@ -45,6 +45,39 @@ import Testing
             ])
     }
 
+    /// Addresses of several networks, and providers that no address names: those get the ports
+    /// behind the others, or a name.
+    @Test func networksOfEngines() throws {
+        let engines = "0=ofi+tcp://10.0.0.1:20000|ofi+tcp://10.0.1.1:20000*2"
+        let settings = try EngineSettings(
+            flags: [.rank: "0", .engines: engines],
+            environment: { ["DRAY_PROVIDER": "ofi+tcp, ofi+tcp;ofi_rxm,ofi+shm"][$0] },
+            file: try EngineSettings.parse(file: SettingsTests.file, name: "engine.yml"))
+        let record = try #require(settings.configuration().record)
+        #expect(record.targetCount == 2)
+        #expect(record.addresses.count == 4)
+        #expect(
+            record.networks.map { $0[0] } == [
+                "ofi+tcp://10.0.0.1:20000", "ofi+tcp://10.0.1.1:20000",
+                "ofi+tcp;ofi_rxm://10.0.0.1:20004", "ofi+shm://dray-12345678-0",
+            ])
+        #expect(record.secondary.allSatisfy { $0.count == 3 })
+        #expect(record.secondary[1][2] == "ofi+tcp;ofi_rxm://10.0.0.1:20006")
+        #expect(record.secondary[2][2] == "ofi+shm://dray-12345678-0-2")
+    }
+
+    /// The same as lists in the file.
+    @Test func networksAsLists() throws {
+        let values = try EngineSettings.parse(
+            file: """
+                provider: [ofi+tcp, "ofi+tcp;ofi_rxm"]
+                engines:
+                  - {rank: 0, address: ["ofi+tcp://h:1", "ofi+shm://n"], targets: 1}
+                """, name: "engine.yml")
+        #expect(values[.provider] == "ofi+tcp,ofi+tcp;ofi_rxm")
+        #expect(values[.engines] == "0=ofi+tcp://h:1|ofi+shm://n*1")
+    }
+
     /// What is printed is a file that says the same.
     @Test func printedSettingsAreReadBack() throws {
         let settings = try EngineSettings(
@@ -64,6 +97,7 @@ import Testing
     static let wrong: [(EngineSettings.Key, String)] = [
         (.clusterID, "x"), (.rank, "-1"), (.rank, "7"), (.engines, "0=ofi+tcp://h:1"),
         (.engines, "0=a*1,0=b*1"), (.engines, "1=a*0"), (.credits, "many"),
+        (.engines, "1=sim://a|sim://a*1"), (.provider, "tcp"), (.provider, "ofi+tcp,ofi+"),
         (.inlineThreshold, "4Q"), (.inlineThreshold, "65KiB"),
         (.swimPeriod, "0"), (.swimPeriod, "often"), (.swimPeriod, "50ms"),
         (.swimPingTimeout, "1s"), (.swimSuspicionTimeout, "100ms"),

@@ -1,3 +1,4 @@
+import CaRT
 import Dray
 import DrayPlacement
 import DrayProtocol
@@ -17,6 +18,27 @@ import Testing
         let groups = Set(keys.map { layout.group(ofDkey: $0.bytes) })
         try #require(groups.count > 1, "another name for the keys is needed")
         return object
+    }
+
+    /// The leader's requests to the other replicas stand below the update, and what each of them
+    /// pulls from the client is told apart from the rest of its work.
+    @Test func updatesAreTracedThroughTheReplicas() {
+        ClusterRig.run { rig in
+            let object = try await rig.makeObject()
+            await rig.client.startTracing()
+            try await object.put("key", String(repeating: "x", count: 300_000))
+            let summaries = await rig.client.callTraces
+            let index = try #require(summaries.firstIndex { $0.name == "object.update" })
+            let names = summaries[index...].prefix(2).map(\.name)
+            #expect(names == ["object.update", "transaction.prepare"])
+            let (update, prepare) = (summaries[index], summaries[index + 1])
+            #expect(update.depth == 0 && prepare.depth == 1)
+            #expect(update.total.count == 1 && prepare.total.count == 2)
+            #expect(update.bulk.minimum > 0 && prepare.bulk.minimum > 0)
+            #expect(prepare.total.maximum < update.total.maximum)
+            // Nobody asks, nobody counts: and the values are there.
+            #expect(try await object.get("key")?.count == 300_000)
+        }
     }
 
     @Test(arguments: [.rp3gx, .sx] as [ObjectClass])

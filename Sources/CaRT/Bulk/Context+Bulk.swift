@@ -251,6 +251,7 @@ extension Context {
     /// Hands a transfer to the fabric, now or when the provider takes it, or when others are over.
     private func postBulk(_ index: UInt32) {
         guard bulks.inFlight < options.bulksMax else {
+            counts.bulksDelayed += 1
             bulks.queued.append(index)
             return
         }

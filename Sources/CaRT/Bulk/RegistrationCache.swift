@@ -21,9 +21,11 @@ final class RegistrationCache {
     private var clock: UInt64 = 0
     private(set) var bytes = 0
     private(set) var isClosed = false
-    /// Uses that found their registration here, and all.
+    /// Uses that found their registration here, and that did not.
     private(set) var hits = 0
-    private(set) var uses = 0
+    private(set) var misses = 0
+    /// Registrations that were given up for want of room.
+    private(set) var evictions = 0
 
     init(endpoint: Endpoint, bytesMax: Int) {
         self.endpoint = endpoint
@@ -37,7 +39,6 @@ final class RegistrationCache {
     func take(_ buffer: IOBuffer) throws(RPCError) -> Registration {
         guard !isClosed else { throw .closed }
         clock += 1
-        uses += 1
         // The entry keeps the buffer, so the identifier is its own.
         let key = ObjectIdentifier(buffer)
         if let registration = entries[key]?.registration {
@@ -46,6 +47,7 @@ final class RegistrationCache {
             entries[key]?.lastUsed = clock
             return registration
         }
+        misses += 1
         do throws(FabricError) {
             let registration = try Registration(buffer, at: endpoint, access: [])
             entries[key] = Entry(registration: registration, users: 1, lastUsed: clock)
@@ -72,6 +74,7 @@ final class RegistrationCache {
                 return
             }
             entries[oldest.key] = nil
+            evictions += 1
             bytes -= oldest.value.registration.buffer.count
             oldest.value.registration.close(at: endpoint)
         }
@@ -83,6 +86,7 @@ final class RegistrationCache {
         // The order does not matter: deregistering is neither sent nor seen.
         for entry in entries.values { entry.registration.close(at: endpoint) }
         entries = [:]
+        bytes = 0
     }
 }
 

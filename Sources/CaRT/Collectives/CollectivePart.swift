@@ -191,6 +191,7 @@ internal import DrayRuntime
     private func ask(_ child: CollectiveRequest) async -> Result<CollectiveAnswer, RPCError> {
         do throws(RPCError) {
             guard !context.isClosing else { throw .cancelled }
+            context.counts.collectives.forwarded += 1
             let answer = try await context.call(
                 procedure.procedure, child,
                 to: .rank(child.ranks.rank(at: Int(child.position)), tag: tag),

@@ -38,6 +38,7 @@ extension Context {
         _ procedure: CollectiveProcedure<Q, R>, _ handlers: CollectiveHandlers<Q, R>,
         _ request: CollectiveRequest, _ parent: DeferredReply<CollectiveAnswer>
     ) throws(RPCError) {
+        counts.collectives.requestsReceived += 1
         guard let rank, request.ranks.rank(at: Int(request.position)) == rank
         else { throw .wrongRank }
         // An earlier life of this process may have taken part.
@@ -73,6 +74,7 @@ extension Context {
             relay?.close()
             throw .overloaded
         }
+        counts.collectives.parts += 1
         part.join(parent, bulk: nil)
         part.begin()
     }
@@ -124,7 +126,9 @@ extension Context {
         message.root = UInt32(rank.flatMap { ranks.position(of: $0) } ?? 0)
         message.body = request.encoded()
         guard message.body.count <= self.options.messageSizeMax else { throw .messageTooLong }
-        let (end, _) = times(of: deadline, now: xstream.now.nanoseconds)
+        let begun = xstream.now.nanoseconds
+        let (end, _) = times(of: deadline, now: begun)
+        counts.collectives.started += 1
         let part = CollectivePart(
             procedure, request, message,
             CollectiveTimes(deadline: end, answerAt: end, wallOffset: wallOffset), context: self,
@@ -141,8 +145,15 @@ extension Context {
         } onCancel: {
             xstream.submit { bound.value.cancel() }
         }
-        guard !part.wasCancelled else { throw .cancelled }
-        return result(part, ranks)
+        guard !part.wasCancelled else {
+            counts.collectives.cancelled += 1
+            throw .cancelled
+        }
+        times.collective.record(nanoseconds: xstream.now.nanoseconds - begun)
+        let result = result(part, ranks)
+        counts.collectives.ranksSucceeded += result.succeeded
+        counts.collectives.ranksFailed += result.failed
+        return result
     }
 
     private func result<Q, R>(

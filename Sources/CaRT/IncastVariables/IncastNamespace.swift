@@ -110,6 +110,12 @@ public final class IncastNamespace {
 
     // MARK: - For its variables
 
+    /// Counts something, for the namespace and for its context.
+    @inline(__always) func count(_ change: (inout IncastCounters) -> Void) {
+        change(&counters)
+        change(&context.counts.incast)
+    }
+
     var xstream: XStream { context.xstream }
     var group: Group { context.group }
 
@@ -265,6 +271,8 @@ public struct IncastCounters: Hashable, Sendable {
     public var fetchesSent = 0
     /// Updates and invalidations that began here.
     public var updates = 0
+    /// The invalidations among them.
+    public var invalidations = 0
     /// Those that came from other members.
     public var updatesReceived = 0
     /// Those that were stored here, as the owner.
@@ -279,6 +287,10 @@ public struct IncastCounters: Hashable, Sendable {
     public var retries = 0
     /// Copies that were forgotten because the group changed.
     public var copiesForgotten = 0
+    /// Bytes of encoded values sent to other members.
+    public var valueBytesSent = 0
+    /// Bytes of encoded values that came from other members.
+    public var valueBytesReceived = 0
 }
 
 /// Where a member stands in the tree of a key.

@@ -45,9 +45,9 @@ extension IncastVariables {
         fetchWaiters[number] = FetchWaiter(wait: wait, operation: operation)
         on(.fetch(waiter: number, demand, usesCopy: usesCopy), key, place)
         if wait.isFinished {
-            namespace.counters.copiesUsed += 1
+            namespace.count { $0.copiesUsed += 1 }
         } else if flights[number] == nil {
-            namespace.counters.fetchesMerged += 1
+            namespace.count { $0.fetchesMerged += 1 }
         }
         let result = await operation.result(of: wait, on: xstream)
         // Unless the machine has answered.
@@ -75,7 +75,7 @@ extension IncastVariables {
             limit: last.limit, trace: first.trace, source: nil,
             isDirect: passengers.contains(where: \.isDirect))
         flights[flight] = operation
-        namespace.counters.fetchesSent += 1
+        namespace.count { $0.fetchesSent += 1 }
         var place = place
         place.source = nil
         place.trace = first.trace
@@ -116,7 +116,7 @@ extension IncastVariables {
     ) async {
         do throws(RPCError) {
             let reply = try result.get()
-            let value = IncastVersioned<Value>(try decoded(reply.value), version: reply.version)
+            let value = IncastVersioned<Value>(try received(reply.value), version: reply.version)
             try namespace.check(place)
             var keeps = false
             do throws(RPCError) {
@@ -158,13 +158,13 @@ extension IncastVariables {
     func serve(
         _ request: IncastProtocol.FetchRequest, _ operation: IncastOperation
     ) async throws(RPCError) -> IncastProtocol.FetchReply {
-        namespace.counters.fetchesReceived += 1
+        namespace.count { $0.fetchesReceived += 1 }
         let (key, place) = try place(of: request.address, operation)
         let demand: IncastKey<Value>.Demand =
             request.minimum == .max ? .latest : .atLeast(request.minimum)
         // Whoever asked knows what it needs, and refuses what is older.
         let value = try await fetch(key, demand, operation, place).value
         guard value.version < .max else { throw .badMessage }
-        return IncastProtocol.FetchReply(version: value.version, value: value.value.encoded())
+        return IncastProtocol.FetchReply(version: value.version, value: sent(value.value))
     }
 }

@@ -130,7 +130,10 @@ extension IncastVariables {
             return all(below: child, branch, isStale: true)
         }
         let rank = branch.rank(child)
-        namespace.counters.refreshesSent += 1
+        namespace.count {
+            $0.refreshesSent += 1
+            $0.valueBytesSent += request.value?.count ?? 0
+        }
         let result = await namespace.ask(
             IncastProtocol.refresh, request, to: rank, place: place, limit: limit, for: nil)
         var failure = RPCError.noReply
@@ -186,11 +189,11 @@ extension IncastVariables {
     func serve(
         _ request: IncastProtocol.RefreshRequest, _ operation: IncastOperation
     ) async throws(RPCError) -> IncastProtocol.RefreshReply {
-        namespace.counters.refreshesReceived += 1
+        namespace.count { $0.refreshesReceived += 1 }
         let (key, place) = try place(of: request.address, operation)
         guard !place.isOwner else { throw .wrongRank }
         let value: Value? = try request.value.map { (bytes) throws(RPCError) in
-            try decoded(bytes)
+            try received(bytes)
         }
         // Both at a time: ours, and those below, which are the longer way.
         var reach = IncastProtocol.Reach()

@@ -26,7 +26,10 @@ extension IncastVariables {
         _ key: Key, _ value: Value?, _ sync: IncastSync, isBidirectional: Bool,
         _ shortcut: IncastShortcut, requiresAll: Bool, _ deadline: Deadline, _ trace: UInt64
     ) async throws(IncastError) -> IncastOutcome {
-        namespace.counters.updates += 1
+        namespace.count {
+            $0.updates += 1
+            if value == nil { $0.invalidations += 1 }
+        }
         let limit = namespace.limit(of: deadline)
         let change = IncastChange(
             id: IncastUpdateID(instance: context.instance, number: nextUpdate), value: value,
@@ -87,7 +90,7 @@ extension IncastVariables {
         let request = IncastProtocol.UpdateRequest(
             address: try address(key, place), instance: change.id.instance,
             update: change.id.number, expires: change.expires.wall, sync: change.sync,
-            isBidirectional: change.isBidirectional, value: change.value?.encoded())
+            isBidirectional: change.isBidirectional, value: change.value.map { sent($0) })
         let result = await namespace.ask(
             IncastProtocol.update, request, to: target, place: place, limit: operation.limit,
             for: operation)
@@ -108,7 +111,7 @@ extension IncastVariables {
         _ place: IncastPlace
     ) async throws(RPCError) -> IncastChanged<Value> {
         var changed = IncastChanged<Value>(version: reply.version, reach: reply.reach)
-        if let bytes = reply.value { changed.value = try decoded(bytes) }
+        if let bytes = reply.value { changed.value = try received(bytes) }
         try namespace.check(place)
         do throws(RPCError) {
             let news: IncastNews<Value> =
@@ -141,14 +144,14 @@ extension IncastVariables {
         case .store:
             (stored, spread) = try await store(key, change, place)
         case .wait:
-            namespace.counters.updatesRepeated += 1
+            namespace.count { $0.updatesRepeated += 1 }
             let wait = IncastWait<UInt64>()
             updateWaits[number] = wait
             let result = await operation.result(of: wait, on: xstream)
             updateWaits[number] = nil
             (stored, spread) = try await repeated(key, try result.get(), change, place)
         case .answer(let version):
-            namespace.counters.updatesRepeated += 1
+            namespace.count { $0.updatesRepeated += 1 }
             (stored, spread) = try await repeated(key, version, change, place)
         case .full: throw .overloaded
         }
@@ -185,7 +188,7 @@ extension IncastVariables {
                 change.value, for: key, version: context.clock.now(), update: change.id,
                 at: place)
             precondition(stored.version < .max, "a version is too large")
-            namespace.counters.updatesStored += 1
+            namespace.count { $0.updatesStored += 1 }
             for waiter in updates.ended(change.id, stored.version) {
                 updateWaits[waiter]?.finish(.success(stored.version))
             }
@@ -230,15 +233,15 @@ extension IncastVariables {
     func serve(
         _ request: IncastProtocol.UpdateRequest, _ operation: IncastOperation
     ) async throws(RPCError) -> IncastProtocol.UpdateReply {
-        namespace.counters.updatesReceived += 1
+        namespace.count { $0.updatesReceived += 1 }
         let (key, place) = try place(of: request.address, operation)
         let change = IncastChange<Value>(
             id: IncastUpdateID(instance: request.instance, number: request.update),
-            value: try request.value.map { (bytes) throws(RPCError) in try decoded(bytes) },
+            value: try request.value.map { (bytes) throws(RPCError) in try received(bytes) },
             sync: request.sync, isBidirectional: request.isBidirectional,
             expires: namespace.limit(of: .at(request.expires)))
         let changed = try await self.change(key, change, operation, place)
         return IncastProtocol.UpdateReply(
-            version: changed.version, value: changed.value?.encoded(), reach: changed.reach)
+            version: changed.version, value: changed.value.map { sent($0) }, reach: changed.reach)
     }
 }

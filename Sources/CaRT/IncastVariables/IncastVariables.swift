@@ -102,7 +102,7 @@ public final class IncastVariables<Class: IncastClass> {
         _ key: Key, version: IncastVersion = .any, shortcut: IncastShortcut = .none,
         deadline: Deadline = .standard, trace: UInt64 = 0
     ) async throws(IncastError) -> IncastVersioned<Value> {
-        namespace.counters.fetches += 1
+        namespace.count { $0.fetches += 1 }
         let demand: IncastKey<Value>.Demand =
             switch version {
             case .any: .atLeast(0)
@@ -207,7 +207,7 @@ public final class IncastVariables<Class: IncastClass> {
             if namespace.isOver { throw .call(.closed) }
             guard failure.isTransient else { throw .call(failure) }
             guard xstream.now < limit.end else { throw .timedOut(last: failure) }
-            namespace.counters.retries += 1
+            namespace.count { $0.retries += 1 }
             await namespace.pause(attempt: attempt, place: place, limit: limit)
             if Task.isCancelled { throw .cancelled }
             guard xstream.now < limit.end else { throw .timedOut(last: failure) }
@@ -265,6 +265,19 @@ public final class IncastVariables<Class: IncastClass> {
         } catch {
             throw .badMessage
         }
+    }
+
+    /// A value that another member sent.
+    func received(_ bytes: [UInt8]) throws(RPCError) -> Value {
+        namespace.count { $0.valueBytesReceived += bytes.count }
+        return try decoded(bytes)
+    }
+
+    /// A value, to be sent to another member.
+    func sent(_ value: Value) -> [UInt8] {
+        let bytes = value.encoded()
+        namespace.count { $0.valueBytesSent += bytes.count }
+        return bytes
     }
 
     // MARK: - Keys
@@ -327,7 +340,7 @@ extension IncastVariables: IncastServer {
                 owner != state.owner || owner == nil || event.restarted.contains(state.owner)
                 || event.added.contains(state.owner)
             let forgets = isNew || wasAbsent || kind.discardsCopies
-            if forgets, state.machine.copy != nil { namespace.counters.copiesForgotten += 1 }
+            if forgets, state.machine.copy != nil { namespace.count { $0.copiesForgotten += 1 } }
             let place = IncastPlace(
                 rank: context.rank ?? state.owner, owner: state.owner,
                 groupVersion: namespace.group.version, source: nil, trace: 0)

@@ -143,6 +143,7 @@ public final class SwimService {
             case .excluded(let exclusion): tell(.excluded(exclusion))
             }
         }
+        context.counts.swim.doubt = doubt
         arm()
     }
 
@@ -163,8 +164,15 @@ public final class SwimService {
         switch event {
         case .changed(let member):
             log.info("member \(member.rank) is \(member.verdict)")
+            switch member.state {
+            case .alive: context.counts.swim.recoveries += 1
+            case .suspect: context.counts.swim.suspicions += 1
+            case .dead: context.counts.swim.deaths += 1
+            }
             if member.state == .dead { context.evict(rank: member.rank) }
-        case .excluded(let exclusion): log.warning("we are excluded: \(exclusion)")
+        case .excluded(let exclusion):
+            log.warning("we are excluded: \(exclusion)")
+            context.counts.swim.exclusions += 1
         }
         for observer in observers { observer(event) }
     }
@@ -176,23 +184,38 @@ public final class SwimService {
         case .ack, .nack, .stranger:
             let question = Question(rank: receiver, sequence: message.sequence)
             // Without one, it was dropped, or has been answered.
-            guard let reply = replies.removeValue(forKey: question) else { return }
+            guard let reply = replies.removeValue(forKey: question) else {
+                context.counts.swim.messagesDropped += 1
+                return
+            }
             questions.removeAll { $0 == question }
+            context.counts.swim.messagesSent += 1
             reply.reply(message)
         case .ping, .request, .news:
+            if message.kind == .ping { context.counts.swim.pingsSent += 1 }
+            if message.kind == .request { context.counts.swim.helpRequestsSent += 1 }
             context.xstream.spawn { [self] in await exchange(message, with: receiver) }
         }
     }
 
     private func exchange(_ message: SwimMessage, with receiver: UInt32) async {
-        guard !context.faults.fails(.swimSend) else { return }
-        let end = context.xstream.now + callTimeout
+        guard !context.faults.fails(.swimSend) else {
+            context.counts.swim.messagesDropped += 1
+            return
+        }
+        context.counts.swim.messagesSent += 1
+        let begun = context.xstream.now
+        let end = begun + callTimeout
         do throws(RPCError) {
             let answer = try await context.call(
                 SwimProtocol.exchange, message, to: .rank(receiver, tag: tag),
                 deadline: .after(callTimeout), options: CallOptions(priority: .high))
+            if message.kind == .ping {
+                context.times.ping.record(context.xstream.now.since(begun))
+            }
             take(answer, from: receiver)
         } catch {
+            context.counts.swim.messagesUnanswered += 1
             switch error {
             case .clockSkew, .unknownProcedure, .protocolVersion, .badMessage:
                 // Only one that is alive refuses.
@@ -218,9 +241,11 @@ public final class SwimService {
             if replies.updateValue(reply, forKey: question) == nil { questions.append(question) }
             if questions.count > SwimService.questionsMax {
                 replies[questions.removeFirst()] = nil
+                context.counts.swim.messagesDropped += 1
             }
         case .news, .ack, .nack, .stranger:
             // Nobody waits for what we say.
+            context.counts.swim.messagesSent += 1
             reply.reply(SwimMessage())
         }
         take(message, from: sender)
@@ -228,6 +253,8 @@ public final class SwimService {
 
     /// Hands a message to the machine, without what cannot be.
     private func take(_ message: SwimMessage, from sender: UInt32) {
+        context.counts.swim.messagesReceived += 1
+        if message.kind == .ack { context.counts.swim.acksReceived += 1 }
         let latest =
             context.world.clock.wallNanoseconds
             &+ SwimService.incarnationLead.nanosecondsClamped

@@ -15,9 +15,13 @@ struct ClusterFile: Codable, Hashable, Sendable {
         var rank: UInt32
         /// Of the system context; those of the targets follow from it.
         var address: String
+        /// Those on further networks of the engine.
+        var secondary: [String]?
         var targets: Int
         /// Bytes of the device file.
         var deviceSize: UInt64
+
+        var addresses: [String] { [address] + (secondary ?? []) }
     }
 
     static let currentVersion = 1
@@ -69,10 +73,13 @@ struct ClusterFile: Codable, Hashable, Sendable {
     /// The engines as the engine's configuration and the protocol want them.
     var records: [EngineRecord] {
         engines.map { engine in
-            EngineRecord(
-                rank: engine.rank,
-                addresses: EngineConfiguration.addresses(
-                    base: engine.address, targetCount: engine.targets))
+            EngineConfiguration.record(
+                rank: engine.rank, bases: engine.addresses, targetCount: engine.targets)
         }
+    }
+
+    /// Where clients find the engines: first all addresses on the first network.
+    var addresses: [String] {
+        engines.map(\.address) + engines.flatMap { $0.secondary ?? [] }
     }
 }

@@ -15,8 +15,11 @@ struct DevelopmentCluster {
         var engines: Int
         var targets: Int
         var deviceSize: Size
-        var provider: String
-        var host = "127.0.0.1"
+        /// Of each network; where there are fewer hosts or fewer providers, one for all.
+        var providers: [String]
+        var hosts = ["127.0.0.1"]
+
+        var networkCount: Int { max(providers.count, hosts.count) }
     }
 
     static let enginesMax = 64
@@ -76,27 +79,33 @@ struct DevelopmentCluster {
         var taken: [Range<Int>] = []
         var engines: [ClusterFile.Engine] = []
         for rank in 0..<UInt32(plan.engines) {
-            let address: String
-            if plan.provider.hasSuffix("shm") {
-                address = "\(plan.provider)://dray-\(id.description.prefix(8))-\(rank)"
-            } else {
-                let count = EngineConfiguration.contextCount(targetCount: plan.targets)
-                let port = try FreePorts.find(
-                    count, at: plan.host, taken: taken, using: &entropy)
-                taken.append(port..<port + count)
-                address = "\(plan.provider)://\(plan.host):\(port)"
-            }
-            do throws(FabricError) {
-                _ = try FabricAddress(parsing: address)
-            } catch {
-                throw CommandFailure(
-                    .usage, "--provider \(plan.provider)", "\(error)",
-                    advice: "use ofi+tcp or ofi+shm")
+            var addresses: [String] = []
+            for network in 0..<plan.networkCount {
+                let provider = plan.providers[network % plan.providers.count]
+                let host = plan.hosts[network % plan.hosts.count]
+                let address: String
+                if FabricAddress.isNamed(provider) {
+                    address = "\(provider)://dray-\(id.description.prefix(8))-\(rank)"
+                } else {
+                    let count = EngineConfiguration.contextCount(targetCount: plan.targets)
+                    let port = try FreePorts.find(count, at: host, taken: taken, using: &entropy)
+                    taken.append(port..<port + count)
+                    address = "\(provider)://\(host):\(port)"
+                }
+                do throws(FabricError) {
+                    _ = try FabricAddress(parsing: address)
+                } catch {
+                    throw CommandFailure(
+                        .usage, "--provider \(provider)", "\(error)",
+                        advice: "use ofi+tcp or ofi+shm")
+                }
+                addresses.append(address)
             }
             engines.append(
                 ClusterFile.Engine(
-                    rank: rank, address: address, targets: plan.targets,
-                    deviceSize: plan.deviceSize.bytes))
+                    rank: rank, address: addresses[0],
+                    secondary: addresses.count > 1 ? Array(addresses.dropFirst()) : nil,
+                    targets: plan.targets, deviceSize: plan.deviceSize.bytes))
         }
         return ClusterFile(id: id.description, engines: engines)
     }
@@ -106,7 +115,9 @@ struct DevelopmentCluster {
         of engine: ClusterFile.Engine, in file: ClusterFile
     ) throws(CommandFailure) -> EngineSettings {
         let home = EngineDirectory(cluster: directory, rank: engine.rank)
-        let engines = file.engines.map { "\($0.rank)=\($0.address)*\($0.targets)" }
+        let engines = file.engines.map {
+            "\($0.rank)=\($0.addresses.joined(separator: "|"))*\($0.targets)"
+        }
         guard let device = String(validating: home.device.bytes, as: UTF8.self),
             let process = String(validating: home.process.bytes, as: UTF8.self)
         else {
@@ -153,7 +164,8 @@ struct DevelopmentCluster {
                 }
                 let pid = try ChildProcess.spawn(
                     program,
-                    ["engine", "start", "--config"].map { Array($0.utf8) }
+                    // Its networks are those of the file, whatever the environment says.
+                    ["engine", "start", "--provider", "", "--config"].map { Array($0.utf8) }
                         + [home.configuration.bytes]
                         + (faults.map { [Array("--faults".utf8), Array($0.utf8)] } ?? []),
                     input: .null, output: .append(home.log), error: .append(home.log),
@@ -171,7 +183,7 @@ struct DevelopmentCluster {
         _ file: ClusterFile, started: [Started], timeout: Duration
     ) async throws(CommandFailure) {
         let end = world.clock.now + timeout
-        let description = ClusterDescription(addresses: file.engines.map(\.address))
+        let description = ClusterDescription(addresses: file.addresses)
         var silent = file.engines.map(\.rank)
         while world.clock.now < end {
             for engine in started where ChildProcess.reap(engine.pid) != nil {

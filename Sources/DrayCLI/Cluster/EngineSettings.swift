@@ -1,6 +1,7 @@
 internal import BIO
 internal import CaRT
 internal import DrayEngine
+internal import DrayFabric
 internal import DrayProtocol
 internal import DrayRuntime
 
@@ -17,6 +18,7 @@ struct EngineSettings: Sendable {
         case clusterID = "cluster_id"
         case rank
         case engines
+        case provider
         case device
         case inlineThreshold = "inline_threshold"
         case valueCache = "value_cache"
@@ -35,6 +37,7 @@ struct EngineSettings: Sendable {
             switch self {
             case .clusterID, .engines, .device: nil
             case .rank: "0"
+            case .provider: ""
             case .inlineThreshold: "4KiB"
             case .valueCache: "32MiB"
             case .credits: "128"
@@ -51,7 +54,12 @@ struct EngineSettings: Sendable {
             switch self {
             case .clusterID: "identity of the cluster, as 8-4-4-4-12 hexadecimal digits"
             case .rank: "number of this engine in the cluster"
-            case .engines: "every engine: RANK=ADDRESS*TARGETS, separated by commas"
+            case .engines:
+                "every engine: RANK=ADDRESS*TARGETS, separated by commas; ADDRESS|ADDRESS for "
+                    + "several networks, of which clients may use any, and engines the first"
+            case .provider:
+                "providers that the engines listen with, separated by commas: one that no address "
+                    + "names gets the ports after those of the engine, or a name of shared memory"
             case .device: "device file or block device"
             case .inlineThreshold: "values shorter than this stay in the log and the index"
             case .valueCache: "memory of each target for values that are read often; 0 for none"
@@ -118,9 +126,10 @@ struct EngineSettings: Sendable {
             throw bad(.clusterID, Key.clusterID.explanation)
         }
         guard let rank = UInt32(try text(.rank)) else { throw bad(.rank, "a number from 0 on") }
-        guard let engines = EngineSettings.engines(try text(.engines)) else {
+        guard var engines = EngineSettings.engines(try text(.engines)) else {
             throw bad(.engines, Key.engines.explanation)
         }
+        engines = try withProviders(engines, cluster)
         guard let threshold = Size(argument: try text(.inlineThreshold)),
             threshold.bytes <= 64 << 10
         else { throw bad(.inlineThreshold, "a size up to 64KiB") }
@@ -192,13 +201,60 @@ struct EngineSettings: Sendable {
                 let targets = Int(part[part.index(after: star)...].filter { $0 != " " }),
                 (1...EngineConfiguration.targetsMax).contains(targets)
             else { return nil }
-            let address = String(part[part.index(after: equals)..<star])
+            let bases = part[part.index(after: equals)..<star]
+                .split(separator: "|", omittingEmptySubsequences: false).map(String.init)
             engines.append(
-                EngineRecord(
-                    rank: rank,
-                    addresses: EngineConfiguration.addresses(base: address, targetCount: targets)))
+                EngineConfiguration.record(rank: rank, bases: bases, targetCount: targets))
         }
         return engines.isEmpty ? nil : engines
+    }
+
+    /// The engines with a network for each provider that is asked for: where no address names it,
+    /// the ports after those that the engine has, or a name of the cluster's own. All engines and
+    /// thus all clients find the same.
+    private func withProviders(
+        _ engines: [EngineRecord], _ cluster: UniqueID
+    ) throws(CommandFailure) -> [EngineRecord] {
+        let providers = try text(.provider).split(separator: ",").map { part in
+            String(part.filter { $0 != " " })
+        }
+        guard !providers.isEmpty else { return engines }
+        for provider in providers where provider != "sim" {
+            guard provider.hasPrefix("ofi+"), provider.utf8.count > 4,
+                FabricAddress.isProviderName(provider)
+            else { throw bad(.provider, "names such as ofi+tcp or ofi+shm") }
+        }
+        var complete: [EngineRecord] = []
+        for engine in engines {
+            let targets = Int(engine.targetCount)
+            var bases = engine.networks.compactMap(\.first)
+            var contexts = EngineConfiguration.contextCount(targetCount: targets)
+            for provider in providers where !bases.contains(where: { $0.hasPrefix(provider + ":") })
+            {
+                if FabricAddress.isNamed(provider) {
+                    bases.append(
+                        "\(provider)://dray-\(cluster.description.prefix(8))-\(engine.rank)")
+                    continue
+                }
+                guard let base = EngineSettings.base(bases[0], provider: provider, after: contexts)
+                else { throw bad(.provider, "one that 'engines' has an address for") }
+                bases.append(base)
+                contexts += targets + 1
+            }
+            complete.append(
+                EngineConfiguration.record(rank: engine.rank, bases: bases, targetCount: targets))
+        }
+        return complete
+    }
+
+    /// The address of another provider at the same host, `count` ports further; nil where `first`
+    /// has no port.
+    private static func base(_ first: String, provider: String, after count: Int) -> String? {
+        guard let scheme = first.firstRange(of: "://"), let colon = first.lastIndex(of: ":"),
+            colon >= scheme.upperBound, let port = Int(first[first.index(after: colon)...]),
+            port + count <= 65_535
+        else { return nil }
+        return provider + first[scheme.lowerBound...colon] + "\(port + count)"
     }
 
     /// Every effective value as a file that says the same, with its source.

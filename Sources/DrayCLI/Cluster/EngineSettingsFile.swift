@@ -2,7 +2,7 @@ internal import Yams
 
 extension EngineSettings {
     /// Reads the values of a configuration file. `engines` may be text, or a list of mappings
-    /// with `rank`, `address` and `targets`.
+    /// with `rank`, `address` (one, or a list) and `targets`; `provider` text or a list.
     ///
     /// Throws for a key that does not exist, so that a misspelt one is not silently ignored.
     static func parse(file text: String, name: String) throws(CommandFailure) -> [Key: String] {
@@ -29,6 +29,8 @@ extension EngineSettings {
                 values[key] = try list.map { node throws(CommandFailure) in
                     try engine(node, place: place)
                 }.joined(separator: ",")
+            } else if key == .provider, let list = value.sequence {
+                values[key] = list.compactMap(\.string).joined(separator: ",")
             } else if let scalar = value.scalar {
                 values[key] = scalar.string
             } else {
@@ -40,12 +42,17 @@ extension EngineSettings {
 
     private static func engine(_ node: Node, place: String) throws(CommandFailure) -> String {
         guard let mapping = node.mapping, let rank = mapping["rank"]?.string,
-            let address = mapping["address"]?.string, let targets = mapping["targets"]?.string,
+            let address = addresses(mapping["address"]), let targets = mapping["targets"]?.string,
             mapping.count == 3
         else {
             throw CommandFailure(
                 .usage, place, "an engine needs exactly rank, address and targets")
         }
         return "\(rank)=\(address)*\(targets)"
+    }
+
+    private static func addresses(_ node: Node?) -> String? {
+        guard let list = node?.sequence else { return node?.string }
+        return list.isEmpty ? nil : list.compactMap(\.string).joined(separator: "|")
     }
 }

@@ -52,17 +52,19 @@ struct ClusterCommand: ParsableCommand {
             name: .long,
             help: """
                 Network of a new cluster: ofi+tcp, ofi+tcp;ofi_rxm, ofi+verbs;ofi_rxm, ofi+shm \
-                (default: DRAY_PROVIDER, else ofi+tcp).
+                (default: DRAY_PROVIDER, else ofi+tcp). Repeat for more: clients may use any, \
+                engines call each other over the first.
                 """,
             completion: .list(["ofi+tcp", "ofi+tcp;ofi_rxm", "ofi+verbs;ofi_rxm", "ofi+shm"]))
-        var provider: String?
+        var provider: [String] = []
         @Option(
             name: .long,
             help: """
                 IPv4 address of this machine that the engines of a new cluster listen at; with \
-                ofi+verbs;ofi_rxm, that of an RDMA adapter (default: 127.0.0.1).
+                ofi+verbs;ofi_rxm, that of an RDMA adapter (default: 127.0.0.1). Repeat for one \
+                for each provider, or for several networks of one.
                 """)
-        var host: String?
+        var host: [String] = []
         @Option(
             name: .long,
             help: """
@@ -83,6 +85,13 @@ struct ClusterCommand: ParsableCommand {
                 throw ValidationError(
                     "--targets must be 1 to \(EngineConfiguration.targetsMax).")
             }
+            guard provider.count <= 1 || host.count <= 1 || provider.count == host.count,
+                max(provider.count, host.count) <= EngineRecord.networksMax
+            else {
+                throw ValidationError(
+                    "--host is given once, or once for each --provider, and neither more than "
+                        + "\(EngineRecord.networksMax) times.")
+            }
         }
 
         func run() async throws {
@@ -102,8 +111,8 @@ struct ClusterCommand: ParsableCommand {
                     DevelopmentCluster.Plan(
                         engines: engines ?? 1, targets: targets ?? 2,
                         deviceSize: deviceSize ?? Size(bytes: 4 << 30),
-                        provider: provider ?? fabric.providers[0],
-                        host: host ?? "127.0.0.1"))
+                        providers: provider.isEmpty ? fabric.providers : provider,
+                        hosts: host.isEmpty ? ["127.0.0.1"] : host))
             }
             let started = try cluster.start(file, faults: faults)
             try await cluster.waitUntilServing(
@@ -131,12 +140,17 @@ struct ClusterCommand: ParsableCommand {
             {
                 other.append("devices of \(Size(bytes: one.deviceSize))")
             }
-            if let host, !file.engines.allSatisfy({ $0.address.contains("://\(host):") }) {
-                other.append("addresses such as \(file.engines[0].address)")
-            } else if let provider,
-                !file.engines.allSatisfy({ $0.address.hasPrefix(provider + "://") })
-            {
-                other.append("addresses such as \(file.engines[0].address)")
+            let isThere = file.engines.allSatisfy { engine in
+                host.allSatisfy { host in
+                    engine.addresses.contains { $0.contains("://\(host):") }
+                }
+                    && provider.allSatisfy { provider in
+                        engine.addresses.contains { $0.hasPrefix(provider + "://") }
+                    }
+            }
+            if !isThere {
+                other.append(
+                    "addresses such as " + file.engines[0].addresses.joined(separator: ", "))
             }
             guard other.isEmpty else {
                 throw CommandFailure(
@@ -214,6 +228,8 @@ struct ClusterState: Codable, Hashable, Sendable {
     struct Engine: Codable, Hashable, Sendable {
         var rank: UInt32
         var address: String
+        /// Those on its further networks.
+        var secondary: [String]?
         /// `serving`; `starting` when the process runs but does not answer; `down`.
         var state: String
         /// What the other engines that answer hold it for: `alive`, `suspect` or `dead`, the
@@ -240,7 +256,7 @@ struct ClusterState: Codable, Hashable, Sendable {
         _ directory: LocalPath, _ file: ClusterFile, world: World
     ) async throws(CommandFailure) -> ClusterState {
         var answers: [UInt32: EngineStatus] = [:]
-        let description = ClusterDescription(addresses: file.engines.map(\.address))
+        let description = ClusterDescription(addresses: file.addresses)
         do throws(DrayError) {
             let cluster = try await Cluster.connect(
                 to: description, world: world, timeout: .seconds(1))
@@ -261,7 +277,7 @@ struct ClusterState: Codable, Hashable, Sendable {
             let process = EngineProcess.read(home.process).flatMap { $0.isAlive ? $0 : nil }
             let answer = answers[engine.rank]
             return Engine(
-                rank: engine.rank, address: engine.address,
+                rank: engine.rank, address: engine.address, secondary: engine.secondary,
                 state: answer != nil ? "serving" : process != nil ? "starting" : "down",
                 membership: membership(of: engine.rank, answers),
                 members: answer?.members.map {

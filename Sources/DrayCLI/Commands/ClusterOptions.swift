@@ -40,7 +40,7 @@ struct ClusterOptions: ParsableArguments {
         if let given, let text = String(validating: given, as: UTF8.self), text.contains("://") {
             addresses = text.split(separator: ",").map(String.init)
         } else {
-            addresses = try ClusterFile.read(try directory()).engines.map(\.address)
+            addresses = try ClusterFile.read(try directory()).addresses
         }
         var description = ClusterDescription(
             addresses: addresses, operationTimeout: timeout.duration)

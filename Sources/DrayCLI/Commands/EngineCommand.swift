@@ -19,8 +19,20 @@ struct EngineCommand: ParsableCommand {
         var config: ByteArgument?
         @Option(name: .long, help: "Identity of the cluster.") var clusterID: String?
         @Option(name: .long, help: "Number of this engine in the cluster.") var rank: String?
-        @Option(name: .long, help: "Every engine: RANK=ADDRESS*TARGETS, separated by commas.")
+        @Option(
+            name: .long,
+            help: """
+                Every engine: RANK=ADDRESS*TARGETS, separated by commas; ADDRESS|ADDRESS for \
+                several networks.
+                """)
         var engines: String?
+        @Option(
+            name: .long,
+            help: """
+                Listen with this provider too (repeat for more). Clients may use any of them; \
+                engines call each other at the first address of 'engines'.
+                """)
+        var provider: [String] = []
         @Option(name: .long, help: "Device file or block device.", completion: .file())
         var device: String?
         @Option(name: .long, help: "Values shorter than this stay in the log and the index.")
@@ -49,6 +61,7 @@ struct EngineCommand: ParsableCommand {
             flags[.clusterID] = clusterID
             flags[.rank] = rank
             flags[.engines] = engines
+            if !provider.isEmpty { flags[.provider] = provider.joined(separator: ",") }
             flags[.device] = device
             flags[.inlineThreshold] = inlineThreshold
             flags[.valueCache] = valueCache
@@ -160,7 +173,9 @@ struct EngineRunner {
                     let engine = try await Engine.start(configuration, world: world)
                     outcome.state.withLock { $0.engine = engine }
                     Terminal.note("engine \(configuration.rank): serving")
-                    if let caution = Self.caution(about: configuration.record?.addresses ?? []) {
+                    if let caution = Self.caution(
+                        about: configuration.record.map { Array($0.networks.joined()) } ?? [])
+                    {
                         Terminal.note("engine \(configuration.rank): \(caution)")
                     }
                 } catch {

@@ -14,7 +14,8 @@ struct FabricCommand: ParsableCommand {
             discussion: """
                 Each value comes from its option, else its DRAY_… variable, else its default. \
                 Clients and 'dray self-test' use what the variables say; so do engines, whose \
-                addresses and credits are set as 'dray engine start --print-config' shows.
+                addresses and credits are set as 'dray engine start --print-config' shows. With \
+                several providers, an engine listens with each of them.
                 """)
 
         @OptionGroup var options: FabricOptions

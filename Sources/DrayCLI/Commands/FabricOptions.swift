@@ -4,12 +4,17 @@ internal import DrayRuntime
 
 /// What is told about the network, as flags. Flags go over DRAY_… variables, over defaults.
 struct FabricOptions: ParsableArguments {
-    @Option(name: .long, help: "Providers, separated by commas: ofi+tcp, ofi+shm, ….")
-    var provider: String?
-    @Option(name: .long, help: "Network interfaces or IP addresses, separated by commas.")
-    var interface: String?
-    @Option(name: .long, help: "libfabric's domains (adapters), separated by commas.")
-    var domain: String?
+    @Option(
+        name: .long,
+        help: "Providers, separated by commas or repeated: ofi+tcp, ofi+shm, ….")
+    var provider: [String] = []
+    @Option(
+        name: .long,
+        help: "Network interfaces or IP addresses, separated by commas or repeated.")
+    var interface: [String] = []
+    @Option(
+        name: .long, help: "libfabric's domains (adapters), separated by commas or repeated.")
+    var domain: [String] = []
     @Option(name: .long, help: "Port of the first context; 0 for free ones.") var port: String?
     @Option(name: .long, help: "Requests in flight that each caller is allowed; 0 for any number.")
     var credits: String?
@@ -26,9 +31,9 @@ struct FabricOptions: ParsableArguments {
 
     private var options: [FabricConfiguration.Key: String] {
         var options: [FabricConfiguration.Key: String] = [:]
-        options[.provider] = provider
-        options[.interface] = interface
-        options[.domain] = domain
+        options[.provider] = provider.joined(separator: ",")
+        options[.interface] = interface.joined(separator: ",")
+        options[.domain] = domain.joined(separator: ",")
         options[.port] = port
         options[.credits] = credits
         options[.timeout] = timeout
@@ -82,6 +87,8 @@ struct FabricConfigurationReport: Codable, Hashable, Sendable {
     var values: [Value]
     /// Where the first contexts of a process listen, one for each place.
     var addresses: [String]
+    /// The order in which clients look for a provider that the engines have.
+    var providers: [String]
 
     init(_ configuration: FabricConfiguration) throws(FabricConfigurationError) {
         values = FabricConfiguration.Key.allCases.map { key in
@@ -96,6 +103,7 @@ struct FabricConfigurationReport: Codable, Hashable, Sendable {
             addresses.append(try configuration.address(of: index))
         }
         self.addresses = addresses
+        providers = configuration.providers
     }
 
     var text: String {
@@ -109,6 +117,12 @@ struct FabricConfigurationReport: Codable, Hashable, Sendable {
                 value.explanation,
             ])
         }
-        return table.text + "\n\ncontexts listen at: " + addresses.joined(separator: ", ")
+        var text = table.text + "\n\ncontexts listen at: " + addresses.joined(separator: ", ")
+        if providers.count > 1 {
+            text +=
+                "\nclients take the first that engines have: "
+                + providers.joined(separator: ", ")
+        }
+        return text
     }
 }

@@ -109,7 +109,8 @@ enum MetricsDocumentation {
             (
                 "dray_cart_", "Transport",
                 "One value for each context of an engine, under the labels `rank`, `tag` (0 is the "
-                    + "system's\ncontext, 1 that of the first target) and `provider`."
+                    + "system's\ncontext, 1 that of the first target, the last one that of the "
+                    + "failure detector) and\n`provider`."
             ),
         ]
         var text = """

@@ -1,7 +1,8 @@
 internal import CaRT
 internal import DrayRuntime
 
-/// Where the time of requests went, as a table: the median of each part, and the whole.
+/// Where the time of requests went, as a table: the median of each part, and the whole. What their
+/// handlers asked others stands below them, indented.
 enum TraceTable {
     static func text(_ summaries: [CallTracer.Summary]) -> String {
         var table = Table([
@@ -14,7 +15,8 @@ enum TraceTable {
         }
         for summary in summaries {
             table.add([
-                summary.name, "\(summary.total.count)", time(summary.queued),
+                String(repeating: "  ", count: summary.depth) + summary.name,
+                "\(summary.total.count)", time(summary.queued),
                 time(summary.sending), time(summary.waiting), time(summary.handling),
                 time(summary.bulk), time(summary.replying), time(summary.total),
                 time(summary.total, 0.99),

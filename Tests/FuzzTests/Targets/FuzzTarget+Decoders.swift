@@ -38,6 +38,8 @@ extension FuzzTarget {
 
     // MARK: - CaRT
 
+    private static let nested = NestedCall(opcode: 1, name: "some.call", trace: CallTrace())
+
     private static var controlDecoders: [FuzzDecoder] {
         [
             FuzzDecoder(HelloMessage(address: place, instance: 3, eagerLimit: 4096)),
@@ -45,6 +47,8 @@ extension FuzzTarget {
             FuzzDecoder(InquiryMessage(requests: [1, 2, .max])),
             FuzzDecoder(FailureMessage(code: 1, detail: 2, text: "ünïcode")),
             FuzzDecoder(EmptyMessage()),
+            FuzzDecoder(nested), FuzzDecoder(nested.trace),
+            FuzzDecoder(NestedReply([nested], EmptyMessage())),
             FuzzDecoder(InternalProtocol.RankQuestion(rank: 3)),
             FuzzDecoder(InternalProtocol.AddressAnswer(addresses: [place, place])),
             FuzzDecoder(InternalProtocol.ProtocolQuestion(base: 4)),
@@ -224,7 +228,8 @@ extension FuzzTarget {
         var accept = MetadataAcceptRequest()
         accept.ballot = Ballot(stamp: 1, rank: 2)
         accept.metadata = metadata
-        let engine = EngineRecord(rank: 1, addresses: ["sim://a", "sim://a-1"])
+        let engine = EngineRecord(
+            rank: 1, addresses: ["sim://a", "sim://a-1"], secondary: [["sim://b"], ["sim://c"]])
         var map = ClusterMapReply()
         map.engines = [engine]
         var status = EngineStatusReply()
