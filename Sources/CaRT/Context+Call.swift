@@ -103,32 +103,21 @@ extension Context {
                 xstream.submit {}
             }
         }
-        let sentAt = ticket.isTraced ? tracker.slots[slot].sentAt : 0
         var (message, status, flags) = try endedCall(ticket, exposing: exposing, spill: spill)
-        // A peer may tell who did not ask.
-        let told = replyTimings.isEmpty ? nil : replyTimings.removeValue(forKey: ticket.slot)
-        let timings = ticket.isTraced ? told : nil
+        let timings = takeTimings(ticket)
         spill = nil
         if flags.contains(.spilled) { message = try await fetchReply(message, ticket) }
         defer { release(message.source) }
-        guard status == StatusCode.success.rawValue else {
-            counts.callsFailed += 1
-            throw unsafe RPCError(status: status, body: message.body)
-        }
+        try checkStatus(status, message)
         if message.payloadLength > 0, let onReplyPayload = unsafe onReplyPayload {
             unsafe onReplyPayload(message.payload)
         }
-        do throws(DecodingFailure) {
-            guard timings == nil, !flags.contains(.nested) else {
-                let (reply, calls): (R, _) = try unsafe nestedReply(message.body, flags)
-                record(ticket, timings, sentAt: sentAt, procedure, calls, for: parents)
-                return reply
-            }
-            return try unsafe R(decoding: message.body)
-        } catch {
-            counts.callsFailed += 1
-            throw .badMessage
+        guard timings == nil, !flags.contains(.nested) else {
+            let (reply, calls): (R, _) = try unsafe decodeNested(message.body, flags)
+            record(ticket, timings, procedure, calls, for: parents)
+            return reply
         }
+        return try unsafe decodeReply(message.body)
     }
 
     /// Sends a request that has no reply, and waits until it is with the fabric. Whether it arrives
@@ -185,23 +174,47 @@ extension Context {
         }
     }
 
+    private func checkStatus(_ status: UInt16, _ message: HeldMessage) throws(RPCError) {
+        guard status != StatusCode.success.rawValue else { return }
+        counts.callsFailed += 1
+        throw unsafe RPCError(status: status, body: message.body)
+    }
+
+    private func decodeReply<R: ByteCodable>(_ body: UnsafeRawBufferPointer) throws(RPCError) -> R {
+        do throws(DecodingFailure) {
+            return try unsafe R(decoding: body)
+        } catch {
+            counts.callsFailed += 1
+            throw .badMessage
+        }
+    }
+
     /// Decodes a traced reply, and what its handler says of its own calls.
-    private func nestedReply<R: Message>(
+    private func decodeNested<R: Message>(
         _ body: UnsafeRawBufferPointer, _ flags: MessageFlags
-    ) throws(DecodingFailure) -> (R, [NestedCall]) {
-        guard flags.contains(.nested) else { return (try unsafe R(decoding: body), []) }
-        let nested = try unsafe NestedReply<R>(decoding: body)
+    ) throws(RPCError) -> (R, [NestedCall]) {
+        guard flags.contains(.nested) else { return (try unsafe decodeReply(body), []) }
+        let nested: NestedReply<R> = try unsafe decodeReply(body)
         return (nested.reply, nested.calls)
+    }
+
+    /// What the peer said of the time of a call that is over, and when the request was sent.
+    private func takeTimings(_ ticket: CallTicket) -> (told: ReplyTimings, sentAt: UInt64)? {
+        // A peer may tell who did not ask.
+        guard !replyTimings.isEmpty, let told = replyTimings.removeValue(forKey: ticket.slot),
+            ticket.isTraced
+        else { return nil }
+        return (told, tracker.slots[Int(ticket.slot)].sentAt)
     }
 
     /// A traced call is over: whoever wants to know learns where its time went.
     private func record<Q, R>(
-        _ ticket: CallTicket, _ timings: ReplyTimings?, sentAt: UInt64,
+        _ ticket: CallTicket, _ timings: (told: ReplyTimings, sentAt: UInt64)?,
         _ procedure: Procedure<Q, R>, _ calls: [NestedCall], for parents: [RequestContext]
     ) {
         guard let timings else { return }
-        let trace = timings.trace(
-            begun: ticket.begin, sent: sentAt, sentWall: sentAt &+ wallOffset,
+        let trace = timings.told.trace(
+            begun: ticket.begin, sent: timings.sentAt, sentWall: timings.sentAt &+ wallOffset,
             ended: xstream.now.nanoseconds)
         let own = NestedCall(opcode: procedure.opcode, name: procedure.name, trace: trace)
         tracer?.record(own, calls)

@@ -9,9 +9,9 @@ struct Calls: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Count allocations per call, and how memory grows over many calls.",
         discussion: """
-            A client and a server on one thread call over a provider; the thread's allocations are \
-            counted, libfabric's too. A handler that answers at once may allocate nothing, one that \
-            runs as a task a fixed number.
+            A client and a server on one thread call over a provider; the thread's allocations \
+            are counted, libfabric's too. A handler that answers at once may allocate nothing, \
+            one that runs as a task a fixed number.
             """)
 
     @Option(help: "Where to listen (repeat for more).")
@@ -49,7 +49,7 @@ struct Calls: AsyncParsableCommand {
             server.registerSynchronous(Question.atOnce) { question, _ in question }
             server.register(Question.byTask) { question, _ in question }
             var findings: [Finding] = []
-            let start = residentKibibytes()
+            let start = try residentKibibytes()
             for (procedure, limit) in [
                 (Question.atOnce, 0), (Question.byTask, objectsPerTask),
             ] {
@@ -71,7 +71,7 @@ struct Calls: AsyncParsableCommand {
                 }
             }
             // The first round of every kind has grown what grows.
-            let grown = residentKibibytes()
+            let grown = try residentKibibytes()
             for procedure in [Question.atOnce, Question.byTask] {
                 let run = CallLoop(client, server.address, procedure)
                 await run.go(calls * 2, inFlight: 16)
@@ -81,31 +81,10 @@ struct Calls: AsyncParsableCommand {
                 Finding(
                     what: "\(provider), growth after \(calls * 4) calls by \(calls * 4) more "
                         + "(\(Int(grown - start)) KiB before)",
-                    found: residentKibibytes() - grown, limit: growthMax, unit: "KiB"))
+                    found: try residentKibibytes() - grown, limit: growthMax, unit: "KiB"))
             await server.close()
             return findings
         }
-    }
-}
-
-/// A message of 64 bytes.
-struct Question: Message {
-    static let id = ProtocolID(base: 0x41, version: 1)
-    static let atOnce = Procedure<Question, Question>(id, index: 0, name: "answered at once")
-    static let byTask = Procedure<Question, Question>(id, index: 1, name: "answered by a task")
-
-    var words: (UInt64, UInt64, UInt64, UInt64) = (1, 2, 3, 4)
-    var more: (UInt64, UInt64, UInt64, UInt64) = (5, 6, 7, 8)
-
-    mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
-        try coder.code(&words.0)
-        try coder.code(&words.1)
-        try coder.code(&words.2)
-        try coder.code(&words.3)
-        try coder.code(&more.0)
-        try coder.code(&more.1)
-        try coder.code(&more.2)
-        try coder.code(&more.3)
     }
 }
 

@@ -2,15 +2,19 @@ internal import ArgumentParser
 internal import CaRT
 internal import DrayFabric
 internal import DrayRuntime
-internal import Foundation
+internal import Glibc
 
 /// Memory of many contexts that talk to many endpoints.
 struct Endpoints: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Measure a process with many contexts that talks to many endpoints.",
         discussion: """
-            Another process serves with as many contexts as are needed, so that every pair of \
-            contexts has a connection of its own.
+            The endpoints are those of another process, whose addresses come from standard input:
+
+              dray-limits serve --contexts 157 | dray-limits endpoints
+
+            Every context calls each of them, over a connection of its own: 64 contexts have \
+            10,048 connections then.
             """)
 
     @Option(help: "Where to listen.")
@@ -19,32 +23,29 @@ struct Endpoints: AsyncParsableCommand {
     @Option(help: "Contexts of the process, each on a thread of its own.")
     var contexts = 64
 
-    @Option(help: "Connections to other endpoints, of all contexts together.")
-    var endpoints = 10_000
-
     @Option(help: "The most MiB that may be resident.")
     var limit = 256.0
 
     func validate() throws {
-        guard contexts > 0, endpoints >= contexts else {
-            throw ValidationError("--endpoints is at least --contexts, and that at least 1")
-        }
+        guard contexts > 0 else { throw ValidationError("--contexts is at least 1") }
     }
 
     func run() async throws {
         raiseDescriptorLimit()
-        let peers = (endpoints + contexts - 1) / contexts
-        let server = try ServerProcess(provider: provider, contexts: peers)
-        defer { server.end() }
-        let addresses = server.addresses
+        var addresses: [FabricAddress] = []
+        while let line = readLine(), !line.isEmpty {
+            addresses.append(try FabricAddress(parsing: line))
+        }
+        guard let first = addresses.first else { throw ValidationError("nobody serves") }
         let world = World.libfabric()
         let group = ContextGroup()
         for index in 0..<contexts {
             try await group.add(world, provider, name: "context-\(index)")
         }
-        let idle = residentKibibytes() / 1024
+        let idle = try residentKibibytes() / 1024
         let calls = try await group.callAll(addresses)
-        let resident = residentKibibytes() / 1024
+        let resident = try residentKibibytes() / 1024
+        try await group.end(first)
         await group.close()
         try Finding.report([
             Finding(
@@ -55,23 +56,27 @@ struct Endpoints: AsyncParsableCommand {
     }
 }
 
-/// The other process: serves until its standard input ends.
+/// The other process.
 struct Serve: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Be the other process of 'endpoints'.", shouldDisplay: false)
+        abstract: "Be the other process of 'endpoints', until it says that it is done.")
 
-    @Option var provider = "ofi+tcp"
-    @Option var contexts = 1
+    @Option(help: "Where to listen.")
+    var provider = "ofi+tcp"
+
+    @Option(help: "Contexts, each on a thread of its own.")
+    var contexts = 157
 
     func run() async throws {
         raiseDescriptorLimit()
         let world = World.libfabric()
         let group = ContextGroup()
         for index in 0..<contexts {
-            let line = try await group.add(world, provider, name: "server-\(index)") + "\n"
-            try FileHandle.standardOutput.write(contentsOf: Data(line.utf8))
+            print(try await group.add(world, provider, name: "server-\(index)"))
         }
-        while readLine() != nil {}
+        print()
+        fflush(nil)
+        await group.waitUntilEnded()
         await group.close()
     }
 }
@@ -89,6 +94,10 @@ actor ContextGroup {
                 world: world, xstream: xstream, address: provider,
                 options: ContextOptions(world: world))
             context.registerSynchronous(Question.atOnce) { question, _ in question }
+            context.register(Question.end) { _, request in
+                request.context.xstream.spawn { await request.context.close() }
+                return EmptyMessage()
+            }
             return XStreamBound(context, to: xstream)
         }
         members.append(context)
@@ -108,46 +117,26 @@ actor ContextGroup {
         return members.count * addresses.count
     }
 
+    /// Has the process at `address` end.
+    func end(_ address: FabricAddress) async throws {
+        guard let context = members.first else { return }
+        try await context.xstream.run { () async throws in
+            _ = try await context.value.call(
+                Question.end, EmptyMessage(), to: .address(address))
+        }
+    }
+
+    /// Waits until the first context was told to end.
+    func waitUntilEnded() async {
+        guard let context = members.first else { return }
+        await context.xstream.run { await context.value.waitUntilClosed() }
+    }
+
     func close() async {
         for context in members {
             await context.xstream.run { await context.value.close() }
             context.xstream.stop()
         }
-    }
-}
-
-/// This program once more, as the server.
-struct ServerProcess {
-    private let process = Process()
-    private let input = Pipe()
-    let addresses: [FabricAddress]
-
-    init(provider: String, contexts: Int) throws {
-        process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
-        process.arguments = ["serve", "--provider", provider, "--contexts", "\(contexts)"]
-        let output = Pipe()
-        process.standardInput = input
-        process.standardOutput = output
-        try process.run()
-        var text = ""
-        var found: [FabricAddress] = []
-        while found.count < contexts {
-            let data = output.fileHandleForReading.availableData
-            guard !data.isEmpty else {
-                process.terminate()
-                throw ValidationError("the server ended after \(found.count) contexts")
-            }
-            text += String(decoding: data, as: UTF8.self)
-            let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
-            found += try lines.dropLast().map { try FabricAddress(parsing: String($0)) }
-            text = String(lines.last ?? "")
-        }
-        addresses = found
-    }
-
-    func end() {
-        try? input.fileHandleForWriting.close()
-        process.waitUntilExit()
     }
 }
 
