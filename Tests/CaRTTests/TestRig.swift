@@ -37,7 +37,7 @@ enum FabricKind: String, CaseIterable, CustomTestStringConvertible {
     /// Those with connections, which end with the process at the other end.
     static let connected = real.filter { $0 != .sharedMemory }
     /// Those whose peers' kernels know whether anybody listens.
-    static let tcpKinds = allCases.filter { $0 == .tcp || $0 == .layeredTCP }
+    static let knownToKernels = connected
 
     /// What an endpoint of this kind listens at, on a free port or with a new name.
     var address: String { FabricKind.tested.first { $0.kind == self }?.address ?? rawValue }

@@ -35,7 +35,7 @@ enum FabricKind: String, CaseIterable, CustomTestStringConvertible {
     /// Those with connections, which end with the process at the other end.
     static let connected = real.filter { $0 != .sharedMemory }
     /// Those whose peers' kernels know whether anybody listens.
-    static let tcpKinds = allCases.filter { $0 == .tcp || $0 == .layeredTCP }
+    static let knownToKernels = connected
 
     /// What an endpoint of this kind listens at, on a free port or with a new name.
     var address: String { FabricKind.tested.first { $0.kind == self }?.address ?? rawValue }
@@ -108,9 +108,11 @@ final class Rig {
         deadline = xstream.now + limit
     }
 
-    func makeNode(_ address: String? = nil) throws -> Node {
+    func makeNode(
+        _ address: String? = nil, memorySize: Int = Node.memorySize
+    ) throws -> Node {
         let endpoint = try world.fabric.makeEndpoint(address ?? kind.address, on: xstream)
-        let node = Node(rig: self, endpoint: endpoint)
+        let node = Node(rig: self, endpoint: endpoint, memorySize: memorySize)
         nodes.append(node)
         return node
     }
@@ -164,10 +166,10 @@ final class Node {
 
     static let memorySize = 4 << 20
 
-    init(rig: Rig, endpoint: Endpoint) {
+    init(rig: Rig, endpoint: Endpoint, memorySize: Int) {
         self.rig = rig
         self.endpoint = endpoint
-        memory = IOBuffer(count: Node.memorySize)
+        memory = IOBuffer(count: memorySize)
         scratch.initialize(repeating: Completion(token: 0, kind: .sent))
         do {
             region = RegionBox(
