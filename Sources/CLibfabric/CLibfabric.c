@@ -242,15 +242,27 @@ static void set_defaults(void) {
     // of so many times this many entries (1,024) that small adapters refuse it. It is no limit to
     // the number of peers: what finds no room in the queue is told to try again.
     setenv("FI_UNIVERSE_SIZE", "128", 0);
+    // The layer over connections cuts larger messages into pieces, and libfabric 1.17 runs round in
+    // circles, for ever, when a connection ends before the last piece is there. So what we send
+    // fits into one.
+    setenv("FI_OFI_RXM_BUFFER_SIZE", DRAY_LAYER_MESSAGE_SIZE, 0);
+    setenv("FI_OFI_RXM_SAR_LIMIT", DRAY_LAYER_MESSAGE_SIZE, 0);
     // Receives that all connections share: the memory they take, which RDMA adapters lock, does not
-    // grow with the peers. A thousand of 16 KiB; whoever finds none free waits.
+    // grow with the peers. Memory comes in blocks of 1,024; the other half of the first one takes
+    // the place of receives whose messages nobody has taken yet. Whoever finds none free waits.
     setenv("FI_OFI_RXM_USE_SRX", "1", 0);
-    setenv("FI_OFI_RXM_MSG_RX_SIZE", "1024", 0);
+    setenv("FI_OFI_RXM_MSG_RX_SIZE", "512", 0);
     // A registration would live on in a cache after its end, and a part of memory that is
     // registered already would get the key, and the rights, of the whole.
     setenv("FI_MR_CACHE_MAX_COUNT", "0", 0);
     // The only way to end a connection: see `renew`.
     setenv("FI_AV_REMOVE_CLEANUP", "1", 0);
+}
+
+/// Before the first call of libfabric.
+static void set_up(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, set_defaults);
 }
 
 /// Registered memory is locked: lets this process lock as much as it may.
@@ -306,8 +318,7 @@ static int find_provider(
     if (!hints) return FI_ENOMEM;
     if (domain) hints->domain_attr->name = strdup(domain);
     uint64_t flags = node || service ? FI_SOURCE : 0;
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, set_defaults);
+    set_up();
     if (is_verbs(provider)) raise_locked_memory_limit();
     uint32_t version = FI_VERSION(FI_MAJOR_VERSION, FI_MINOR_VERSION);
     int result = fi_getinfo(version, node, service, flags, hints, info);
@@ -323,7 +334,16 @@ static int find_provider(
     return -result;
 }
 
+uint64_t dray_fabric_message_size_max(const struct dray_fabric_endpoint *endpoint) {
+    uint64_t size = endpoint->info->ep_attr->max_msg_size;
+    if (!endpoint->is_verbs) return size;
+    const char *text = getenv("FI_OFI_RXM_BUFFER_SIZE");
+    uint64_t whole = text ? strtoull(text, NULL, 10) : 0;
+    return whole > 0 && whole < size ? whole : size;
+}
+
 int dray_fabric_list(struct fi_info **list) {
+    set_up();
     int result = fi_getinfo(
         FI_VERSION(FI_MAJOR_VERSION, FI_MINOR_VERSION), NULL, NULL, 0, NULL, list);
     return -result;

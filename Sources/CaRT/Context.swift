@@ -121,7 +121,6 @@ internal import Logging
         self.world = world
         faults = world.faults
         self.xstream = xstream
-        self.options = options
         timeout = options.timeout
         self.group = group ?? Group(name: options.groupName)
         clock = options.clock
@@ -138,8 +137,13 @@ internal import Logging
         entropy = world.entropy.fork(
             "context \(endpoint.address) \(options.tag) \(xstream.now.nanoseconds)")
         instance = entropy.next()
+        // What the fabric does not take as one message spills.
+        let room = (endpoint.messageSizeMax & ~63) - WireHeader.size
+        precondition(room >= Context.eagerLimitMin, "the fabric's messages are too small")
+        var options = options
+        options.eagerLimit = min(options.eagerLimit, room)
+        self.options = options
         let slotSize = (WireHeader.size + options.eagerLimit + 63) & ~63
-        precondition(slotSize <= endpoint.messageSizeMax, "the eager limit is above the fabric's")
         pool = BufferPool(endpoint: endpoint, freeBytesMax: options.pooledBytesMax)
         exposures = ExposureTable(endpoint: endpoint)
         registrations = RegistrationCache(

@@ -17,8 +17,8 @@ public struct ContextOptions: Sendable {
     public var tag: UInt32 = 0
 
     /// The most bytes of encoded message and payload together that travel inline; more goes by
-    /// bulk transfer. Of the two ends' values the smaller one is used. At least 1,024, and within
-    /// the largest message of the provider (128 KiB over RDMA). Each receive has as much memory.
+    /// bulk transfer. Of the two ends' values the smaller one is used. At least 1,024; no more than
+    /// the provider's largest message (24 KiB over RDMA) is used. Each receive has as much memory.
     public var eagerLimit = 20 * 1024
 
     /// The most receives that are posted at a time, for all peers together; more than

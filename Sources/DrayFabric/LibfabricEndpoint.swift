@@ -14,6 +14,7 @@ internal import DrayRuntime
     @safe @exclusivity(unchecked) private var keys: Entropy
     private let format: UInt32
     @safe @exclusivity(unchecked) private var probes = ListenerProbes()
+    @safe @exclusivity(unchecked) private var listener: ProbeListener?
 
     init(
         providerName: String, libfabricProvider: String, listen: ListenAddress, text: String,
@@ -39,8 +40,12 @@ internal import DrayRuntime
         let transferSize = unsafe dray_fabric_transfer_size_max(handle)
         do throws(FabricError) {
             let bytes = try unsafe LibfabricEndpoint.address(of: handle)
+            let address = FabricAddress(provider: providerName, bytes: bytes)
+            if libfabricProvider.hasPrefix("verbs"), let socket = SocketAddress(bytes: bytes) {
+                listener = try ProbeListener(at: socket)
+            }
             super.init(
-                address: FabricAddress(provider: providerName, bytes: bytes),
+                address: address,
                 messageSizeMax: Int(clamping: size),
                 transferSizeMax: Int(clamping: transferSize))
         } catch {
@@ -182,6 +187,7 @@ internal import DrayRuntime
 
     override func prepareToBlock() -> BlockReadiness {
         precondition(!isClosed)
+        listener?.answer()
         let descriptor = unsafe handle.pointee.wait_descriptor
         guard descriptor >= 0 else { return .pause }
         return unsafe dray_fabric_try_wait(handle) == 0 ? .descriptor(descriptor) : .busy
@@ -189,6 +195,7 @@ internal import DrayRuntime
 
     override func listening(at address: FabricAddress) -> Listening {
         precondition(!isClosed)
+        listener?.answer()
         guard asksKernel, let socket = SocketAddress(bytes: address.bytes) else { return .unknown }
         return probes.ask(socket)
     }
@@ -198,14 +205,15 @@ internal import DrayRuntime
         isClosed = true
         probes = ListenerProbes()
         unsafe dray_fabric_close(handle)
+        listener = nil
     }
 }
 
 extension LibfabricEndpoint {
-    /// Whether addresses are those of TCP connections, of which the kernel of the peer's machine
-    /// knows. Ports of RDMA adapters are others, even where they have the same numbers.
+    /// Whether the kernel of the peer's machine knows of a TCP port at its address: the provider's,
+    /// or the one that we open beside an RDMA adapter's (`ProbeListener`).
     private var asksKernel: Bool {
-        ["ofi+tcp", "ofi+net", "ofi+tcp;ofi_rxm"].contains(address.provider)
+        ["ofi+tcp", "ofi+net", "ofi+tcp;ofi_rxm", "ofi+verbs;ofi_rxm"].contains(address.provider)
     }
 
     /// Whether the provider's addresses are names.

@@ -41,15 +41,32 @@ public final class LibfabricFabric: Fabric {
         var failure = FabricError.noProvider("\(address): libfabric has no such provider")
         for candidate in listen.candidates {
             do throws(FabricError) {
-                return try LibfabricEndpoint(
-                    providerName: listen.providerName, libfabricProvider: candidate,
-                    listen: listen, text: address, entropy: Entropy(seed: seed))
+                return try open(candidate, listen, address, Entropy(seed: seed))
             } catch {
                 failure = error
                 guard case .noProvider = error else { throw error }
             }
         }
         throw failure
+    }
+
+    /// A number that is free among an adapter's ports may be taken among those of TCP, where we
+    /// want it too.
+    private func open(
+        _ candidate: String, _ listen: ListenAddress, _ text: String, _ entropy: Entropy
+    ) throws(FabricError) -> Endpoint {
+        var attempts = 1
+        while true {
+            do throws(FabricError) {
+                return try LibfabricEndpoint(
+                    providerName: listen.providerName, libfabricProvider: candidate,
+                    listen: listen, text: text, entropy: entropy)
+            } catch .addressInUse where listen.choosesPort && attempts < 32 {
+                attempts += 1
+            } catch {
+                throw error
+            }
+        }
     }
 
     /// A free port of the interface from which this machine's kernel would send to `peer`.
@@ -124,6 +141,9 @@ struct ListenAddress {
             service = parts.count > 1 && !parts[1].isEmpty ? String(parts[1]) : nil
         }
     }
+
+    /// Whether any free port will do.
+    var choosesPort: Bool { service == nil || service == "0" }
 
     /// The providers of libfabric to try, best first.
     var candidates: [String] {

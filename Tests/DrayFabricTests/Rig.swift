@@ -67,9 +67,11 @@ final class Rig {
         deadline = xstream.now + limit
     }
 
-    func makeNode(_ address: String? = nil) throws -> Node {
+    func makeNode(
+        _ address: String? = nil, memorySize: Int = Node.memorySize
+    ) throws -> Node {
         let endpoint = try world.fabric.makeEndpoint(address ?? kind.address, on: xstream)
-        let node = Node(rig: self, endpoint: endpoint)
+        let node = Node(rig: self, endpoint: endpoint, memorySize: memorySize)
         nodes.append(node)
         return node
     }
@@ -123,10 +125,10 @@ final class Node {
 
     static let memorySize = 4 << 20
 
-    init(rig: Rig, endpoint: Endpoint) {
+    init(rig: Rig, endpoint: Endpoint, memorySize: Int) {
         self.rig = rig
         self.endpoint = endpoint
-        memory = IOBuffer(count: Node.memorySize)
+        memory = IOBuffer(count: memorySize)
         scratch.initialize(repeating: Completion(token: 0, kind: .sent))
         do {
             region = RegionBox(

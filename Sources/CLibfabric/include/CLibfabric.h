@@ -70,9 +70,10 @@ struct dray_fabric_peer_state {
     uint32_t generation;
 };
 
-/// What fits into a message of the layer over RDMA adapters without being fetched by its receiver,
-/// who may no longer have the connection to fetch it over and would use it all the same.
-#define DRAY_VERBS_MESSAGE_SIZE_MAX 131072u
+/// What fits into one message of the layer over connections, in bytes. What is larger comes in
+/// pieces, or is fetched by its receiver, who may no longer have the connection to fetch it over
+/// and would use it all the same.
+#define DRAY_LAYER_MESSAGE_SIZE "24576"
 
 /// How a process ends in which the shared-memory provider waits for a lock that a killed process
 /// has taken with it: EX_TEMPFAIL of sysexits.h.
@@ -192,6 +193,9 @@ static inline bool dray_fabric_can_wait(const struct dray_fabric_endpoint *endpo
     return endpoint->wait_descriptor >= 0;
 }
 
+/// The largest message in bytes.
+uint64_t dray_fabric_message_size_max(const struct dray_fabric_endpoint *endpoint);
+
 /// The words for an error number, which are constant and static.
 const char *dray_fabric_error_words(int error);
 
@@ -199,14 +203,14 @@ static inline uint32_t dray_fabric_address_format(const struct dray_fabric_endpo
     return endpoint->info->addr_format;
 }
 
-static inline uint64_t dray_fabric_message_size_max(const struct dray_fabric_endpoint *endpoint) {
-    uint64_t size = endpoint->info->ep_attr->max_msg_size;
-    return endpoint->is_verbs && size > DRAY_VERBS_MESSAGE_SIZE_MAX ? DRAY_VERBS_MESSAGE_SIZE_MAX
-                                                                     : size;
-}
+/// The most bytes that an RDMA adapter is asked to move at a time. It begins what takes longer than
+/// its patience anew, and gives the connection up when that happens too often.
+#define DRAY_VERBS_TRANSFER_SIZE_MAX ((uint64_t)1 << 20)
 
 static inline uint64_t dray_fabric_transfer_size_max(const struct dray_fabric_endpoint *endpoint) {
-    return endpoint->info->ep_attr->max_msg_size;
+    uint64_t size = endpoint->info->ep_attr->max_msg_size;
+    return endpoint->is_verbs && size > DRAY_VERBS_TRANSFER_SIZE_MAX ? DRAY_VERBS_TRANSFER_SIZE_MAX
+                                                                      : size;
 }
 
 static inline const char *dray_fabric_provider(const struct dray_fabric_endpoint *endpoint) {
