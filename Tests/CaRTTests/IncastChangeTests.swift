@@ -85,7 +85,7 @@ import Testing
                 await incastFailure { () throws(IncastError) in
                     try await cluster.variables[0].update(
                         Self.key, Blob(number: 2), sync: .eager(.notify),
-                        deadline: .after(.milliseconds(200)))
+                        deadline: .after(.seconds(1)))
                 } == .timedOut(last: .groupVersion))
             // Stored, but not spread to all.
             #expect(cluster.notes[0].stored == [1, 2])
