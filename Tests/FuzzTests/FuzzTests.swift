@@ -4,6 +4,9 @@ import Testing
 
 /// Hostile and damaged input for every decoder, a fixed number of inputs each.
 @Suite struct FuzzTests {
+    private let root = #filePath.split(separator: "/", omittingEmptySubsequences: false)
+        .dropLast(3).joined(separator: "/")
+
     @Test(arguments: FuzzTarget.allCases)
     func survivesItsCorpus(target: FuzzTarget) {
         let corpus = target.corpus
@@ -19,6 +22,14 @@ import Testing
         for _ in 0..<(target == .context ? 300 : 4_000) {
             mutator.mutate(corpus).withUnsafeBytes { target.run($0) }
         }
+    }
+
+    /// Inputs that libFuzzer made, and are kept since they reach code that others do not.
+    @Test(arguments: FuzzTarget.allCases)
+    func survivesKeptInputs(target: FuzzTarget) {
+        let inputs = KeptInputs.read("\(root)/Fuzz/corpus/\(target.rawValue).txt")
+        #expect(inputs.count > 5)
+        for input in inputs { input.withUnsafeBytes { target.run($0) } }
     }
 
     /// Inputs that once did harm.
@@ -41,8 +52,6 @@ import Testing
     @Test func everyDecoderIsThere() throws {
         let known = Set(FuzzTarget.allCases.flatMap { $0.decoders.map(\.name) })
         var found: Set<String> = []
-        let root = #filePath.split(separator: "/", omittingEmptySubsequences: false).dropLast(3)
-            .joined(separator: "/")
         for module in ["CaRT", "DrayProtocol", "DrayRuntime", "DrayFabric", "DrayEngine", "Dray"] {
             try visit("\(root)/Sources/\(module)", &found)
         }
