@@ -39,7 +39,7 @@ import Testing
     }
 
     /// Members run ahead as far as barriers let them: never more than one round.
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func roundsStayTogether(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let group = try GroupRig(rig, ranks: [3, 4, 5, 9, 11])
@@ -100,7 +100,7 @@ import Testing
         }
     }
 
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func refusesWhatCannotBe(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let group = try GroupRig(rig, ranks: [1, 2, 3])
@@ -127,7 +127,7 @@ import Testing
         }
     }
 
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func cancellationAndClosingEndTheWait(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let group = try GroupRig(rig, ranks: [1, 2, 3])
@@ -309,7 +309,7 @@ import Testing
     }
 
     /// A leader that gives up tells the others.
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func aLeaderThatGivesUpEndsIt(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let group = try GroupRig(rig, ranks: [1, 2, 3])

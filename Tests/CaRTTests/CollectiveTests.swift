@@ -194,7 +194,7 @@ struct GroupRig {
     }
 
     /// A hook that refuses keeps the collective from its subtree.
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func aRefusalStopsTheSubtree(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let group = try GroupRig(rig)
@@ -317,7 +317,7 @@ struct GroupRig {
         }
     }
 
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func otherVersionsOfTheGroupAreRefused(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let group = try GroupRig(rig)
@@ -336,7 +336,7 @@ struct GroupRig {
         }
     }
 
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func saysWhyNothingCanBegin(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let group = try GroupRig(rig, ranks: [1, 2, 3])
@@ -364,7 +364,7 @@ struct GroupRig {
     }
 
     /// One trace, and one deadline but for the little that answers take on their way back.
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func traceAndDeadlineAreInherited(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let group = try GroupRig(rig, ranks: [1, 2, 3, 4, 5, 6, 7, 8])
@@ -396,7 +396,7 @@ struct GroupRig {
     }
 
     /// A parent that is no good: requests that make no sense, and the same one again.
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func answersStrangeParents(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let group = try GroupRig(rig, ranks: [1, 2, 3, 4])
@@ -464,7 +464,7 @@ struct GroupRig {
     }
 
     /// A child that is no good: answers that account for others, or for nobody.
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func doubtsStrangeChildren(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let client = try rig.makeContext()

@@ -42,7 +42,7 @@ import Testing
     }
 
     /// Attempts that come again and again, over other ways, are stored once.
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func anUpdateIsStoredOnce(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 13)
@@ -106,7 +106,7 @@ import Testing
         }
     }
 
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func ownersChange(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 6, tree: .kAry(2), owner: nil)
@@ -157,8 +157,9 @@ import Testing
         }
     }
 
-    @Test func classesMayForgetWithEveryChange() async throws {
-        try await withRig(.simulated) { rig in
+    @Test(arguments: FabricKind.allCases)
+    func classesMayForgetWithEveryChange(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 4) { $0.discardsCopies = true }
             try await cluster.variables[0].update(
                 Self.key, Blob(number: 1), sync: .eager(.update))
@@ -172,7 +173,7 @@ import Testing
 
     /// A change while news are on their way: eager ones reach the new members before the update
     /// returns, lazy ones in the end.
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func newsReachNewMembers(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             for sync in [IncastSync.eager(.update), .lazy(.update)] {
@@ -201,8 +202,9 @@ import Testing
     }
 
     /// Members that do not agree who the owner is do not send each other in circles.
-    @Test func disagreementEndsInAnError() async throws {
-        try await withRig(.simulated) { rig in
+    @Test(arguments: FabricKind.allCases)
+    func disagreementEndsInAnError(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 6, tree: .kAry(2))
             for (rank, kind) in cluster.notes.enumerated() {
                 kind.fixedOwner = UInt32((rank + 1) % 6)
@@ -225,8 +227,9 @@ import Testing
     }
 
     /// A member whose namespace is not there yet is waited for.
-    @Test func waitsForNamespaces() async throws {
-        try await withRig(.simulated) { rig in
+    @Test(arguments: FabricKind.allCases)
+    func waitsForNamespaces(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 3, tree: .flat)
             cluster.namespaces[0].close()
             #expect(

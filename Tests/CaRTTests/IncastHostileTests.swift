@@ -13,7 +13,7 @@ import Testing
     }
 
     /// Each thing that can be wrong with where a request belongs.
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func requestsThatDoNotBelong(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 4, tree: .flat)
@@ -69,8 +69,9 @@ import Testing
         }
     }
 
-    @Test func valuesThatMakeNoSense() async throws {
-        try await withRig(.simulated) { rig in
+    @Test(arguments: FabricKind.allCases)
+    func valuesThatMakeNoSense(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 4, tree: .flat)
             try await cluster.variables[0].update(
                 NoteKey(), Blob(number: 1), sync: .eager(.update))
@@ -128,8 +129,9 @@ import Testing
     }
 
     /// An owner and a child that answer nonsense.
-    @Test func answersThatMakeNoSense() async throws {
-        try await withRig(.simulated) { rig in
+    @Test(arguments: FabricKind.allCases)
+    func answersThatMakeNoSense(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 3, tree: .flat)
             cluster.namespaces[0].close()
             let server = FalseServer()
@@ -154,8 +156,9 @@ import Testing
     }
 
     /// A child that accounts for more than those below it counts as missed, with all of those.
-    @Test func falseAccountsAreNotBelieved() async throws {
-        try await withRig(.simulated) { rig in
+    @Test(arguments: FabricKind.allCases)
+    func falseAccountsAreNotBelieved(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 13)
             cluster.namespaces[3].close()
             let server = FalseServer()

@@ -36,8 +36,9 @@ import Testing
         }
     }
 
-    @Test func versions() async throws {
-        try await withRig(.simulated) { rig in
+    @Test(arguments: FabricKind.allCases)
+    func versions(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 13)
             let leaf = cluster.variables[12]
             let one = try await cluster.variables[0].update(Self.key, Blob(number: 1)).version
@@ -90,7 +91,7 @@ import Testing
     }
 
     /// Those of the latest version share the flight that has not left; failures are shared too.
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func mergesFetchesOfTheLatestAndFailures(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 13)
@@ -233,8 +234,9 @@ import Testing
         }
     }
 
-    @Test func shortcutsSkipTheWay() async throws {
-        try await withRig(.simulated) { rig in
+    @Test(arguments: FabricKind.allCases)
+    func shortcutsSkipTheWay(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 13)
             let leaf = cluster.variables[12]
             try await leaf.update(Self.key, Blob(number: 1), shortcut: .toOwner)
@@ -253,8 +255,9 @@ import Testing
     // MARK: - Callbacks
 
     /// Every callback, in order, at the caller, on the way, and at the owner.
-    @Test func callbacks() async throws {
-        try await withRig(.simulated) { rig in
+    @Test(arguments: FabricKind.allCases)
+    func callbacks(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 13)
             let leaf = cluster.variables[12]
             try await leaf.update(Self.key, Blob(number: 1))
@@ -338,8 +341,9 @@ import Testing
     }
 
     /// A rank that does not take news is missed, and keeps nothing old.
-    @Test func ranksThatMissNews() async throws {
-        try await withRig(.simulated) { rig in
+    @Test(arguments: FabricKind.allCases)
+    func ranksThatMissNews(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 13)
             try await cluster.variables[0].update(
                 Self.key, Blob(number: 1), sync: .eager(.update))
@@ -372,8 +376,9 @@ import Testing
     }
 
     /// Ranks on the way change an update, keep it to themselves, and answer fetches.
-    @Test func ranksOnTheWayTakePart() async throws {
-        try await withRig(.simulated) { rig in
+    @Test(arguments: FabricKind.allCases)
+    func ranksOnTheWayTakePart(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 13)
             cluster.notes[3].onUpdate = { blob, _ in .forward(Blob(number: blob.number + 100)) }
             try await cluster.variables[12].update(
@@ -434,7 +439,7 @@ import Testing
     }
 
     /// Not ordered: the newest wins everywhere, and nobody goes back.
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func unordered(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 13)
@@ -491,8 +496,9 @@ import Testing
     // MARK: - The hook
 
     /// All that comes for a namespace passes the hook, which may put it off, or drop it.
-    @Test func theInboundHookDecides() async throws {
-        try await withRig(.simulated) { rig in
+    @Test(arguments: FabricKind.allCases)
+    func theInboundHookDecides(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 13)
             try await cluster.variables[0].update(Self.key, Blob(number: 1))
             var jobs: [(Int, IncastJob.Kind, UInt32?, RequestPriority)] = []
@@ -548,7 +554,7 @@ import Testing
 
     // MARK: - Ends
 
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func deadlinesAndCancellation(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 13)
@@ -608,8 +614,9 @@ import Testing
         }
     }
 
-    @Test func copiesAreBounded() async throws {
-        try await withRig(.simulated) { rig in
+    @Test(arguments: FabricKind.allCases)
+    func copiesAreBounded(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
             let cluster = try IncastCluster(rig, 4) { $0.keysMax = 10 }
             for number in 0..<40 as Range<UInt32> {
                 try await cluster.variables[0].update(

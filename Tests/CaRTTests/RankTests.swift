@@ -49,7 +49,7 @@ import Testing
         }
     }
 
-    @Test(arguments: [FabricKind.tcp, .simulated])
+    @Test(arguments: FabricKind.allCases)
     func looksUpContextsThatItDoesNotKnow(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let first = try rig.makeContext { $0.rank = 2 }
