@@ -287,8 +287,6 @@ extension Context {
             slot: slot, generation: tracker.slots[Int(slot)].generation, begin: now,
             deadline: wallEnd, destinationRank: WireHeader.anyRank,
             destinationTag: WireHeader.anyRank, options: options, isTraced: isTraced)
-        // What a peer said that nobody had asked.
-        if isTraced { replyTimings[slot] = nil }
         switch destination {
         case .rank(let rank, let tag), .member(let rank, let tag, _):
             ticket.destinationRank = rank

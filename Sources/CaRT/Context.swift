@@ -165,7 +165,7 @@ internal import Logging
         watchGroup()
         registerInternals()
         do throws(FabricError) {
-            try receives.grow()
+            try receives.open()
         } catch {
             shutDown()
             throw .fabric(error)

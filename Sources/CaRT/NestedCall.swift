@@ -2,7 +2,7 @@ public import DrayRuntime
 
 /// A call that a handler made for the request it works on, and where its time went.
 public struct NestedCall: Hashable, Sendable {
-    /// The procedure's opcode and name.
+    /// The procedure's opcode.
     public var opcode: UInt32 = 0
     /// The procedure's name.
     public var name = ""

@@ -33,26 +33,30 @@ internal import DrayRuntime
     /// Buffers so far.
     var count: Int { isPosted.count }
 
-    /// Makes more buffers and posts them. Does nothing when there are enough.
-    mutating func grow() throws(FabricError) {
+    /// Makes the first buffers and posts them.
+    mutating func open() throws(FabricError) {
+        for index in try makeChunk() { try post(index) }
+    }
+
+    /// Makes more buffers, as far as there may be more; nobody has posted them yet.
+    private mutating func makeChunk() throws(FabricError) -> Range<UInt32> {
         let more = min(ReceivePool.chunkSlots, countMax - count)
-        guard more > 0 else { return }
         let buffer = IOBuffer(count: slotSize * more)
         chunks.append(try Registration(buffer, at: endpoint, access: []))
         unsafe starts.append(buffer.bytes.baseAddress.unsafelyUnwrapped)
         let first = UInt32(count)
         isPosted.append(contentsOf: repeatElement(false, count: more))
         readers.append(contentsOf: repeatElement(0, count: more))
-        for index in first..<first + UInt32(more) { try post(index) }
+        return first..<first + UInt32(more)
     }
 
     /// Makes more buffers when few are left, or `events` at once show that few would do.
     mutating func growIfBusy(events: Int) {
         guard count < countMax, events * 2 > count || postedCount * 2 < count else { return }
         do throws(FabricError) {
-            try grow()
+            for index in try makeChunk() { offer(index) }
         } catch {
-            // As if there were enough: it is tried again.
+            // Memory cannot be registered: as if there were enough. It is tried again.
         }
     }
 

@@ -71,7 +71,6 @@ internal import DrayRuntime
         sourceInstance = instance
         self.message = message
         (arrivedAt, begunAt, bulkTime) = (0, 0, 0)
-        nested = []
         (isAnswered, wasCancelled, isUnwanted) = (false, false, false)
         nested = []
     }

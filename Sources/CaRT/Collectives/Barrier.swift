@@ -178,16 +178,16 @@ extension Context {
     /// try await context.barrier(7)        // of the whole group
     /// ```
     ///
-    /// - Parameters:
-    ///   - number: names the barrier among those that may be waited at, at a time; may be used
-    ///     again afterwards. Waiting twice at a time at the same one traps.
-    ///   - members: the same for all of them, with ourselves among them.
-    ///   - deadline: until when all must be there.
     /// A barrier is over as soon as one of its members is known to be gone, be it the one that
     /// leads it: by `evict`, or by a change of the group that takes it away or restarts it. All
     /// fail then, each when it hears of that, and may wait again over the group as it is now. Other
     /// changes of the group do not matter; who does not know of one yet is waited for.
     ///
+    /// - Parameters:
+    ///   - number: names the barrier among those that may be waited at, at a time; may be used
+    ///     again afterwards. Waiting twice at a time at the same one traps.
+    ///   - members: the same for all of them, with ourselves among them.
+    ///   - deadline: until when all must be there.
     /// - Throws: `.timedOut` when not all were there by the deadline (or in its last eighth, which
     ///   it may take to tell all of them), or how a member failed (`.unreachable`,
     ///   `.peerRestarted`, …; `.cancelled` when it was the leader that gave up). Others may have
