@@ -49,6 +49,9 @@ extension XStream {
         }
         dismissWorkers()
         _ = runReadyJobs(max: WorkerPool.waitingMax)
+        // What a timer captured may refer to the xstream, which would never go.
+        var dropped = TimerQueue()
+        swap(&timers, &dropped)
         dray_set_current_xstream(nil)
     }
 

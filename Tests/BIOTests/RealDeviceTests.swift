@@ -261,8 +261,11 @@ final class TemporaryFolder {
         let name = "idle-\(mode.rawValue)"
         let xstream = World.real().makeXStream(name: name)
         defer { xstream.stop() }
+        // Only the xstream touches it.
+        nonisolated(unsafe) var opened: BlockDevice?
         try await xstream.run { () async throws -> Void in
             let device = try store.open(path: path, on: xstream)
+            opened = device
             let buffer = IOBuffer(count: 4096)
             try await device.write(UnsafeRawBufferPointer(buffer.bytes), at: 0, durable: true)
         }
@@ -271,5 +274,6 @@ final class TemporaryFolder {
         usleep(200_000)
         let after = try #require(Self.switches(thread: name))
         #expect(after - before <= 1)
+        await xstream.run { await opened?.close() }
     }
 }

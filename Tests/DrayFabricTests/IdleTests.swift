@@ -128,6 +128,7 @@ final class Echo: PollSource {
         xstream.removeSource(self)
         endpoint.deregister(region.take())
         endpoint.close()
+        scratch.deallocate()
     }
 
     private func postReceive(_ index: Int) throws {

@@ -23,7 +23,11 @@ final class PeerProcess {
             "/proc/self/exe", "--testing-library", "swift-testing", "--filter", main,
         ]
         var environment: [String] = [variable]
-        for name in ["PATH", "LD_LIBRARY_PATH", "HOME", "FI_LOG_LEVEL", FabricKind.variable] {
+        let kept = [
+            "PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "HOME", "FI_LOG_LEVEL", FabricKind.variable,
+            "ASAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS",
+        ]
+        for name in kept {
             if let value = getenv(name) { environment.append("\(name)=\(String(cString: value))") }
         }
         var actions = posix_spawn_file_actions_t()

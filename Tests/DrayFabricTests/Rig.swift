@@ -18,7 +18,7 @@ func withFabric(
         var result: Result<Void, any Error>?
         xstream.simulate {
             do {
-                try await body(Rig(kind: kind, world: world, xstream: xstream, limit: limit))
+                try await Rig(kind: kind, world: world, xstream: xstream, limit: limit).run(body)
                 result = .success(())
             } catch {
                 result = .failure(error)
@@ -34,7 +34,7 @@ func withFabric(
         defer { xstream.stop() }
         let finished = world
         try await xstream.run { () async throws -> Void in
-            try await body(Rig(kind: kind, world: finished, xstream: xstream, limit: limit))
+            try await Rig(kind: kind, world: finished, xstream: xstream, limit: limit).run(body)
         }
     }
 }
@@ -65,6 +65,12 @@ final class Rig {
         self.world = world
         self.xstream = xstream
         deadline = xstream.now + limit
+    }
+
+    /// Runs a test, and closes the nodes that it leaves: they refer to the rig.
+    func run(_ body: @Sendable (Rig) async throws -> Void) async throws {
+        defer { for node in nodes { node.close() } }
+        try await body(self)
     }
 
     func makeNode(

@@ -19,6 +19,21 @@ import Testing
         xstream.stop()
     }
 
+    /// Nor do its descriptor and what its timers captured stay.
+    @Test func aStoppedXStreamIsNotKeptByItsTimers() async {
+        weak var kept: XStream?
+        do {
+            let xstream = World.real().makeXStream(name: "stopped")
+            kept = xstream
+            await xstream.run {
+                _ = xstream.schedule(at: xstream.now + .seconds(3_600)) { xstream.checkIsolated() }
+            }
+            xstream.stop()
+        }
+        for _ in 0..<1_000 where kept != nil { usleep(10_000) }
+        #expect(kept == nil)
+    }
+
     @Test func bodiesBeginInTheOrderTheyWereSpawnedIn() async {
         let xstream = World.real().makeXStream(name: "order")
         let order = await xstream.run { () -> [Int] in

@@ -100,6 +100,8 @@ struct dray_fabric_endpoint {
     int claim_descriptor;
     /// Says that a shared-memory endpoint is open; -1 for other providers.
     int ready_descriptor;
+    /// Of a shared-memory endpoint that is closed: another one, closed before it.
+    struct dray_fabric_endpoint *next_kept;
     bool closed;
     uint32_t regions;
     uint32_t free_count;
