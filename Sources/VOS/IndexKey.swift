@@ -5,16 +5,24 @@ internal import Glibc
 ///
 /// A key is a byte string whose order by `memcmp` is the order of what it names:
 ///
-///     pool 16 | container 16 | object 16 | 0 ~epoch                               object punch
-///                                        | 1 dkey | 0 ~epoch                      dkey punch
-///                                                 | 1 akey | 0 ~epoch             akey punch
-///                                                          | 1 ~epoch             single value
-///                                                          | 2 offset ~epoch ~stamp   extent
+///     pool 16 | container 16 | object 16
+///         | 0 ~epoch ~stamp                             object punch
+///         | 1 dkey | 0 ~epoch ~stamp                    dkey punch
+///                  | 1 akey | 0 ~epoch ~stamp           akey punch
+///                           | 1 ~epoch ~stamp           single value
+///                           | 2 extent ~epoch ~stamp    extent of an array
 ///
-/// Numbers are big-endian; `~` inverts, so that the newest comes first. The byte 2 is 2, 3 or 4 for
-/// extents of up to 4 KiB, 64 KiB and 1 MiB: a search for what overlaps a range then looks back
-/// only as far as extents of that class reach. In dkey and akey the byte 0 is written as 0 255, and
-/// 0 1 ends the string; that keeps the order of the bytes, for any bytes.
+/// Numbers are big-endian; `~` inverts, so that the newest comes first. No two entries have the
+/// same key, because no two have the same stamp. In dkey and akey the byte 0 is written as 0 255,
+/// and 0 1 ends the string; that keeps the order of the bytes, for any bytes.
+///
+/// An array is divided into windows of 1 MiB. An extent is filed in that of its first byte:
+///
+///     extent = window 6 | class 1 | offset in the window 3
+///
+/// The class is 1, 2 or 3 for extents of up to 4 KiB, 64 KiB and 1 MiB: a search for what overlaps
+/// a range then looks back only as far as extents of that class reach. What a merge of tables has
+/// to know to tell which extents are hidden lies together, in two neighbouring windows.
 enum IndexKey {
     typealias Bytes = [UInt8]
 
@@ -22,22 +30,29 @@ enum IndexKey {
     static let punchTag: UInt8 = 0
     static let childTag: UInt8 = 1
     static let singleTag: UInt8 = 1
+    static let extentTag: UInt8 = 2
 
-    /// The tags of extents, which stand for classes of length.
-    static let extentTags: (first: UInt8, last: UInt8) = (2, 4)
+    /// Epoch and stamp at the end of every key.
+    static let versionLength = 16
+    /// Window, class and offset of an extent.
+    static let extentLength = 10
+
+    static let windowBytes: UInt64 = 1 << 20
+    static let extentClasses: ClosedRange<UInt8> = 1...3
 
     /// The longest extent of a class, in bytes.
     @inline(__always)
-    static func lengthMax(ofTag tag: UInt8) -> UInt64 {
-        tag == 2 ? 4096 : tag == 3 ? 65_536 : 1 << 20
+    static func lengthMax(ofClass extentClass: UInt8) -> UInt64 {
+        extentClass == 1 ? 4096 : extentClass == 2 ? 65_536 : 1 << 20
+    }
+
+    @inline(__always)
+    static func extentClass(length: Int) -> UInt8 {
+        length <= 4096 ? 1 : length <= 65_536 ? 2 : 3
     }
 
     /// The longest key: two strings of nothing but zero bytes, and the rest.
     static let lengthMax = objectLength + 4 * VOSLimits.keyLengthMax + 64
-
-    static func extentTag(length: Int) -> UInt8 {
-        length <= 4096 ? 2 : length <= 65_536 ? 3 : 4
-    }
 
     static func pool(_ pool: UniqueID) -> Bytes {
         var key = Bytes()
@@ -171,6 +186,21 @@ extension [UInt8] {
     @inline(__always)
     mutating func append(word: UInt64) {
         unsafe Swift.withUnsafeBytes(of: word.bigEndian) { unsafe append(contentsOf: $0) }
+    }
+
+    /// Appends where an extent is filed.
+    mutating func append(extentAt offset: UInt64, class extentClass: UInt8) {
+        let window = offset / IndexKey.windowBytes
+        append(UInt8(truncatingIfNeeded: window >> 40))
+        append(UInt8(truncatingIfNeeded: window >> 32))
+        append(UInt8(truncatingIfNeeded: window >> 24))
+        append(UInt8(truncatingIfNeeded: window >> 16))
+        append(UInt8(truncatingIfNeeded: window >> 8))
+        append(UInt8(truncatingIfNeeded: window))
+        append(extentClass)
+        append(UInt8(truncatingIfNeeded: offset >> 16) & 0x0f)
+        append(UInt8(truncatingIfNeeded: offset >> 8))
+        append(UInt8(truncatingIfNeeded: offset))
     }
 
     mutating func append(id: UniqueID) {

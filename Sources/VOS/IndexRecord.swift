@@ -2,7 +2,7 @@ internal import BIO
 
 /// What the index holds under a key: one version of a value, or a punch.
 ///
-/// Immutable once it is in the index, but for the readers' pins and what the cache notes.
+/// Immutable once it is in the index.
 final class IndexRecord {
     enum Kind: UInt8 {
         case objectPunch = 1
@@ -35,16 +35,6 @@ final class IndexRecord {
     /// The checksums of its chunks; the first apart.
     let firstChecksum: UInt32
     let moreChecksums: [UInt32]
-
-    /// The value, if the cache keeps it.
-    var cached: [UInt8]?
-    /// Whether it was read, since it came into the index or since the cache has looked.
-    var wasRead = false
-
-    /// How many readers need the blocks to stay.
-    var pins: Int32 = 0
-    /// It has left the index; its blocks are freed by the last reader.
-    var isRemoved = false
 
     init(
         kind: Kind, dkeyEnd: Int, akeyEnd: Int, epoch: UInt64, offset: UInt64 = 0,
@@ -87,8 +77,10 @@ final class IndexRecord {
         chunk == 0 ? firstChecksum : moreChecksums[chunk - 1]
     }
 
-    /// About how many bytes this takes in a checkpoint, beside its key.
-    var checkpointBytes: Int {
-        48 + inline.count + 8 * (1 + moreBlocks.count) + 4 * (1 + moreChecksums.count)
+    /// About how many bytes of memory this takes, beside its key.
+    var memoryBytes: Int {
+        112 + (inline.isEmpty ? 0 : 32 + inline.count)
+            + (moreBlocks.isEmpty ? 0 : 32 + 8 * moreBlocks.count)
+            + (moreChecksums.isEmpty ? 0 : 32 + 4 * moreChecksums.count)
     }
 }

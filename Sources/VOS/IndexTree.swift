@@ -1,67 +1,49 @@
-/// An ordered map from index keys to records: a B-tree whose nodes are copied on write.
+/// An ordered map from index keys to records: a B-tree. Nothing is ever removed.
 ///
-/// Copying the struct is a snapshot: O(1), and later changes of either copy the nodes on their
-/// path (at most one copy of each node per snapshot). Lookups, insertions and removals cost
-/// O(log n); visiting costs O(1) an entry after O(log n).
+/// Lookups and insertions cost O(log n); visiting costs O(1) an entry after O(log n).
 struct IndexTree {
     private var root = IndexNode()
     private(set) var count = 0
 
     init() {}
 
-    /// The record under `key`.
-    subscript(key: IndexKey.Bytes) -> IndexRecord? {
-        var node = root
-        while !node.isLeaf { node = node.children[node.childIndex(key)] }
-        let index = node.lowerBound(key)
-        guard index < node.keys.count, IndexKey.compare(node.keys[index], key) == 0 else {
-            return nil
-        }
-        return node.records[index]
-    }
-
-    /// Inserts or replaces, and returns what was replaced.
-    @discardableResult
-    mutating func insert(_ key: IndexKey.Bytes, _ record: IndexRecord) -> IndexRecord? {
-        if !isKnownUniquelyReferenced(&root) { root = root.copy() }
-        let old = root.insert(key, record)
-        if old == nil { count += 1 }
+    /// Inserts a key that is not there.
+    mutating func insert(_ key: IndexKey.Bytes, _ record: IndexRecord) {
+        root.insert(key, record)
+        count += 1
         if root.keys.count > IndexNode.entriesMax {
             let (separator, right) = root.split(appending: false)
             root = IndexNode(keys: [root.keys[0], separator], children: [root, right])
         }
-        return old
     }
 
-    /// Removes `key`, and returns what was there.
-    @discardableResult
-    mutating func remove(_ key: IndexKey.Bytes) -> IndexRecord? {
-        guard self[key] != nil else { return nil }
-        if !isKnownUniquelyReferenced(&root) { root = root.copy() }
-        let record = root.remove(key)
-        count -= 1
-        while root.children.count == 1 { root = root.children[0] }
-        return record
+    /// Where the first entry is that is not below `key`; nil when there is none. Valid until the
+    /// next insertion.
+    func position(from key: IndexKey.Bytes) -> (leaf: IndexNode, index: Int)? {
+        let leaf = leaf(of: key)
+        let index = leaf.lowerBound(key)
+        if index < leaf.keys.count { return (leaf, index) }
+        guard let last = leaf.keys.last, let next = separator(after: last) else { return nil }
+        // The first of the next leaf.
+        return (self.leaf(of: next), 0)
     }
 
-    /// The first entry that is not below `key`.
-    func first(from key: IndexKey.Bytes) -> (key: IndexKey.Bytes, record: IndexRecord)? {
-        var found: (IndexKey.Bytes, IndexRecord)?
-        forEach(from: key) { key, record in
-            found = (key, record)
-            return false
+    /// Where the last entry is that is below `key`; nil when there is none. Valid until the next
+    /// insertion.
+    func position(below key: IndexKey.Bytes) -> (leaf: IndexNode, index: Int)? {
+        var node = root
+        // What to take when the leaf of the key has none that is below it.
+        var left: IndexNode?
+        while !node.isLeaf {
+            let index = node.childIndex(key)
+            if index > 0 { left = node.children[index - 1] }
+            node = node.children[index]
         }
-        return found
-    }
-
-    /// The last entry below `key`.
-    func last(below key: IndexKey.Bytes) -> (key: IndexKey.Bytes, record: IndexRecord)? {
-        var found: (IndexKey.Bytes, IndexRecord)?
-        forEachReversed(below: key) { key, record in
-            found = (key, record)
-            return false
-        }
-        return found
+        let index = node.lowerBound(key)
+        if index > 0 { return (node, index - 1) }
+        guard var last = left else { return nil }
+        while !last.isLeaf { last = last.children[last.children.count - 1] }
+        return (last, last.keys.count - 1)
     }
 
     /// Visits entries from `start` on (nil: all), in ascending order, until `body` returns false.
@@ -102,13 +84,6 @@ struct IndexTree {
             node = node.children[index]
         }
         return separator
-    }
-
-    /// Visits entries below `end` (nil: all), in descending order, until `body` returns false.
-    func forEachReversed(
-        below end: IndexKey.Bytes? = nil, _ body: (IndexKey.Bytes, IndexRecord) -> Bool
-    ) {
-        _ = root.forEachReversed(below: end, body)
     }
 
     /// Traps when the structure is broken. O(n); for tests.

@@ -320,23 +320,26 @@ final class KeyLocks {
 enum StableKeyHash {
     static func hash(_ key: IndexKey.Bytes, first length: Int, seed: UInt64) -> UInt64 {
         precondition(length <= key.count)
-        var hash = seed &* 0x9e37_79b9_7f4a_7c15 ^ UInt64(length)
-        unsafe key.withUnsafeBytes { bytes in
-            var index = 0
-            while index + 8 <= length {
-                let word = unsafe UInt64(
-                    littleEndian: bytes.loadUnaligned(fromByteOffset: index, as: UInt64.self))
-                hash = mix(hash ^ word)
-                index += 8
-            }
-            var rest: UInt64 = 0
-            while index < length {
-                rest = unsafe rest << 8 | UInt64(bytes[index])
-                index += 1
-            }
-            hash = mix(hash ^ rest)
+        return unsafe key.withUnsafeBytes { bytes in
+            unsafe hash(UnsafeRawBufferPointer(rebasing: bytes[0..<length]), seed: seed)
         }
-        return hash
+    }
+
+    static func hash(_ bytes: UnsafeRawBufferPointer, seed: UInt64) -> UInt64 {
+        var hash = seed &* 0x9e37_79b9_7f4a_7c15 ^ UInt64(bytes.count)
+        var index = 0
+        while index + 8 <= bytes.count {
+            let word = unsafe UInt64(
+                littleEndian: bytes.loadUnaligned(fromByteOffset: index, as: UInt64.self))
+            hash = mix(hash ^ word)
+            index += 8
+        }
+        var rest: UInt64 = 0
+        while index < bytes.count {
+            rest = unsafe rest << 8 | UInt64(bytes[index])
+            index += 1
+        }
+        return mix(hash ^ rest)
     }
 
     /// The finaliser of MurmurHash3.

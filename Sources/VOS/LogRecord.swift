@@ -1,7 +1,7 @@
 internal import DrayRuntime
 
-/// One change of the index, ready to be applied: the key (of an extent: without its stamp, which
-/// is known only when the change is logged) and the record.
+/// One change of the index, ready to be applied: the key (without its stamp, which is known only
+/// when the change is logged) and the record.
 struct PreparedOperation {
     var key: IndexKey.Bytes
     let record: IndexRecord
@@ -22,28 +22,24 @@ struct PreparedOperation {
 ///     changes:  pool 16, container 16, object 16, count 2, operations
 ///               operation: kind 1, flags 1 (1 = in blocks, 2 = dkey of the one before),
 ///               dkey 4 + n, akey 4 + n (what the kind has), value (`RecordCoding`)
-///     removal:  aggregated epoch 8, count 2, keys (shared with the one before 4, rest 4 + n)
 ///     range:    from 4 + n, to 4 + n
 ///     prepared: transaction 16, epoch 8, leader 1, members 4 + n, locks 2 (each key 8, mode 1),
 ///               changes of objects 2 (each: changes)
 ///     outcomes: count 2, each: kind 1 (1 committed, 2 aborted, 3 completed), transaction 16,
 ///               epoch 8
 ///
-/// Numbers are little-endian; identifiers and keys big-endian, as in `IndexKey`.
+/// Type 2 is not used. Numbers are little-endian; identifiers and keys big-endian, as in `IndexKey`.
 enum LogRecord {
-    static let version: UInt8 = 2
+    static let version: UInt8 = 3
 
     private enum RecordType: UInt8 {
         case update = 1
-        case removal = 2
         case range = 3
         case prepared = 4
         case outcomes = 5
     }
 
     case update(epoch: UInt64, transaction: UniqueID, operations: [PreparedOperation])
-    /// Aggregation removes these keys, which nobody can see from `aggregatedEpoch` on.
-    case removal(aggregatedEpoch: UInt64, keys: [IndexKey.Bytes])
     /// Everything from one key up to another is destroyed.
     case range(from: IndexKey.Bytes, to: IndexKey.Bytes)
     /// This target's part of a distributed transaction is durable, and undecided.
@@ -200,18 +196,6 @@ enum LogRecord {
         return bytes
     }
 
-    static func encodeRemoval(aggregatedEpoch: UInt64, keys: [IndexKey.Bytes]) -> [UInt8] {
-        var bytes: [UInt8] = [RecordType.removal.rawValue, version]
-        bytes.put(aggregatedEpoch)
-        bytes.put(UInt16(keys.count))
-        var previous: IndexKey.Bytes = []
-        for key in keys {
-            KeyCompression.put(key, after: previous, to: &bytes)
-            previous = key
-        }
-        return bytes
-    }
-
     static func encodeRange(from: IndexKey.Bytes, to: IndexKey.Bytes) -> [UInt8] {
         var bytes: [UInt8] = [RecordType.range.rawValue, version]
         bytes.put(string: from)
@@ -232,7 +216,6 @@ enum LogRecord {
         let record: LogRecord
         switch RecordType(rawValue: type) {
         case .update: record = try decodeUpdate(&reader)
-        case .removal: record = try decodeRemoval(&reader)
         case .range:
             record = .range(
                 from: try reader.countedString(maximum: IndexKey.lengthMax),
@@ -329,42 +312,6 @@ enum LogRecord {
         }
         return operations
     }
-
-    private static func decodeRemoval(
-        _ reader: inout ByteReader
-    ) throws(MalformedBytes) -> LogRecord {
-        let epoch = try reader.quad()
-        let count = Int(try reader.short())
-        var keys: [IndexKey.Bytes] = []
-        for _ in 0..<count {
-            keys.append(try KeyCompression.key(after: keys.last ?? [], from: &reader))
-        }
-        return .removal(aggregatedEpoch: epoch, keys: keys)
-    }
-}
-
-/// Writes ascending keys without what each has in common with the one before.
-enum KeyCompression {
-    static func put(_ key: IndexKey.Bytes, after previous: IndexKey.Bytes, to bytes: inout [UInt8])
-    {
-        let most = min(key.count, previous.count)
-        var shared = 0
-        while shared < most, key[shared] == previous[shared] { shared += 1 }
-        bytes.put(UInt32(shared))
-        bytes.put(UInt32(key.count - shared))
-        bytes.append(contentsOf: key[shared...])
-    }
-
-    static func key(
-        after previous: IndexKey.Bytes, from reader: inout ByteReader
-    ) throws(MalformedBytes) -> IndexKey.Bytes {
-        let shared = Int(try reader.long())
-        let rest = Int(try reader.long())
-        guard shared <= previous.count, rest <= IndexKey.lengthMax,
-            shared + rest >= IndexKey.objectLength, shared + rest <= IndexKey.lengthMax
-        else { throw MalformedBytes(what: "a key of \(shared) and \(rest) bytes") }
-        return try Array(previous[0..<shared]) + reader.string(rest)
-    }
 }
 
 /// The encoded names of an operation, and where each ends.
@@ -391,17 +338,19 @@ struct NamePath {
         self.akeyEnd = akeyEnd
     }
 
-    /// For what `key` and the stamp of an extent add.
-    private static let room = 25
+    /// For what `key` and the stamp add.
+    private static let room = 1 + IndexKey.extentLength + IndexKey.versionLength
 
-    /// The key of `record`, whose names these are; for an extent without the stamp.
+    /// The key of `record`, whose names these are, without the stamp.
     consuming func key(for record: IndexRecord) -> IndexKey.Bytes {
         switch record.kind {
         case .objectPunch, .dkeyPunch, .akeyPunch: bytes.append(IndexKey.punchTag)
         case .single: bytes.append(IndexKey.singleTag)
         case .extent:
-            bytes.append(IndexKey.extentTag(length: Int(record.byteCount)))
-            bytes.append(word: record.offset)
+            bytes.append(IndexKey.extentTag)
+            bytes.append(
+                extentAt: record.offset,
+                class: IndexKey.extentClass(length: Int(record.byteCount)))
         }
         bytes.append(word: ~record.epoch)
         return bytes

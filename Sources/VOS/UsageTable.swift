@@ -3,72 +3,66 @@ internal import DrayRuntime
 
 /// Counts what each container holds.
 struct UsageTable {
-    private struct ContainerKey: Hashable, Comparable {
-        let pool: UniqueID
-        let container: UniqueID
+    private var table: [ContainerName: VOSUsage] = [:]
 
-        static func < (left: ContainerKey, right: ContainerKey) -> Bool {
-            left.pool != right.pool ? left.pool < right.pool : left.container < right.container
+    /// Adds an entry.
+    mutating func add(_ key: UnsafeRawBufferPointer, _ head: EntryHead) {
+        unsafe table[ContainerName(key), default: VOSUsage()].add(head)
+    }
+
+    mutating func add(_ usage: VOSUsage, to name: ContainerName) {
+        var sum = table[name] ?? VOSUsage()
+        sum.add(usage)
+        table[name] = sum
+    }
+
+    /// Adds what `added` has, and takes away what `removed` has.
+    mutating func change(adding added: UsageTable, removing removed: UsageTable) {
+        // Sums do not depend on the order.
+        for (name, usage) in added.table { add(usage, to: name) }
+        for (name, usage) in removed.table {
+            guard var sum = table[name] else {
+                preconditionFailure("something was removed from a container that had nothing")
+            }
+            sum.subtract(usage)
+            table[name] = sum.entries == 0 ? nil : sum
         }
     }
 
-    private final class Counts {
-        var usage = VOSUsage()
+    /// In order.
+    var entries: [(name: ContainerName, usage: VOSUsage)] {
+        table.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
     }
 
-    private var table: [ContainerKey: Counts] = [:]
-    /// The container counted last, which is often the next one too.
-    private var latest: (key: ContainerKey, counts: Counts)?
-
-    private mutating func counts(of key: IndexKey.Bytes) -> Counts {
-        let container = ContainerKey(
-            pool: UniqueID(high: key.word(at: 0), low: key.word(at: 8)),
-            container: UniqueID(high: key.word(at: 16), low: key.word(at: 24)))
-        if let latest, latest.key == container { return latest.counts }
-        let counts = table[container] ?? Counts()
-        table[container] = counts
-        latest = (container, counts)
-        return counts
-    }
-
-    mutating func add(_ key: IndexKey.Bytes, _ record: IndexRecord) {
-        let counts = counts(of: key)
-        counts.usage.bytes += UInt64(record.byteCount)
-        counts.usage.blockBytes += record.blockCount * UInt64(BlockDevice.blockSize)
-        counts.usage.entries += 1
-    }
-
-    mutating func subtract(_ key: IndexKey.Bytes, _ record: IndexRecord) {
-        let counts = counts(of: key)
-        counts.usage.bytes -= UInt64(record.byteCount)
-        counts.usage.blockBytes -= record.blockCount * UInt64(BlockDevice.blockSize)
-        counts.usage.entries -= 1
-        if counts.usage.entries == 0, let latest {
-            table[latest.key] = nil
-            self.latest = nil
-        }
-    }
-
-    func usage(pool: UniqueID, container: UniqueID) -> VOSUsage {
-        table[ContainerKey(pool: pool, container: container)]?.usage ?? VOSUsage()
-    }
+    func usage(of name: ContainerName) -> VOSUsage { table[name] ?? VOSUsage() }
 
     func usage(pool: UniqueID) -> VOSUsage {
         var sum = VOSUsage()
-        // Addition does not depend on the order.
-        for (key, counts) in table where key.pool == pool {
-            sum.bytes += counts.usage.bytes
-            sum.blockBytes += counts.usage.blockBytes
-            sum.entries += counts.usage.entries
-        }
+        // Sums do not depend on the order.
+        for (name, usage) in table where name.pool == pool { sum.add(usage) }
         return sum
     }
 
-    var pools: [UniqueID] {
-        table.keys.sorted().reduce(into: []) { if $0.last != $1.pool { $0.append($1.pool) } }
+    /// Without order.
+    var names: some Collection<ContainerName> { table.keys }
+}
+
+extension VOSUsage {
+    mutating func add(_ head: EntryHead) {
+        bytes += UInt64(head.byteCount)
+        blockBytes += head.blockCount * UInt64(BlockDevice.blockSize)
+        entries += 1
     }
 
-    func containers(pool: UniqueID) -> [UniqueID] {
-        table.keys.filter { $0.pool == pool }.sorted().map(\.container)
+    mutating func add(_ other: VOSUsage) {
+        bytes += other.bytes
+        blockBytes += other.blockBytes
+        entries += other.entries
+    }
+
+    mutating func subtract(_ other: VOSUsage) {
+        bytes -= other.bytes
+        blockBytes -= other.blockBytes
+        entries -= other.entries
     }
 }

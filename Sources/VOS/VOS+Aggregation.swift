@@ -3,136 +3,71 @@ public import DrayRuntime
 internal import Logging
 
 extension VOS {
-    /// The most keys in one log record of a removal, and in one step of a destruction.
-    private static let removalKeysMax = 256
-    /// The most bytes of keys in one log record of a removal.
-    private static let removalBytesMax = 4096
-
-    /// Drops versions that nobody can see at `epoch` or later, and gives their space back: what a
-    /// newer version or a punch of that epoch or before hides. From then on neither reads nor
-    /// updates below `epoch` are possible.
+    /// Drops versions that nobody can see at `epoch` or later, nor at the epoch of a snapshot, and
+    /// gives their space back: what a newer version or a punch of that epoch or before hides. From
+    /// then on neither reads (but of snapshots) nor updates below `epoch` are possible.
     ///
     /// Stays below the epochs of updates under way. Cooperative: works in small steps. Does nothing
-    /// when it is running already. Cost: some microseconds for each version it drops.
+    /// when it is running already, or when nothing has changed since it last did. Cost: it writes
+    /// every table once that has or overlaps what may have been hidden since.
     public func aggregate(upTo epoch: UInt64) async throws(VOSError) {
         try begin()
         defer { end() }
         guard !isAggregating else { return }
         isAggregating = true
         defer { isAggregating = false }
+        raiseAggregatedEpoch(to: epoch)
+        guard aggregatedEpoch > 0 else { return }
+        let state = AggregationState(
+            epoch: aggregatedEpoch, sequence: lastSequence, snapshots: snapshots.changes)
+        guard state != aggregated else { return }
+        let weight = weightApplied
+        try await flushAll()
+        try await mergeLock.withLock { () async throws(VOSError) in try await mergeAll() }
+        aggregated = state
+        aggregatedWeight = weight
+    }
+
+    func raiseAggregatedEpoch(to epoch: UInt64) {
         let bound = min(epoch, (epochsInFlight.min() ?? .max) - 1)
-        guard bound > aggregatedEpoch, let first = shadows.first, first.epoch <= bound else {
-            return
-        }
-        aggregatedEpoch = bound
-        var removal = Removal()
-        var steps = 0
-        while let shadow = shadows.first, shadow.epoch <= bound {
-            shadows.removeFirst()
-            if let record = index[shadow.key] {
-                if record.kind.isPunch {
-                    try await removePunched(shadow.key, record, &removal)
-                } else if isHidden(shadow.key, record, at: bound) {
-                    removal.add(shadow.key)
-                }
-            }
-            try await flush(&removal, ifAbove: VOS.removalBytesMax)
-            steps += 1
-            if steps % 64 == 0 { await giveWay() }
-        }
-        try await flush(&removal, ifAbove: 0)
+        aggregatedEpoch = max(aggregatedEpoch, bound)
     }
 
-    /// Keys that are about to be removed.
-    private struct Removal {
-        var keys: [IndexKey.Bytes] = []
-        var bytes = 0
-
-        mutating func add(_ key: IndexKey.Bytes) {
-            keys.append(key)
-            bytes += key.count
-        }
-    }
-
-    private func flush(_ removal: inout Removal, ifAbove limit: Int) async throws(VOSError) {
-        guard removal.bytes > limit || removal.keys.count >= VOS.removalKeysMax else { return }
-        let keys = removal.keys
-        removal = Removal()
-        for key in keys where key.count + 64 > store.recordBytesMax {
-            throw .badArgument("a key of \(key.count) bytes does not fit into the log")
-        }
-        let epoch = aggregatedEpoch
-        let bytes = LogRecord.encodeRemoval(aggregatedEpoch: epoch, keys: keys)
-        try await append(bytes) { [self] sequence in
-            apply(.removal(aggregatedEpoch: epoch, keys: keys), sequence: sequence)
-        }
-    }
-
-    /// Whether `record`, a value, cannot be seen at `bound` or later because of what is not above
-    /// `bound` itself.
-    private func isHidden(
-        _ key: IndexKey.Bytes, _ record: IndexRecord, at bound: UInt64
-    ) -> Bool {
-        if let punch = newestPunch(over: key, record, epoch: bound), punch.hides(record) {
-            return true
-        }
-        if record.kind == .single {
-            guard let newer = index.last(below: key) else { return false }
-            return IndexKey.agree(newer.key, key, length: Int(record.akeyEnd) + 1)
-                && newer.record.epoch <= bound
-        }
-        let length = Int(record.akeyEnd)
-        let akey = Array(key[0..<length])
-        // The newest up to the bound at the same offset is what hides most versions.
-        var start = Array(key[0..<length + 9])
-        start.append(word: ~bound)
-        if let newest = index.first(from: start), newest.record.isNewer(than: record),
-            IndexKey.agree(newest.key, start, length: length + 9), newest.record.end >= record.end
+    /// Returns when all that is logged now is in tables.
+    private func flushAll() async throws(VOSError) {
+        let sequence = lastSequence
+        // A transaction that was decided may be in it without a record of its own.
+        let memtable = active
+        while checkpointSequence < sequence
+            || memtable.tree.count > 0 && (active === memtable || frozen?.memtable === memtable)
         {
-            return true
+            try await checkpoint()
         }
-        var records: [IndexRecord] = []
-        forEachExtent(akey, prefix: akey.count, in: record.offset..<record.end) { _, other in
-            if other.epoch <= bound { records.append(other) }
-            return true
-        }
-        return !Painting.visible(records, in: record.offset..<record.end)
-            .contains { $0.record === record }
     }
 
-    /// Removes everything that a punch hides, then the punch itself.
-    private func removePunched(
-        _ key: IndexKey.Bytes, _ punch: IndexRecord, _ removal: inout Removal
-    ) async throws(VOSError) {
-        let length: Int
-        switch punch.kind {
-        case .objectPunch: length = IndexKey.objectLength
-        case .dkeyPunch: length = Int(punch.dkeyEnd)
-        case .akeyPunch: length = Int(punch.akeyEnd)
-        case .single, .extent: preconditionFailure("a value is no punch")
-        }
-        let prefix = Array(key[0..<length])
-        var position: IndexKey.Bytes? = prefix
-        while let start = position {
-            position = nil
-            var looked = 0
-            index.forEach(from: start) { key, record in
-                guard IndexKey.hasPrefix(key, prefix) else { return false }
-                guard looked < VOS.removalKeysMax else {
-                    position = key
-                    return false
-                }
-                looked += 1
-                if record !== punch, punch.isNewer(than: record) { removal.add(key) }
-                return true
+    /// Merges all tables down to the last level, and writes anew those there that have something to
+    /// drop.
+    private func mergeAll() async throws(VOSError) {
+        let last = IndexVersion.levelMax
+        for level in 0..<last {
+            let groups =
+                level == 0 ? [version.levels[0]] : version.levels[level].map { [$0] }
+            for tables in groups where !tables.isEmpty {
+                let below = ((level + 1)..<last).first { !version.levels[$0].isEmpty } ?? last
+                try await run(picker.job(tables, to: below))
             }
-            while removal.keys.count > 0, removal.bytes > VOS.removalBytesMax {
-                try await flush(&removal, ifAbove: VOS.removalBytesMax)
-            }
-            if position != nil { await giveWay() }
         }
-        // The punch goes in a record of its own or behind what it hides, never before.
-        removal.add(key)
+        for table in version.levels[last] where hasGarbage(table.info) {
+            // An earlier one may have taken it.
+            guard version.levels[last].contains(where: { $0 === table }) else { continue }
+            try await run(picker.job([table], to: last))
+        }
+    }
+
+    /// Whether a table has something to drop that can be told from it alone.
+    private func hasGarbage(_ info: TableInfo) -> Bool {
+        info.hiddenEpoch <= aggregatedEpoch || info.punches > 0
+            || destroyed.contains { info.overlaps($0.from, $0.to) }
     }
 
     // MARK: - Destruction
@@ -154,25 +89,31 @@ extension VOS {
         try begin()
         defer { end() }
         let end = IndexKey.successor(ofPrefix: prefix)
-        while true {
-            var count = 0
-            var limit = end
-            index.forEach(from: prefix) { key, _ in
-                guard IndexKey.compare(key, end) < 0 else { return false }
-                if count == VOS.removalKeysMax {
-                    limit = key
-                    return false
-                }
-                count += 1
-                return true
+        if hasUndecided(from: prefix, to: end) || isAnything(below: prefix) {
+            try await append(LogRecord.encodeRange(from: prefix, to: end)) { [self] sequence in
+                apply(.range(from: prefix, to: end), sequence: sequence)
             }
-            guard count > 0 || hasUndecided(from: prefix, to: end) else { return }
-            let stop = limit
-            try await append(LogRecord.encodeRange(from: prefix, to: stop)) { [self] sequence in
-                apply(.range(from: prefix, to: stop), sequence: sequence)
-            }
-            await giveWay()
         }
+        guard let range = destroyed.first(where: { $0.from == prefix && $0.to == end }) else {
+            return
+        }
+        try await flushAll()
+        try await mergeLock.withLock { () async throws(VOSError) in
+            // Each gets rid of its own.
+            for table in version.tables where table.info.overlaps(prefix, end) {
+                try await run(MergeJob(inputs: [table], level: table.info.level))
+            }
+            var edit = VersionEdit()
+            edit.finished = [range]
+            try await publish(edit)
+        }
+    }
+
+    private func isAnything(below prefix: IndexKey.Bytes) -> Bool {
+        let pool = UniqueID(high: prefix.word(at: 0), low: prefix.word(at: 8))
+        guard prefix.count == 32 else { return usage(pool: pool).entries > 0 }
+        let container = UniqueID(high: prefix.word(at: 16), low: prefix.word(at: 24))
+        return usage(pool: pool, container: container).entries > 0
     }
 
     // MARK: - Background
@@ -187,12 +128,10 @@ extension VOS {
             guard !isClosed else { return }
             do throws(VOSError) {
                 let now = world.clock.wallNanoseconds
-                let isTight = store.allocator.freeBlocks < store.allocator.totalBlocks / 8
                 let kept = isTight ? min(options.retention, 1_000_000_000) : options.retention
                 // No further than epochs go: the wall clock may be ahead, and the updates that come
                 // when it is right again must not be too old.
-                let newest = shadows.last?.epoch ?? 0
-                if now > kept { try await aggregate(upTo: min(now - kept, newest)) }
+                if now > kept { try await aggregateIfWorth(upTo: min(now - kept, transactions.newest)) }
                 if wantsCheckpoint { try await checkpoint() }
             } catch .closed {
                 return
@@ -205,11 +144,32 @@ extension VOS {
         }
     }
 
-    /// Whether so much was logged that a checkpoint is worth its while: half the log, or as much
-    /// as the checkpoint itself is likely to be, but at least 32 MiB.
-    private var wantsCheckpoint: Bool {
-        let worth = max(32 << 20, UInt64(indexBytes))
-        return lastSequence > checkpointSequence
-            && store.logUsed > min(store.logSize / 2, worth)
+    private var isTight: Bool { store.allocator.freeBlocks < store.allocator.totalBlocks / 8 }
+
+    /// Merges in passing leave no more than a fifth or so of what is hidden. The rest goes when all
+    /// that was written is old enough; or, when all that there was the last time is, and since then
+    /// so much was written that there must be more of it.
+    private func aggregateIfWorth(upTo bound: UInt64) async throws(VOSError) {
+        let newest = transactions.newest
+        guard weightApplied != aggregatedWeight else { return }
+        if aggregationMark == 0 { aggregationMark = newest }
+        guard bound >= aggregationMark else { return }
+        let tables = version.tables
+        let total = tables.reduce(active.weight) { $0 + $1.info.weight }
+        let written = weightApplied - aggregatedWeight
+        let isSmall = tables.reduce(0) { $0 + $1.info.byteCount } < 1 << 20
+        if bound >= newest || written > total / (isSmall || isTight ? 16 : 2) {
+            aggregationMark = newest
+            try await aggregate(upTo: bound)
+        } else if written > total / 16 {
+            raiseAggregatedEpoch(to: bound)
+        }
     }
+}
+
+/// What an aggregation has dealt with.
+struct AggregationState: Equatable {
+    let epoch: UInt64
+    let sequence: UInt64
+    let snapshots: Int
 }

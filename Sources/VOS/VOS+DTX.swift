@@ -7,7 +7,7 @@ extension VOS {
 
     /// What is known here of a transaction.
     public func state(of id: UniqueID) -> DTXState {
-        if let dtx = active[id] { return .active(dtx) }
+        if let dtx = dtxs[id] { return .active(dtx) }
         if let epoch = transactions.outcome(id) ?? completions[id]?.epoch {
             return .committed(epoch: epoch)
         }
@@ -16,7 +16,7 @@ extension VOS {
 
     /// The transactions that are prepared here and undecided, in the order of the log.
     public var undecided: [DTX] {
-        active.values.filter { $0.phase == .prepared }.sorted { $0.sequence < $1.sequence }
+        dtxs.values.filter { $0.phase == .prepared }.sorted { $0.sequence < $1.sequence }
     }
 
     /// The committed transactions that this target leads and that others may not know of yet, with
@@ -36,7 +36,7 @@ extension VOS {
     }
 
     private func reportHolders(of key: UInt64) {
-        guard let handler = blockedHandler, !active.isEmpty else { return }
+        guard let handler = blockedHandler, !dtxs.isEmpty else { return }
         for dtx in undecided where dtx.locks.contains(where: { $0.key == key }) { handler(dtx) }
     }
 
@@ -68,7 +68,7 @@ extension VOS {
                 "a transaction of more than \(VOSLimits.locksMax) keys, with the objects")
         }
         let dtx = DTX(id: request.id, members: request.members, isLeader: request.isLeader)
-        active[request.id] = dtx
+        dtxs[request.id] = dtx
         do throws(VOSError) {
             if let patience = request.patience {
                 guard await locks.acquire(wishes.locks, until: patience) else { throw .undecided }
@@ -81,14 +81,14 @@ extension VOS {
             // The leader of their redundancy group has ordered these.
             dtx.locks = wishes.locks + locks.adopt(wishes.followed)
             do throws(VOSError) {
-                try admit(dtx, request, wishes, stamp: stamp)
+                try await admit(dtx, request, wishes, stamp: stamp)
             } catch {
                 locks.release(dtx.locks)
                 throw error
             }
             return dtx
         } catch {
-            active[request.id] = nil
+            dtxs[request.id] = nil
             dtx.phase = .aborted
             throw error
         }
@@ -97,12 +97,13 @@ extension VOS {
     /// With the locks held: conflicts, conditions, the epoch.
     private func admit(
         _ dtx: DTX, _ request: DTXRequest, _ wishes: DTXWishes, stamp: () -> UInt64
-    ) throws(VOSError) {
+    ) async throws(VOSError) {
         for read in wishes.reads {
             guard stamps.isUnchanged(object: read.object, dkey: read.dkey, since: request.snapshot)
             else { throw .conflict }
         }
-        for (operation, path) in wishes.conditions { try checkCondition(operation, path) }
+        // The locks keep what was looked at as it is.
+        for (operation, path) in wishes.conditions { try await checkCondition(operation, path) }
         dtx.epoch = stamp()
         guard dtx.epoch > aggregatedEpoch else {
             throw .epochTooOld(epoch: dtx.epoch, oldest: aggregatedEpoch + 1)
@@ -176,7 +177,7 @@ extension VOS {
     func didPrepare(_ dtx: DTX, sequence: UInt64) {
         dtx.phase = .prepared
         dtx.sequence = sequence
-        active[dtx.id] = dtx
+        dtxs[dtx.id] = dtx
         preparedBytes += dtx.record.count
     }
 
@@ -185,7 +186,7 @@ extension VOS {
         if dtx.phase == .prepared { preparedBytes -= dtx.record.count }
         dtx.phase = phase
         dtx.record = []
-        active[dtx.id] = nil
+        dtxs[dtx.id] = nil
         removeInFlight(dtx.epoch)
         locks.release(dtx.locks)
     }
@@ -239,7 +240,7 @@ extension VOS {
 
     private func freeBlocks(of dtx: DTX) {
         let blocks = dtx.blocks
-        if !blocks.isEmpty, !isRecovering { store.allocator.free(blocks) }
+        if !blocks.isEmpty { store.allocator.free(blocks) }
         dtx.operations = []
     }
 
@@ -296,7 +297,7 @@ extension VOS {
         for outcome in outcomes {
             switch outcome.kind {
             case .committed:
-                if let dtx = active.removeValue(forKey: outcome.id) {
+                if let dtx = dtxs.removeValue(forKey: outcome.id) {
                     preparedBytes -= dtx.record.count
                     dtx.phase = .committed
                     applyCommit(dtx)
@@ -304,9 +305,10 @@ extension VOS {
                     transactions.add(outcome.id, epoch: outcome.epoch)
                 }
             case .aborted:
-                if let dtx = active.removeValue(forKey: outcome.id) {
+                if let dtx = dtxs.removeValue(forKey: outcome.id) {
                     preparedBytes -= dtx.record.count
                     dtx.phase = .aborted
+                    freeBlocks(of: dtx)
                 }
                 transactions.add(outcome.id, epoch: outcome.epoch, isCommitted: false)
             case .completed: completions[outcome.id] = nil
@@ -314,12 +316,11 @@ extension VOS {
         }
     }
 
-    /// After the log: what is undecided holds its keys, its epoch and its blocks again.
-    func adoptUndecided() throws(BIOError) {
+    /// After the log: what is undecided holds its keys and its epoch again.
+    func adoptUndecided() {
         for dtx in undecided {
             locks.adopt(dtx.locks)
             epochsInFlight.append(dtx.epoch)
-            for extent in dtx.blocks { try store.allocator.markUsed(extent) }
         }
     }
 
@@ -330,7 +331,7 @@ extension VOS {
             for operation in dtx.operations {
                 if operation.isIn(from, to) {
                     let blocks = operation.record.blocks
-                    if !blocks.isEmpty, !isRecovering { store.allocator.free(blocks) }
+                    if !blocks.isEmpty { store.allocator.free(blocks) }
                 } else {
                     kept.append(operation)
                 }

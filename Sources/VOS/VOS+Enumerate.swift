@@ -16,9 +16,17 @@ extension VOS {
             IndexKey.successor(ofPrefix: IndexKey.object(pool, container, $0))
         }
         var objects: [ObjectID] = []
-        let more = await visit(prefix, from: start ?? prefix, epoch: epoch) { key in
+        let search = try await VisibleSearch(makeView(), prefix: prefix, isName: false, epoch)
+        var more = false
+        if let start { try await search.seek(start) }
+        while try await search.next(self) {
+            guard objects.count < limit else {
+                more = true
+                break
+            }
+            let key = unsafe IndexKey.Bytes(search.key[0..<IndexKey.objectLength])
             objects.append(ObjectID(high: key.word(at: 32), low: key.word(at: 40)))
-            return objects.count < limit ? IndexKey.objectLength : nil
+            try await search.seek(IndexKey.successor(ofPrefix: key))
         }
         return (objects, more ? objects.last : nil)
     }
@@ -66,14 +74,17 @@ extension VOS {
         let window: UInt64 = 16 << 20
         var extents: [ArrayExtent] = []
         var position = offset
-        while let first = nextExtent(path, from: position) {
+        let view = makeView()
+        while let first = try await nextExtent(path, from: position, view) {
             position = max(position, first)
             // Windows have fixed places: hidden extents, which not every replica has yet, must not
             // decide where a visible one is cut.
             let (sum, overflow) = (position / window * window).addingReportingOverflow(window)
             let end = overflow ? .max : sum
             guard position < end else { break }
-            for segment in visibleSegments(path, range: position..<end, epoch: fetch.epoch) {
+            let segments = try await visibleSegments(
+                path, range: position..<end, epoch: fetch.epoch, view)
+            for segment in segments {
                 if extents.count >= max(1, limit) { return (extents, segment.start) }
                 extents.append(
                     ArrayExtent(
@@ -86,22 +97,27 @@ extension VOS {
         return (extents, nil)
     }
 
-    /// Where the first extent, visible or not, lies that reaches beyond `offset`.
-    private func nextExtent(_ path: NamePath, from offset: UInt64) -> UInt64? {
-        var best: UInt64?
-        for tag in IndexKey.extentTags.first...IndexKey.extentTags.last {
-            let lengthMax = IndexKey.lengthMax(ofTag: tag)
-            var start = path.bytes
-            start.append(tag)
-            start.append(word: offset >= lengthMax ? offset - lengthMax + 1 : 0)
-            index.forEach(from: start) { key, record in
-                guard IndexKey.agree(key, start, length: path.bytes.count + 1) else { return false }
-                guard record.end > offset else { return true }
-                best = min(best ?? .max, record.offset)
-                return false
-            }
+    /// Where the first extent, visible or not, lies that reaches beyond `offset`; or one of those
+    /// that begin in the same window of the array.
+    private func nextExtent(
+        _ path: NamePath, from offset: UInt64, _ view: ReadView
+    ) async throws(VOSError) -> UInt64? {
+        var prefix = path.bytes
+        prefix.append(IndexKey.extentTag)
+        let cursor = try await IndexCursor(view, prefix: prefix, name: path.bytes)
+        // No extent is longer than a window.
+        var target = prefix
+        let window = offset / IndexKey.windowBytes
+        target.append(
+            extentAt: (window - min(window, 1)) * IndexKey.windowBytes,
+            class: IndexKey.extentClasses.lowerBound)
+        try await cursor.seek(target)
+        while cursor.isValid {
+            let head = try cursor.entry.head()
+            if head.end > offset { return head.offset }
+            try await cursor.next()
         }
-        return best
+        return nil
     }
 
     private func listNames(
@@ -126,39 +142,22 @@ extension VOS {
         }
         var names: [[UInt8]] = []
         var bytes = 0
-        let more = await visit(prefix, from: start, epoch: epoch) { key in
-            guard let (name, end) = IndexKey.name(in: key, at: prefix.count) else { return nil }
+        var more = false
+        let search = try await VisibleSearch(makeView(), prefix: prefix, isName: false, epoch)
+        if anchor != nil { try await search.seek(start) }
+        while try await search.next(self) {
+            guard names.count < limit, bytes < bytesMax else {
+                more = true
+                break
+            }
+            let key = unsafe IndexKey.Bytes(search.key)
+            guard let (name, end) = IndexKey.name(in: key, at: prefix.count) else {
+                throw .damaged(what: "a key of the index")
+            }
             names.append(name)
             bytes += name.count
-            return names.count < limit && bytes < bytesMax ? end : nil
+            try await search.seek(IndexKey.successor(ofPrefix: Array(key[0..<end])))
         }
         return (names, more ? names.last : nil)
-    }
-
-    /// Calls `body` with a visible entry below `prefix`, then with the first one that does not
-    /// share as many bytes with it as `body` said, and so on. Returns whether `body` ended it, with
-    /// nil. Gives way to others.
-    private func visit(
-        _ prefix: IndexKey.Bytes, from start: IndexKey.Bytes, epoch: UInt64,
-        _ body: (IndexKey.Bytes) -> Int?
-    ) async -> Bool {
-        var position = start
-        var budget = VOS.searchMax
-        while true {
-            if budget <= 0 {
-                await giveWay()
-                budget = VOS.searchMax
-            }
-            switch searchVisible(from: position, prefix: prefix, epoch: epoch, limit: budget) {
-            case .found(let key, _):
-                guard let length = body(key) else { return true }
-                position = IndexKey.successor(ofPrefix: Array(key[0..<length]))
-                budget -= 4
-            case .more(let key):
-                position = key
-                budget = 0
-            case .none: return false
-            }
-        }
     }
 }

@@ -19,7 +19,10 @@ extension VOS {
         try begin()
         defer { end() }
         try await settle(path, fetch)
-        guard let record = visibleSingle(path, epoch: fetch.epoch) else { throw .notFound }
+        guard let (record, view) = try await visibleSingle(path, epoch: fetch.epoch) else {
+            throw .notFound
+        }
+        defer { withExtendedLifetime(view) {} }
         let count = Int(record.byteCount)
         var result = FetchResult(
             size: UInt64(count), byteCount: 0, checksums: [], epoch: record.epoch)
@@ -57,12 +60,14 @@ extension VOS {
         try begin()
         defer { end() }
         try await settle(path, fetch)
-        var result = FetchResult(
-            size: findingEnd ? visibleEnd(path, epoch: fetch.epoch) : 0, byteCount: length,
-            checksums: [], epoch: 0)
+        // Kept to the end, and with it the blocks of what it has.
+        let view = makeView()
+        defer { withExtendedLifetime(view) {} }
+        var result = FetchResult(size: 0, byteCount: length, checksums: [], epoch: 0)
+        if findingEnd { result.size = try await visibleEnd(path, epoch: fetch.epoch, view) }
         guard length > 0 else { return result }
         let range = offset..<offset + UInt64(length)
-        let segments = visibleSegments(path, range: range, epoch: fetch.epoch)
+        let segments = try await visibleSegments(path, range: range, epoch: fetch.epoch, view)
         var pieces: [ReadPiece] = []
         pieces.reserveCapacity(segments.count)
         var covered = offset
@@ -90,7 +95,7 @@ extension VOS {
         try begin()
         defer { end() }
         try await settle(path, fetch)
-        return visibleEnd(path, epoch: fetch.epoch)
+        return try await visibleEnd(path, epoch: fetch.epoch, makeView())
     }
 
     /// Lets the updates that are under way become visible: what was not seen at an epoch must not
@@ -172,7 +177,7 @@ extension VOS {
     /// The most pieces of one fetch that are read at once.
     static let readersMax = 16
 
-    /// Reads and verifies all pieces. Their blocks are pinned until the end.
+    /// Reads and verifies all pieces. The caller keeps the view that they come from.
     fileprivate func read(
         _ pieces: [ReadPiece], into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch
     ) async throws(VOSError) {
@@ -185,8 +190,6 @@ extension VOS {
             }
         }
         guard !stored.isEmpty else { return }
-        for piece in stored { piece.record.pins += 1 }
-        defer { for piece in stored { unpin(piece.record) } }
         if stored.count == 1 {
             try unsafe await read(stored[0], into: buffer, fetch: fetch)
             return
@@ -226,14 +229,11 @@ extension VOS {
     private func copyCached(
         _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer
     ) -> Bool {
-        guard piece.record.cached != nil else { return false }
-        piece.record.wasRead = true
-        guard piece.count > 0 else { return true }
-        unsafe piece.record.cached?.withUnsafeBytes { bytes in
+        unsafe cache.withValue(at: piece.record.firstBlocks.start) { bytes in
+            guard piece.count > 0 else { return }
             unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[piece.position...])
                 .copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[piece.first..<piece.end]))
         }
-        return true
     }
 
     private func copyInline(
@@ -288,7 +288,7 @@ extension VOS {
         }
         guard piece.count == Int(piece.record.byteCount), !fetch.readsDevice else { return }
         unsafe cache.didRead(
-            piece.record,
+            at: piece.record.firstBlocks.start,
             UnsafeRawBufferPointer(rebasing: buffer[piece.position..<piece.position + piece.count]))
     }
 

@@ -2,40 +2,91 @@ internal import BIO
 internal import DrayRuntime
 
 extension VOS {
-    /// Traps when the store's own counts contradict each other, or blocks have leaked. Nothing may
-    /// be under way. O(n); for tests and simulations.
-    package func checkInvariants() {
-        precondition(operations == 0 && inProgress.isEmpty)
-        precondition(active.count == undecided.count, "a transaction is neither here nor there")
-        precondition(epochsInFlight.count == active.count, "an epoch is still in flight")
+    /// Traps when the store's own counts contradict each other, or blocks have leaked. No update or
+    /// read may be under way. Throws what reading the tables throws. O(n); for tests and
+    /// simulations.
+    package func checkInvariants() async throws(VOSError) {
+        try begin()
+        defer { end() }
+        while try await !checkTables() {}
+        checkCounts()
+    }
+
+    /// Compares the tables with what is kept of them in memory. False when they have changed
+    /// meanwhile, or are about to.
+    private func checkTables() async throws(VOSError) -> Bool {
+        while isCheckpointing || isMerging { await giveWay() }
+        let version = version
+        var counted = CountedBlocks(map: BlockMap(totalBlocks: store.allocator.totalBlocks))
+        for table in version.tables { try await check(table, &counted) }
+        guard version === self.version, !isCheckpointing, !isMerging else { return false }
+        precondition(counted.map.words == blockMap.words, "the block map is wrong")
+        let areUsagesRight = counted.usages.entries.elementsEqual(tableUsages.entries) {
+            $0.name == $1.name && $0.usage == $1.usage
+        }
+        precondition(areUsagesRight, "the usage of containers is wrong")
+        return true
+    }
+
+    private func checkCounts() {
+        precondition(inProgress.isEmpty)
+        precondition(dtxs.count == undecided.count, "a transaction is neither here nor there")
+        precondition(epochsInFlight.count == dtxs.count, "an epoch is still in flight")
         let held = undecided.reduce(0) { $0 + $1.locks.count }
         precondition(locks.heldCount == held, "a key is still locked")
         precondition(preparedBytes == undecided.reduce(0) { $0 + $1.record.count })
-        index.checkInvariants()
-        var punchCount = 0
-        var bytes = 0
-        var blocks: UInt64 = 0
-        var pins = 0
-        index.forEach { key, record in
-            if record.kind.isPunch { punchCount += 1 }
-            bytes += key.count + record.checkpointBytes
-            blocks += record.blockCount
-            pins += Int(record.pins)
-            for extent in record.blocks { precondition(store.allocator.isUsed(extent)) }
-            return true
-        }
-        precondition(punchCount == punches.total, "the count of punches is wrong")
-        precondition(bytes == indexBytes, "the size of the index is wrong")
-        precondition(blocks == valueBlocks, "the count of blocks is wrong")
-        precondition(pins == 0, "a reader has left its pin")
-        let extents = checkpointExtents + (store.checkpoint?.extents ?? [])
+        active.checkInvariants()
+        frozen?.memtable.checkInvariants()
+        let values =
+            active.valueBlocks + (frozen?.memtable.valueBlocks ?? 0)
+            + UInt64(blockMap.markedCount)
+        var metadata = manifest
+        metadata.tables = version.tables.map(\.info)
+        let extents =
+            metadata.extents + (store.checkpoint?.extents ?? []) + undecided.flatMap(\.blocks)
         let used =
-            blocks + undecided.flatMap(\.blocks).reduce(0) { $0 + UInt64($1.count) }
-            + extents.reduce(0) { $0 + UInt64($1.count) }
+            values + extents.reduce(0) { $0 + UInt64($1.count) }
             + UInt64(store.allocator.quarantinedBlocks)
         precondition(
             used == UInt64(store.allocator.usedBlocks),
             "\(store.allocator.usedBlocks) blocks are in use, and \(used) are referred to")
         store.allocator.checkInvariants()
+    }
+
+    /// What the tables really have.
+    private struct CountedBlocks {
+        var map: BlockMap
+        var usages = UsageTable()
+    }
+
+    private func check(
+        _ table: IndexTable, _ counted: inout CountedBlocks
+    ) async throws(VOSError) {
+        let cursor = IndexCursor(
+            merging: [RunCursor([table], prefix: [], reader: PieceReader(store))])
+        try await cursor.seek([])
+        var entries: UInt64 = 0
+        var previous: IndexKey.Bytes = []
+        while cursor.isValid {
+            let key = unsafe IndexKey.Bytes(cursor.entry.key)
+            precondition(IndexKey.compare(previous, key) < 0, "entries out of order")
+            let record = try cursor.entry.record()
+            unsafe counted.usages.add(cursor.entry.key, try cursor.entry.head())
+            for extent in record.blocks {
+                precondition(store.allocator.isUsed(extent), "a value in free blocks")
+                counted.map.mark(extent)
+            }
+            for end in [Int(record.dkeyEnd), Int(record.akeyEnd)]
+            where end > 0 && !record.kind.isPunch {
+                let hash = unsafe key.withPrefix(end) { unsafe TableFilter.path($0) }
+                let isKnown = try await table.mayContain(hash)
+                precondition(isKnown, "a name is not in the filter")
+            }
+            if entries == 0 { precondition(key == table.info.firstKey) }
+            entries += 1
+            previous = key
+            try await cursor.next()
+        }
+        precondition(entries == table.info.entries && previous == table.info.lastKey)
     }
 }

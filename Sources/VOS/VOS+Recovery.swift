@@ -3,33 +3,111 @@ internal import DequeModule
 internal import DrayRuntime
 internal import Logging
 
-/// Opening: the checkpoint, the log after it, then what follows from the index.
+/// Opening: the manifest, then the log after it.
 extension VOS {
     func recover() async throws(VOSError) {
-        if let root = store.checkpoint { try await loadCheckpoint(root) }
+        if let root = store.checkpoint { try await loadManifest(root) }
         try await replayLog()
-        try await adoptBlocks()
-        isRecovering = false
-        log.info("opened: \(index.count) entries, log up to \(lastSequence)")
+        adoptUndecided()
+        log.info(
+            "opened: \(version.tables.count) tables, \(active.tree.count) entries, log to \(lastSequence)"
+        )
     }
 
-    // MARK: - Checkpoint
+    // MARK: - Manifest
 
-    private func loadCheckpoint(_ root: CheckpointRoot) async throws(VOSError) {
+    private func loadManifest(_ root: CheckpointRoot) async throws(VOSError) {
         let room = root.extents.reduce(0) { $0 + $1.byteCount }
         guard root.byteCount > 0, root.byteCount <= room else {
-            throw .damaged(what: "a checkpoint root of \(root.byteCount) bytes")
+            throw .damaged(what: "a manifest of \(root.byteCount) bytes")
         }
         let bytes = try await read(
             root.extents, byteCount: Int(root.byteCount), checksum: root.checksum)
-        let directory = try VOS.undamaged { () throws(MalformedBytes) in
-            let directory = try CheckpointDirectory.decode(bytes)
-            guard directory.sequence == root.logSequence else {
-                throw MalformedBytes(what: "a checkpoint directory of another root")
-            }
-            return directory
+        let manifest = try VOS.undamaged { () throws(MalformedBytes) in
+            let manifest = try Manifest.decode(bytes)
+            guard manifest.sequence == root.logSequence,
+                manifest.pages.count == blockMap.pageCount
+            else { throw MalformedBytes(what: "a manifest of another store") }
+            return manifest
         }
-        try await load(directory)
+        self.manifest = manifest
+        lastSequence = manifest.sequence
+        aggregatedEpoch = manifest.aggregatedEpoch
+        nextTable = manifest.nextTable
+        destroyed = manifest.destroyed
+        for snapshot in manifest.snapshots { snapshots.insert(snapshot.epoch, snapshot.name) }
+        for entry in manifest.usages { tableUsages.add(entry.usage, to: entry.name) }
+        version = IndexVersion().changed(
+            removing: [],
+            adding: manifest.tables.map { IndexTable($0, store: store, cache: blockCache) })
+        try checkLevels()
+        try markUsed(manifest.extents)
+        try await loadPages(manifest)
+        try checkUsages()
+        try await loadChunks(manifest)
+    }
+
+    /// Tables of one level above 0 must not overlap.
+    private func checkLevels() throws(VOSError) {
+        for tables in version.levels[1...] {
+            for (left, right) in zip(tables, tables.dropFirst())
+            where IndexKey.compare(left.info.lastKey, right.info.firstKey) >= 0 {
+                throw .damaged(
+                    what: "tables \(left.info.id) and \(right.info.id) of the index overlap")
+            }
+        }
+    }
+
+    /// What the manifest says of the tables, the containers and the block map must agree.
+    private func checkUsages() throws(VOSError) {
+        let tables = version.tables.map(\.info)
+        let usages = tableUsages.entries.map(\.usage)
+        let blocks = UInt64(blockMap.markedCount)
+        guard tables.reduce(0, { $0 + $1.valueBlocks }) == blocks,
+            usages.reduce(0, { $0 + $1.blockBytes }) == blocks * UInt64(BlockDevice.blockSize),
+            tables.reduce(0, { $0 + $1.entries }) == usages.reduce(0, { $0 + $1.entries })
+        else { throw .damaged(what: "the counts of the manifest contradict each other") }
+    }
+
+    private func loadPages(_ manifest: Manifest) async throws(VOSError) {
+        for (index, page) in manifest.pages.enumerated() {
+            guard let block = page.block else { continue }
+            let bytes = try await read(
+                [BlockExtent(start: block, count: 1)], byteCount: BlockDevice.blockSize,
+                checksum: page.checksum)
+            let extents = try VOS.undamaged { () throws(MalformedBytes) in
+                try blockMap.load(page: index, bytes)
+            }
+            try markUsed(extents)
+        }
+    }
+
+    private func loadChunks(_ manifest: Manifest) async throws(VOSError) {
+        transactions.restore(horizon: manifest.horizon)
+        var transactionCount: UInt64 = 0
+        for chunk in manifest.chunks {
+            let bytes = try await read(
+                chunk.extents, byteCount: chunk.byteCount, checksum: chunk.checksum)
+            try VOS.undamaged { () throws(MalformedBytes) in
+                switch chunk.type {
+                case .transactions: transactionCount += try loadTransactions(bytes)
+                case .prepared: try loadPrepared(bytes)
+                case .completions: try loadCompletions(bytes)
+                }
+            }
+        }
+        guard manifest.transactionCount == transactionCount else {
+            throw .damaged(what: "a manifest with transactions missing")
+        }
+        for dtx in undecided { try markUsed(dtx.blocks) }
+    }
+
+    private func markUsed(_ extents: [BlockExtent]) throws(VOSError) {
+        do throws(BIOError) {
+            for extent in extents { try store.allocator.markUsed(extent) }
+        } catch {
+            throw .damaged(what: "the block map: \(error)")
+        }
     }
 
     private static func undamaged<Value>(
@@ -40,31 +118,6 @@ extension VOS {
         } catch {
             throw .damaged(what: error.what)
         }
-    }
-
-    private func load(_ directory: CheckpointDirectory) async throws(VOSError) {
-        lastSequence = directory.sequence
-        checkpointSequence = directory.sequence
-        aggregatedEpoch = directory.aggregatedEpoch
-        transactions.restore(horizon: directory.horizon)
-        var transactionCount: UInt64 = 0
-        var last: IndexKey.Bytes = []
-        for chunk in directory.chunks {
-            let bytes = try await read(
-                chunk.extents, byteCount: chunk.byteCount, checksum: chunk.checksum)
-            try VOS.undamaged { () throws(MalformedBytes) in
-                switch chunk.type {
-                case .transactions: transactionCount += try loadTransactions(bytes)
-                case .entries: try loadEntries(bytes, last: &last)
-                case .prepared: try loadPrepared(bytes)
-                case .completions: try loadCompletions(bytes)
-                }
-            }
-            checkpointExtents.append(contentsOf: chunk.extents)
-        }
-        guard directory.entryCount == UInt64(index.count),
-            directory.transactionCount == transactionCount
-        else { throw .damaged(what: "a checkpoint with entries missing") }
     }
 
     private func loadTransactions(_ bytes: [UInt8]) throws(MalformedBytes) -> UInt64 {
@@ -82,9 +135,9 @@ extension VOS {
         var reader = ByteReader(bytes)
         while reader.remaining > 0 {
             let sequence = try reader.quad()
-            let record = try reader.countedString(maximum: CheckpointChunk.byteCountMax)
+            let record = try reader.countedString(maximum: Manifest.Chunk.byteCountMax)
             guard case .prepared(let dtx) = try LogRecord.decode(record) else {
-                throw MalformedBytes(what: "a checkpoint's transaction is another record")
+                throw MalformedBytes(what: "a manifest's transaction is another record")
             }
             didPrepare(dtx, sequence: sequence)
         }
@@ -100,23 +153,6 @@ extension VOS {
         }
     }
 
-    private func loadEntries(
-        _ bytes: [UInt8], last: inout IndexKey.Bytes
-    ) throws(MalformedBytes) {
-        var reader = ByteReader(bytes)
-        var previous: IndexKey.Bytes = []
-        while reader.remaining > 0 {
-            let (key, record) = try CheckpointChunk.entry(after: previous, from: &reader)
-            guard IndexKey.compare(last, key) < 0 else {
-                throw MalformedBytes(what: "checkpoint entries out of order")
-            }
-            index.insert(key, record)
-            count(key, record)
-            previous = key
-            last = key
-        }
-    }
-
     private func read(
         _ extents: [BlockExtent], byteCount: Int, checksum: UInt32
     ) async throws(VOSError) -> [UInt8] {
@@ -128,7 +164,7 @@ extension VOS {
         }
         let bytes = buffer.array(0..<byteCount)
         guard bytes.checksum(first: bytes.count) == checksum else {
-            throw .damaged(what: "a part of the checkpoint does not match its checksum")
+            throw .damaged(what: "a part of the manifest does not match its checksum")
         }
         return bytes
     }
@@ -145,6 +181,7 @@ extension VOS {
                     guard sequence > lastSequence else {
                         throw MalformedBytes(what: "log record \(sequence) after \(lastSequence)")
                     }
+                    try adoptBlocks(of: record)
                     apply(record, sequence: sequence)
                 } catch {
                     damage = "log record \(sequence): \(error.what)"
@@ -157,65 +194,20 @@ extension VOS {
         }
     }
 
-    // MARK: - Blocks and shadows
-
-    /// Marks the blocks of everything in the index as used, and finds out what is hidden.
-    private func adoptBlocks() async throws(VOSError) {
-        var failure: BIOError?
-        let mark = { [store] (extent: BlockExtent) -> Bool in
-            do throws(BIOError) {
-                try store.allocator.markUsed(extent)
-                return true
-            } catch {
-                failure = error
-                return false
+    /// The blocks of the values of a record that is replayed are in use.
+    private func adoptBlocks(of record: LogRecord) throws(MalformedBytes) {
+        let operations: [PreparedOperation]
+        switch record {
+        case .update(_, _, let list): operations = list
+        case .prepared(let dtx): operations = dtx.operations
+        case .outcomes, .range: return
+        }
+        do throws(BIOError) {
+            for operation in operations {
+                for extent in operation.record.blocks { try store.allocator.markUsed(extent) }
             }
+        } catch {
+            throw MalformedBytes(what: "its blocks: \(error)")
         }
-        for extent in checkpointExtents {
-            guard mark(extent) else { break }
-        }
-        var previous: (key: IndexKey.Bytes, record: IndexRecord)?
-        var reach: UInt64 = 0
-        index.forEach { key, record in
-            for extent in record.blocks {
-                guard mark(extent) else { return false }
-            }
-            noteShadows(key, record, after: previous, reach: &reach)
-            previous = (key, record)
-            return failure == nil
-        }
-        if failure == nil {
-            do throws(BIOError) { try adoptUndecided() } catch { failure = error }
-        }
-        if let failure { throw .damaged(what: "the block map: \(failure)") }
-        shadows = Deque(shadows.sorted { $0.epoch < $1.epoch })
-    }
-
-    /// Like `noteShadows`, but looks around only where the neighbour gives reason to.
-    private func noteShadows(
-        _ key: IndexKey.Bytes, _ record: IndexRecord,
-        after previous: (key: IndexKey.Bytes, record: IndexRecord)?, reach: inout UInt64
-    ) {
-        guard !record.kind.isPunch else {
-            shadows.append(Shadow(epoch: record.epoch, key: key))
-            return
-        }
-        let length = Int(record.akeyEnd)
-        guard let previous, previous.record.kind == record.kind,
-            IndexKey.agree(previous.key, key, length: length)
-        else {
-            reach = record.end
-            return
-        }
-        let isCovered =
-            previous.record.offset == record.offset && previous.record.end >= record.end
-            && previous.key[length] == key[length]
-        if record.kind == .single || isCovered {
-            // The version before is newer and covers this one, whatever else does.
-            shadows.append(Shadow(epoch: previous.record.epoch, key: key))
-        } else if previous.key[length] != key[length] || record.offset < reach {
-            noteShadows(key, record)
-        }
-        reach = max(previous.key[length] != key[length] ? 0 : reach, record.end)
     }
 }

@@ -25,7 +25,7 @@ extension VOS {
         defer { end() }
         if update.transaction != .zero {
             if case .committed(let epoch) = state(of: update.transaction) { return epoch }
-            guard active[update.transaction] == nil,
+            guard dtxs[update.transaction] == nil,
                 inProgress.insert(update.transaction).inserted
             else {
                 throw .duplicateInProgress(update.transaction)
@@ -52,7 +52,7 @@ extension VOS {
             isInFlight = true
         }
         for (operation, path) in zip(update.operations, paths) where operation.condition != .none {
-            try checkCondition(operation, path)
+            try await checkCondition(operation, path)
         }
         for request in requests {
             let dkey = request.key == objectKey ? nil : request.key
@@ -157,7 +157,7 @@ extension VOS {
         return KeyLocks.ordered(requests)
     }
 
-    func checkCondition(_ operation: Operation, _ path: NamePath) throws(VOSError) {
+    func checkCondition(_ operation: Operation, _ path: NamePath) async throws(VOSError) {
         let prefix: IndexKey.Bytes
         switch operation.condition {
         case .none: return
@@ -168,7 +168,7 @@ extension VOS {
             }
             prefix = Array(path.bytes[0..<path.dkeyEnd])
         }
-        let exists = hasVisibleValue(prefix, epoch: .max)
+        let exists = try await hasVisibleValue(prefix, isName: path.dkeyEnd > 0, epoch: .max)
         switch operation.condition {
         case .none: return
         case .insert, .insertDkey: if exists { throw .exists }
@@ -220,12 +220,11 @@ extension VOS {
                     + "\(store.recordBytesMax) bytes are the most")
         }
         for _ in 0..<VOS.checkpointsAwaitedMax {
-            if store.logUsed > store.logSize / 4 * 3, lastSequence > checkpointSequence {
-                try await checkpoint()
-            }
+            if isBehind { try await checkpoint() }
             do throws(BIOError) {
                 try enqueueOutcomes()
                 try await store.append(bytes, checks: checks, apply: apply)
+                startCheckpointIfWanted()
                 return
             } catch .full(let requested, let free) {
                 guard lastSequence > checkpointSequence else {
@@ -302,15 +301,15 @@ extension VOS {
         return checksums
     }
 
-    /// Ordinary updates leave enough free blocks for the next checkpoint, without which nothing
+    /// Ordinary updates leave enough free blocks for flushing and merging, without which nothing
     /// could be deleted any more.
     private func checkHeadroom(blocks: Int) throws(VOSError) {
-        let needed = UInt64(checkpointBlocksMax()) + UInt64(blocks)
+        let kept = UInt64(blocksKept)
         let free = UInt64(store.allocator.freeBlocks)
-        guard free < needed else { return }
+        guard free < kept + UInt64(blocks) else { return }
         let unit = UInt64(BlockDevice.blockSize)
-        let kept = min(free, UInt64(checkpointBlocksMax()))
-        throw .noSpace(requested: UInt64(max(1, blocks)) * unit, free: (free - kept) * unit)
+        throw .noSpace(
+            requested: UInt64(max(1, blocks)) * unit, free: (free - min(free, kept)) * unit)
     }
 
     private func reserve(_ blocks: Int) throws(VOSError) -> [BlockExtent] {

@@ -3,6 +3,6 @@ extension VOS {
     /// tests and simulations.
     package var isQuiet: Bool {
         operations == 0 && locks.heldCount == 0 && epochsInFlight.isEmpty && inProgress.isEmpty
-            && !isAggregating && !isCheckpointing
+            && !isAggregating && !isCheckpointing && !isMerging
     }
 }

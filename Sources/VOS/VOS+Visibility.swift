@@ -1,134 +1,225 @@
-/// What a bounded search for a visible value came to.
-enum VisibleSearch {
-    case found(IndexKey.Bytes, IndexRecord)
-    case none
-    /// Not yet: go on from this key.
-    case more(IndexKey.Bytes)
-}
+internal import DrayRuntime
 
+/// What is visible at an epoch, of what the index has.
 extension VOS {
     /// The most entries that one search looks at before others have their turn.
     static let searchMax = 512
 
-    /// The first entry from `start` on, below `prefix`, that is a visible value at `epoch`. Looks
-    /// at no more than `limit` entries.
-    func searchVisible(
-        from start: IndexKey.Bytes, prefix: IndexKey.Bytes, epoch: UInt64, limit: Int
-    ) -> VisibleSearch {
-        var result = VisibleSearch.none
-        var looked = 0
-        var cache = PunchCache()
-        index.forEach(from: start) { key, record in
-            guard IndexKey.hasPrefix(key, prefix) else { return false }
-            if looked == limit {
-                result = .more(key)
-                return false
-            }
-            looked += 1
-            guard !record.kind.isPunch, record.epoch <= epoch,
-                !isPunched(key, record, epoch: epoch, &cache)
-            else { return true }
-            result = .found(key, record)
-            return false
-        }
-        return result
+    /// Whether anything below `prefix` is visible at `epoch`. `isName`: it is a dkey or akey.
+    func hasVisibleValue(
+        _ prefix: IndexKey.Bytes, isName: Bool, epoch: UInt64
+    ) async throws(VOSError) -> Bool {
+        let search = try await VisibleSearch(makeView(), prefix: prefix, isName: isName, epoch)
+        return try await search.next(self)
     }
 
-    /// Whether anything below `prefix` is visible at `epoch`.
-    func hasVisibleValue(_ prefix: IndexKey.Bytes, epoch: UInt64) -> Bool {
-        if case .found = searchVisible(from: prefix, prefix: prefix, epoch: epoch, limit: .max) {
-            return true
-        }
-        return false
-    }
-
-    /// The newest punch over the akey of the value that was looked at last.
-    struct PunchCache {
-        var key: IndexKey.Bytes = []
-        var length = 0
-        var point: PunchPoint?
-    }
-
-    /// Whether a punch up to `epoch` hides `record`, a value.
-    func isPunched(
-        _ key: IndexKey.Bytes, _ record: IndexRecord, epoch: UInt64, _ cache: inout PunchCache
-    ) -> Bool {
-        guard punches.hasAny(for: key) else { return false }
-        let length = Int(record.akeyEnd)
-        if cache.length != length || !IndexKey.agree(cache.key, key, length: length) {
-            cache.key = key
-            cache.length = length
-            cache.point = newestPunch(over: key, record, epoch: epoch)
-        }
-        return cache.point?.hides(record) ?? false
-    }
-
-    /// The version of a single value that is visible, given the prefix of its attribute key.
-    func visibleSingle(_ path: NamePath, epoch: UInt64) -> IndexRecord? {
+    /// The version of a single value that is visible.
+    func visibleSingle(
+        _ path: NamePath, epoch: UInt64
+    ) async throws(VOSError) -> (record: IndexRecord, view: ReadView)? {
+        let view = makeView()
         var start = path.bytes
         start.append(IndexKey.singleTag)
         start.append(word: ~epoch)
-        guard let found = index.first(from: start),
-            IndexKey.agree(found.key, start, length: path.akeyEnd + 1)
+        guard
+            let found = try await view.first(from: start, prefix: path.akeyEnd + 1, name: path)
         else { return nil }
-        if let punch = newestPunch(over: found.key, found.record, epoch: epoch),
+        if let punch = try await view.newestPunch(over: path, epoch: epoch),
             punch.hides(found.record)
         {
             return nil
         }
-        return found.record
+        return (found.record, view)
     }
 
     /// The visible parts of an array in `range` (not empty).
     func visibleSegments(
-        _ path: NamePath, range: Range<UInt64>, epoch: UInt64
-    ) -> [VisibleSegment] {
-        let punch = punch(over: path, epoch: epoch)
-        var records: [IndexRecord] = []
-        forEachExtent(path.bytes, prefix: path.bytes.count, in: range) { _, record in
-            guard record.epoch <= epoch, !(punch?.hides(record) ?? false) else { return true }
-            records.append(record)
-            // What is older at this offset is hidden by one that reaches to the end.
-            return record.end < range.upperBound
+        _ path: NamePath, range: Range<UInt64>, epoch: UInt64, _ view: ReadView
+    ) async throws(VOSError) -> [VisibleSegment] {
+        let punch = try await view.newestPunch(over: path, epoch: epoch)
+        let records = try await extents(path, overlapping: range, view) { head in
+            head.epoch <= epoch && !(punch?.hides(head) ?? false)
         }
         return records.isEmpty ? [] : Painting.visible(records, in: range)
     }
 
-    private func punch(over path: NamePath, epoch: UInt64) -> PunchPoint? {
-        newestPunch(path.bytes, [IndexKey.objectLength, path.dkeyEnd, path.akeyEnd], epoch)
+    /// The extents of an array that overlap `range` (not empty), of those that are `wanted`. Of
+    /// several at one place, those behind the first that reaches to the end of the range, or as far
+    /// as any of its class, are left out.
+    private func extents(
+        _ path: NamePath, overlapping range: Range<UInt64>, _ view: ReadView,
+        _ wanted: (EntryHead) -> Bool
+    ) async throws(VOSError) -> [IndexRecord] {
+        var prefix = path.bytes
+        prefix.append(IndexKey.extentTag)
+        let cursor = try await IndexCursor(view, prefix: prefix, name: path.bytes)
+        var records: [IndexRecord] = []
+        let back = IndexKey.lengthMax(ofClass: IndexKey.extentClasses.upperBound) - 1
+        let first = (range.lowerBound - min(range.lowerBound, back)) / IndexKey.windowBytes
+        let last = (range.upperBound - 1) / IndexKey.windowBytes
+        var window = first
+        while window <= last {
+            for extentClass in IndexKey.extentClasses {
+                let reach = IndexKey.lengthMax(ofClass: extentClass) - 1
+                let low = range.lowerBound - min(range.lowerBound, reach)
+                let start = max(low, window * IndexKey.windowBytes)
+                guard start / IndexKey.windowBytes == window else { continue }
+                var target = prefix
+                target.append(extentAt: start, class: extentClass)
+                try await cursor.seek(target)
+                // The epoch and the stamp are inverted, so this is above all at the last offset.
+                guard cursor.isValid else { return records }
+                try await collect(
+                    cursor, prefix: prefix.count, window, extentClass, range, &records, wanted)
+            }
+            guard cursor.isValid else { break }
+            // Windows that have nothing are passed over.
+            let next = try cursor.entry.head().offset / IndexKey.windowBytes
+            window = max(window + 1, next)
+        }
+        return records
+    }
+
+    /// Takes what is wanted of one class in one window, from where the cursor is.
+    private func collect(
+        _ cursor: IndexCursor, prefix: Int, _ window: UInt64, _ extentClass: UInt8,
+        _ range: Range<UInt64>, _ records: inout [IndexRecord], _ wanted: (EntryHead) -> Bool
+    ) async throws(VOSError) {
+        var skipped: UInt64?
+        var passed = 0
+        while cursor.isValid {
+            let head = try cursor.entry.head()
+            guard head.offset / IndexKey.windowBytes == window, head.offset < range.upperBound,
+                unsafe cursor.entry.key[prefix + 6] == extentClass
+            else { return }
+            if head.offset == skipped {
+                passed += 1
+                if passed > VOS.passedMax {
+                    try await skip(cursor, prefix: prefix, head.offset, extentClass)
+                    passed = 0
+                    continue
+                }
+            } else if head.end > range.lowerBound, wanted(head) {
+                records.append(try cursor.entry.record())
+                // What is older at this place is hidden as far as the reader looks.
+                if head.end >= range.upperBound { skipped = head.offset }
+            }
+            try await cursor.next()
+        }
+    }
+
+    /// How many entries that nobody wants are passed one by one before a search skips the rest.
+    private static let passedMax = 3
+
+    /// Goes behind all entries at an offset.
+    private func skip(
+        _ cursor: IndexCursor, prefix: Int, _ offset: UInt64, _ extentClass: UInt8
+    ) async throws(VOSError) {
+        var target = unsafe IndexKey.Bytes(cursor.entry.key[0..<prefix])
+        target.append(extentAt: offset, class: extentClass)
+        target.append(word: .max)
+        target.append(word: .max)
+        target.append(0)
+        try await cursor.seek(target)
     }
 
     /// One past the last visible byte of an array; 0 when there is none.
-    func visibleEnd(_ path: NamePath, epoch: UInt64) -> UInt64 {
-        let punch = punch(over: path, epoch: epoch)
+    func visibleEnd(
+        _ path: NamePath, epoch: UInt64, _ view: ReadView
+    ) async throws(VOSError) -> UInt64 {
+        let punch = try await view.newestPunch(over: path, epoch: epoch)
+        var prefix = path.bytes
+        prefix.append(IndexKey.extentTag)
+        let cursor = try await IndexCursor(
+            view, prefix: prefix, name: path.bytes, isReversed: true)
+        try await cursor.seek(IndexKey.successor(ofPrefix: prefix))
         var best: UInt64 = 0
-        let length = path.bytes.count
-        var limit: UInt8? = IndexKey.extentTags.last + 1
-        while let above = limit {
-            var end = path.bytes
-            end.append(above)
-            var current: UInt8?
-            limit = nil
-            index.forEachReversed(below: end) { key, record in
-                guard IndexKey.agree(key, end, length: length),
-                    key[length] >= IndexKey.extentTags.first
-                else { return false }
-                let tag = key[length]
-                let (reach, overflow) = record.offset.addingReportingOverflow(
-                    IndexKey.lengthMax(ofTag: tag))
-                guard current ?? tag == tag, overflow || reach > best else {
-                    // The rest of the class cannot reach further, or this is the next class.
-                    limit = current ?? tag
-                    return false
-                }
-                current = tag
-                if record.epoch <= epoch, !(punch?.hides(record) ?? false) {
-                    best = max(best, record.end)
-                }
-                return true
+        while cursor.isValid {
+            let head = try cursor.entry.head()
+            let extentClass = unsafe cursor.entry.key[prefix.count + 6]
+            let window = head.offset / IndexKey.windowBytes
+            // Nothing in this window, or before it, reaches further.
+            let (windowReach, overflow) = ((window + 1) * IndexKey.windowBytes)
+                .addingReportingOverflow(
+                    IndexKey.lengthMax(ofClass: IndexKey.extentClasses.upperBound))
+            if !overflow, windowReach <= best { break }
+            let (reach, isFar) = head.offset.addingReportingOverflow(
+                IndexKey.lengthMax(ofClass: extentClass))
+            if !isFar, reach <= best {
+                // Nor does anything else of this class in this window: on to the one below.
+                var target = prefix
+                target.append(
+                    extentAt: window * IndexKey.windowBytes, class: extentClass)
+                try await cursor.seek(target)
+                continue
             }
-            if let next = limit, next <= IndexKey.extentTags.first { limit = nil }
+            if head.epoch <= epoch, !(punch?.hides(head) ?? false) { best = max(best, head.end) }
+            try await cursor.next()
         }
         return best
+    }
+}
+
+/// Walks what is visible below a prefix.
+final class VisibleSearch {
+    private let view: ReadView
+    private let prefix: IndexKey.Bytes
+    private let epoch: UInt64
+    private let cursor: IndexCursor
+    /// The punch over the akey that was looked at last.
+    private var punched: IndexKey.Bytes = []
+    private var punch: PunchPoint?
+
+    init(
+        _ view: ReadView, prefix: IndexKey.Bytes, isName: Bool, _ epoch: UInt64
+    ) async throws(VOSError) {
+        self.view = view
+        self.prefix = prefix
+        self.epoch = epoch
+        cursor = try await IndexCursor(view, prefix: prefix, name: isName ? prefix : nil)
+        try await cursor.seek(prefix)
+    }
+
+    /// The key of the entry that was found.
+    var key: UnsafeRawBufferPointer { unsafe cursor.entry.key }
+
+    /// Goes to `target`, if that is not behind.
+    func seek(_ target: IndexKey.Bytes) async throws(VOSError) { try await cursor.seek(target) }
+
+    /// Goes to the first entry from the current one on that is a visible value; false when there is
+    /// none. Lets others have their turn.
+    func next(_ vos: VOS) async throws(VOSError) -> Bool {
+        var looked = 0
+        while cursor.isValid {
+            let head = try cursor.entry.head()
+            if !head.kind.isPunch, head.epoch <= epoch, try await !isPunched(head) { return true }
+            try await cursor.next()
+            looked += 1
+            if looked % VOS.searchMax == 0 { await vos.giveWay() }
+        }
+        return false
+    }
+
+    private func isPunched(_ head: EntryHead) async throws(VOSError) -> Bool {
+        let length = head.akeyEnd
+        let common = unsafe punched.withUnsafeBytes { unsafe IndexKey.common($0, key) }
+        if common < length || punched.count != length {
+            punched = unsafe IndexKey.Bytes(key[0..<length])
+            punch =
+                view.mayHavePunch(for: punched)
+                ? try await view.newestPunch(
+                    over: punched, dkeyEnd: head.dkeyEnd, akeyEnd: length, epoch: epoch) : nil
+        }
+        return punch?.hides(head) ?? false
+    }
+}
+
+extension ReadView {
+    func newestPunch(
+        over path: NamePath, epoch: UInt64
+    ) async throws(VOSError) -> PunchPoint? {
+        guard mayHavePunch(for: path.bytes) else { return nil }
+        return try await newestPunch(
+            over: path.bytes, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch)
     }
 }

@@ -8,7 +8,8 @@ internal import Logging
 ///
 /// An update is one record of the log; it becomes visible when that is durable. Every value is
 /// kept at its epoch until a newer one, or a punch, has been there for the retention time and
-/// aggregation has dropped it. The index is in memory; it comes back from a checkpoint and the log.
+/// aggregation has dropped it. The index is a log-structured merge tree: what was logged lately is
+/// in memory, the rest in tables on the device; its memory is bounded by `VOSOptions.indexBytes`.
 ///
 /// Confined to its xstream. Updates of different keys run in parallel.
 @safe public final class VOS {
@@ -19,9 +20,34 @@ internal import Logging
     let options: VOSOptions
     let log: Logger
 
-    @safe @exclusivity(unchecked) var index = IndexTree()
+    /// What was logged since the last flush began.
+    @safe @exclusivity(unchecked) var active = Memtable()
+    /// What is being flushed, or could not be.
+    @safe @exclusivity(unchecked) var frozen: FrozenMemtable?
+    /// The tables.
+    @safe @exclusivity(unchecked) var version = IndexVersion()
+    /// What stands on the device: without what `version`, `tableUsages` and `blockMap` tell.
+    @safe @exclusivity(unchecked) var manifest = Manifest()
+    /// What the tables hold.
+    @safe @exclusivity(unchecked) var tableUsages = UsageTable()
+    @safe @exclusivity(unchecked) var blockMap: BlockMap
+    @safe @exclusivity(unchecked) var nextTable: UInt64 = 1
+    let blockCache: BlockCache
+    @safe @exclusivity(unchecked) var snapshots = SnapshotTable()
+    @safe @exclusivity(unchecked) var destroyed: [DestroyedRange] = []
+    /// Held while a manifest is written, and while tables are merged.
+    let manifestLock = AsyncLock()
+    let mergeLock = AsyncLock()
+    @safe @exclusivity(unchecked) var isMerging = false
+    /// What was put into memtables weighs so much.
+    @safe @exclusivity(unchecked) var weightApplied: UInt64 = 0
+    /// The same when aggregation last dealt with everything, and what it was then.
+    @safe @exclusivity(unchecked) var aggregatedWeight: UInt64 = 0
+    @safe @exclusivity(unchecked) var aggregated: AggregationState?
+    /// The newest epoch when the background last aggregated.
+    @safe @exclusivity(unchecked) var aggregationMark: UInt64 = 0
+
     @safe @exclusivity(unchecked) var transactions: TransactionTable
-    @safe @exclusivity(unchecked) var usages = UsageTable()
     let locks: KeyLocks
     @safe @exclusivity(unchecked) var stamps = KeyStamps()
     let buffers = BufferPool()
@@ -30,7 +56,7 @@ internal import Logging
     /// Transactions that are being applied.
     @safe @exclusivity(unchecked) var inProgress: Set<UniqueID> = []
     /// Distributed transactions under way, or undecided.
-    @safe @exclusivity(unchecked) var active: [UniqueID: DTX] = [:]
+    @safe @exclusivity(unchecked) var dtxs: [UniqueID: DTX] = [:]
     /// Committed ones that others may not know of yet.
     @safe @exclusivity(unchecked) var completions: [UniqueID: Completion] = [:]
     /// Decisions that go into the log with whatever goes there next.
@@ -44,25 +70,10 @@ internal import Logging
     @safe @exclusivity(unchecked) public var onCommitsDurable: (([UniqueID]) -> Void)?
     /// The epochs of updates under way: aggregation stays below them.
     @safe @exclusivity(unchecked) var epochsInFlight = ContiguousArray<UInt64>()
-    /// Versions that something newer hides, by the epoch of what hides them.
-    @safe @exclusivity(unchecked) var shadows = Deque<Shadow>()
     /// Versions that nobody can see from this epoch on may be gone. Updates must be above it.
     @safe @exclusivity(unchecked) public internal(set) var aggregatedEpoch: UInt64 = 0
-    /// How many punches the index holds of each object: none is common, and saves looking.
-    @safe @exclusivity(unchecked) var punches = PunchCounts()
     /// The last record that was applied.
     @safe @exclusivity(unchecked) var lastSequence: UInt64 = 0
-    /// About how long the index is in a checkpoint, in bytes.
-    @safe @exclusivity(unchecked) var indexBytes = 0
-    /// The blocks of the values in the index, and of removed ones that readers hold.
-    @safe @exclusivity(unchecked) var valueBlocks: UInt64 = 0
-    /// While opening: blocks are not freed, because none is marked used yet.
-    @safe @exclusivity(unchecked) var isRecovering = true
-
-    /// The blocks of the checkpoint in use: its directory and its chunks.
-    @safe @exclusivity(unchecked) var checkpointExtents: [BlockExtent] = []
-    @safe @exclusivity(unchecked) var checkpointBytes = 0
-    @safe @exclusivity(unchecked) var checkpointSequence: UInt64 = 0
     @safe @exclusivity(unchecked) var checkpointWaiters: [CheckpointWaiter] = []
     @safe @exclusivity(unchecked) var isCheckpointing = false
 
@@ -81,6 +92,8 @@ internal import Logging
         log = world.log.logger(.vos)
         locks = KeyLocks(xstream: xstream)
         cache = ValueCache(bytesMax: options.cacheBytes)
+        blockCache = BlockCache(bytesMax: max(128 << 10, options.indexBytes / 2))
+        blockMap = BlockMap(totalBlocks: store.allocator.totalBlocks)
         transactions = TransactionTable(
             countMax: options.transactionsMax, age: options.transactionAge)
     }
@@ -88,7 +101,7 @@ internal import Logging
     /// Opens what `store` holds: loads its checkpoint and applies the log after it.
     ///
     /// The store belongs to the result, which closes it. Throws `.damaged` when what is stored
-    /// contradicts itself. Costs about a microsecond for every entry of the index.
+    /// contradicts itself. Costs about a microsecond for every entry of the log.
     public static func open(
         store: BlockStore, world: World, on xstream: XStream, options: VOSOptions = VOSOptions()
     ) async throws(VOSError) -> VOS {
@@ -137,22 +150,40 @@ internal import Logging
     /// The newest epoch of the transactions that are remembered or prepared. After a restart the
     /// clock must be ahead of it.
     public var newestEpoch: UInt64 {
-        active.values.reduce(transactions.newest) { max($0, $1.epoch) }
+        dtxs.values.reduce(transactions.newest) { max($0, $1.epoch) }
     }
 
     /// What a pool holds here.
-    public func usage(pool: UniqueID) -> VOSUsage { usages.usage(pool: pool) }
+    public func usage(pool: UniqueID) -> VOSUsage {
+        var sum = tableUsages.usage(pool: pool)
+        sum.add(active.usages.usage(pool: pool))
+        if let frozen { sum.add(frozen.memtable.usages.usage(pool: pool)) }
+        return sum
+    }
 
     /// What a container holds here.
     public func usage(pool: UniqueID, container: UniqueID) -> VOSUsage {
-        usages.usage(pool: pool, container: container)
+        let name = ContainerName(pool: pool, container: container)
+        var sum = tableUsages.usage(of: name)
+        sum.add(active.usages.usage(of: name))
+        if let frozen { sum.add(frozen.memtable.usages.usage(of: name)) }
+        return sum
+    }
+
+    private var containerNames: Set<ContainerName> {
+        var names = Set(tableUsages.names)
+        names.formUnion(active.usages.names)
+        if let frozen { names.formUnion(frozen.memtable.usages.names) }
+        return names
     }
 
     /// The pools that have anything here, in order.
-    public var pools: [UniqueID] { usages.pools }
+    public var pools: [UniqueID] { Set(containerNames.map(\.pool)).sorted() }
 
     /// The containers of a pool that have anything here, in order.
-    public func containers(pool: UniqueID) -> [UniqueID] { usages.containers(pool: pool) }
+    public func containers(pool: UniqueID) -> [UniqueID] {
+        containerNames.filter { $0.pool == pool }.map(\.container).sorted()
+    }
 
     /// The size of the device's data area, and how much of it is free, in bytes.
     public var space: (total: UInt64, free: UInt64) {
@@ -160,6 +191,22 @@ internal import Logging
         return (
             UInt64(store.allocator.totalBlocks) * unit, UInt64(store.allocator.freeBlocks) * unit
         )
+    }
+
+    /// The index as it is now.
+    func makeView() -> ReadView {
+        ReadView(
+            active: active, frozen: frozen?.memtable, version: version,
+            limit: (lastSequence + 1) * VOSLimits.stampsPerRecord)
+    }
+
+    /// How much a memtable may take before it is flushed.
+    var memtableBytesMax: Int { max(64 << 10, options.indexBytes / 4) }
+
+    /// How large a table is.
+    var tableBytesMax: Int {
+        let share = Int(store.allocator.totalBlocks) * BlockDevice.blockSize / 128
+        return options.tableBytes ?? min(16 << 20, max(256 << 10, share))
     }
 
     /// How many checksums a value has.

@@ -8,6 +8,8 @@ public enum VOSLimits {
     public static let checksumChunk = 32_768
     /// The most operations in one update.
     public static let operationsMax = 1024
+    /// The stamps of the changes of one log record are so far from those of the next.
+    static let stampsPerRecord: UInt64 = 1 << 16
     /// The longest log record that an update may make, in bytes: keys and inline values.
     public static let recordLengthMax = 512 << 10
     /// The most keys that a transaction may hold, those of objects included.
@@ -28,6 +30,13 @@ public struct VOSOptions: Sendable {
 
     /// Memory for values of up to 64 KiB that are read again and again; 0 for none.
     public var cacheBytes: Int = 32 << 20
+
+    /// Memory for the index: half for what was logged lately, half for blocks of its tables. At
+    /// least 256 KiB.
+    public var indexBytes: Int = 64 << 20
+
+    /// The size of a table, in bytes; nil: by the size of the store, 256 KiB to 16 MiB.
+    package var tableBytes: Int?
 
     /// How long, in nanoseconds of epochs, superseded versions can be read.
     public var retention: UInt64 = 20_000_000_000

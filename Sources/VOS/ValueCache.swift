@@ -1,60 +1,102 @@
 internal import DequeModule
 
-/// The bytes of values that are read again and again, beside their records: such a read needs no
-/// device. What the device holds is not looked at then: who wants to know reads with
-/// `Fetch.readsDevice`.
+/// The bytes of values that are read again and again: such a read needs no device. What the device
+/// holds is not looked at then: who wants to know reads with `Fetch.readsDevice`.
 ///
-/// A value comes in when it is read from the device for the second time, so that one long scan
-/// does not drive out what is in use. The one that goes is the oldest that was not read since it
-/// was looked at last (CLOCK).
+/// A value is known by its first block, until that is free again. It comes in when it is read from
+/// the device for the second time, so that one long scan does not drive out what is in use. The one
+/// that goes is the oldest that was not read since it was looked at last (CLOCK).
 struct ValueCache {
     /// The longest value that is kept, in bytes.
     static let valueMax = 64 << 10
+    /// How many of the values that were read once are remembered.
+    private static let seenCount = 65_536
+
+    private final class Value {
+        let block: UInt32
+        let bytes: [UInt8]
+        var wasRead = false
+        var isKept = true
+
+        init(block: UInt32, bytes: [UInt8]) {
+            self.block = block
+            self.bytes = bytes
+        }
+    }
 
     let bytesMax: Int
     /// Of the values that are kept.
     private(set) var bytes = 0
-    private(set) var count = 0
+    private var values: [UInt32: Value] = [:]
     /// In the order they came. Some have left the cache.
-    private var queue = Deque<IndexRecord>()
+    private var queue = Deque<Value>()
+    /// First blocks of values that were read once, one more than the number, in places by their
+    /// lowest bits.
+    private var seen: [UInt32] = []
 
     init(bytesMax: Int) { self.bytesMax = bytesMax }
 
-    /// `value`, all of it and verified, was read from the device.
-    mutating func didRead(_ record: IndexRecord, _ value: UnsafeRawBufferPointer) {
-        guard value.count <= min(ValueCache.valueMax, bytesMax), record.cached == nil,
-            !record.isRemoved
-        else { return }
-        guard record.wasRead else {
-            record.wasRead = true
+    var count: Int { values.count }
+
+    /// Calls `body` with the value that begins in `block`; false when it is not here.
+    func withValue(at block: UInt32, _ body: (UnsafeRawBufferPointer) -> Void) -> Bool {
+        guard let value = values[block] else { return false }
+        value.wasRead = true
+        unsafe value.bytes.withUnsafeBytes { unsafe body($0) }
+        return true
+    }
+
+    /// The value that begins in `block`, all of it and verified, was read from the device.
+    mutating func didRead(at block: UInt32, _ value: UnsafeRawBufferPointer) {
+        guard value.count <= min(ValueCache.valueMax, bytesMax), values[block] == nil else {
+            return
+        }
+        if seen.isEmpty { seen = Array(repeating: 0, count: ValueCache.seenCount) }
+        let place = Int(block) % ValueCache.seenCount
+        guard seen[place] == block &+ 1 else {
+            seen[place] = block &+ 1
             return
         }
         while bytes + value.count > bytesMax { evictOne() }
-        record.cached = unsafe [UInt8](value)
-        record.wasRead = false
+        let kept = Value(block: block, bytes: unsafe [UInt8](value))
+        values[block] = kept
         bytes += value.count
-        count += 1
-        queue.append(record)
-        if queue.count > 2 * count + 64 { queue.removeAll { $0.cached == nil } }
+        queue.append(kept)
+        if queue.count > 2 * count + 64 { queue.removeAll { !$0.isKept } }
     }
 
-    /// The record has left the index.
-    mutating func remove(_ record: IndexRecord) {
-        guard let cached = record.cached else { return }
-        record.cached = nil
-        bytes -= cached.count
-        count -= 1
+    /// The block is free: whatever began there is no more.
+    mutating func remove(block: UInt32) {
+        if !seen.isEmpty { seen[Int(block) % ValueCache.seenCount] = 0 }
+        if let value = values[block] { remove(value) }
+    }
+
+    private mutating func remove(_ value: Value) {
+        guard value.isKept else { return }
+        value.isKept = false
+        values[value.block] = nil
+        bytes -= value.bytes.count
     }
 
     private mutating func evictOne() {
-        guard let record = queue.popFirst() else {
+        guard let value = queue.popFirst() else {
             preconditionFailure("bytes are counted that no value has")
         }
-        if record.cached != nil, record.wasRead {
-            record.wasRead = false
-            queue.append(record)
+        if value.isKept, value.wasRead {
+            value.wasRead = false
+            queue.append(value)
         } else {
-            remove(record)
+            remove(value)
         }
+    }
+
+    /// The first blocks of the values that are kept, without order.
+    var blocks: some Collection<UInt32> { values.keys }
+
+    /// Traps when the counts are wrong. For tests.
+    func checkInvariants() {
+        precondition(bytes == values.values.reduce(0) { $0 + $1.bytes.count })
+        precondition(values.allSatisfy { $0.key == $0.value.block && $0.value.isKept })
+        precondition(queue.count { $0.isKept } == values.count)
     }
 }

@@ -61,7 +61,7 @@ import Testing
     /// Everything acknowledged is there; what was begun is there whole or not at all.
     private func verify(_ target: SimulatedTarget, _ journal: Journal) async throws {
         let vos = try await target.open()
-        vos.checkInvariants()
+        try await vos.checkInvariants()
         var seen: Set<Int> = []
         for key in 0..<Self.keys {
             let bytes = try await vos.getSingle([UInt8(key)], [])
@@ -81,7 +81,7 @@ import Testing
         try await vos.putSingle([9], [], [UInt8].pattern(9000, seed: 5), epoch: 900)
         try await vos.aggregate(upTo: 901)
         try await vos.checkpoint()
-        vos.checkInvariants()
+        try await vos.checkInvariants()
         #expect(try await vos.getSingle([9], []) == [UInt8].pattern(9000, seed: 5))
         if step >= 0 {
             for key in 0..<Self.keys {

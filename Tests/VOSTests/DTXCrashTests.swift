@@ -175,7 +175,7 @@ import Testing
 
     private func verify(_ target: SimulatedTarget, _ journal: Journal, chance: Int) async throws {
         let vos = try await target.open()
-        vos.checkInvariants()
+        try await vos.checkInvariants()
         verifyFates(vos, journal)
         if chance % 3 == 0 { try await vos.checkpoint() }
         try await decide(vos, journal, chance: chance)
@@ -184,13 +184,13 @@ import Testing
         try await vos.putSingle([9], [], [UInt8].pattern(9000, seed: 5), epoch: 900)
         try await vos.aggregate(upTo: 901)
         try await vos.checkpoint()
-        vos.checkInvariants()
+        try await vos.checkInvariants()
         try await verifyValues(vos, journal)
     }
 
     private func verifyAgain(_ target: SimulatedTarget, _ journal: Journal) async throws {
         let vos = try await target.open()
-        vos.checkInvariants()
+        try await vos.checkInvariants()
         #expect(vos.undecided.isEmpty)
         try await verifyValues(vos, journal)
         await target.close(vos)

@@ -75,21 +75,21 @@ import Testing
         for _ in 0..<6 {
             // A random moment that the device sees, or the end of the stretch.
             let isKilled = run.entropy.chance(2, in: 3)
-            let boundary = Int(run.entropy.below(250))
+            let boundary = Int(run.entropy.below(400))
             let isClosed = run.entropy.chance(1, in: 2)
             let finished = run.target.run {
                 let vos = try await run.target.open()
-                vos.checkInvariants()
+                try await vos.checkInvariants()
                 try self.reconcile(vos, run)
                 try await self.compare(vos, run)
                 if isKilled { run.target.devices.crash(atBoundary: boundary) }
                 for step in 0..<60 {
                     try await self.step(vos, run)
-                    if step % 10 == 9 { vos.checkInvariants() }
+                    if step % 10 == 9 { try await vos.checkInvariants() }
                 }
                 run.target.devices.crash(atBoundary: nil)
                 try await self.compare(vos, run)
-                vos.checkInvariants()
+                try await vos.checkInvariants()
                 if isClosed { await run.target.close(vos) }
             }
             #expect(finished || isKilled)

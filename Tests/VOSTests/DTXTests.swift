@@ -20,9 +20,9 @@ import Testing
         for step in steps {
             let finished = target.run {
                 let vos = try await target.open()
-                vos.checkInvariants()
+                try await vos.checkInvariants()
                 try await step(vos)
-                vos.checkInvariants()
+                try await vos.checkInvariants()
                 if !isKilled { await target.close(vos) }
             }
             #expect(finished)
@@ -48,7 +48,7 @@ import Testing
                     #expect(vos.outcome(of: .dtx(1)) == "prepared")
                     #expect(vos.undecided.map(\.id) == [.dtx(1)])
                     #expect(vos.newestEpoch == 20)
-                    vos.checkInvariants()
+                    try await vos.checkInvariants()
                     vos.commit(dtx)
                     #expect(vos.outcome(of: .dtx(1)) == "committed at 20")
                     #expect(try await vos.getSingle([1], []) == value)
@@ -106,7 +106,7 @@ import Testing
                     #expect(vos.usage(pool: Names.pool).entries == 1)
                     // What waits until no group of the log checks it is free again then.
                     try await vos.putSingle([1], [], [1], epoch: 30)
-                    vos.checkInvariants()
+                    try await vos.checkInvariants()
                     #expect(vos.space.free == free)
                 },
                 { vos in
@@ -152,12 +152,12 @@ import Testing
                         Issue.record("a value that has no room")
                     } catch VOSError.noSpace {}
                     #expect(vos.outcome(of: .dtx(1)) == "aborted")
-                    vos.checkInvariants()
+                    try await vos.checkInvariants()
                     try await vos.flushOutcomes()
                 },
                 { vos in
                     #expect(vos.outcome(of: .dtx(1)) == "aborted")
-                    #expect(vos.index.count == 0)
+                    #expect(vos.entryCount == 0)
                 },
             ])
     }
@@ -246,7 +246,7 @@ import Testing
                     #expect(try await vos.getSingle([4], [], object: second) == value)
                     try await vos.aggregate(upTo: 25)
                     try await vos.checkpoint()
-                    #expect(vos.index.count == 3)
+                    #expect(vos.entryCount == 3)
                 },
                 { vos in
                     let kept = try await vos.getSingle([4], [], object: second)
@@ -505,7 +505,7 @@ import Testing
                     try await vos.prepare(.dtx(1), [.single([2], [2])], epoch: 20)
                     try await vos.aggregate(upTo: 40)
                     #expect(vos.aggregatedEpoch == 19)
-                    #expect(vos.index.count == 3)
+                    #expect(vos.entryCount == 3)
                 },
                 { vos in
                     try await vos.aggregate(upTo: 40)
@@ -514,7 +514,7 @@ import Testing
                     vos.commit(try vos.prepared(.dtx(1)))
                     try await vos.aggregate(upTo: 40)
                     #expect(vos.aggregatedEpoch == 40)
-                    #expect(vos.index.count == 2)
+                    #expect(vos.entryCount == 2)
                     await #expect(throws: VOSError.epochTooOld(epoch: 40, oldest: 41)) {
                         _ = try await vos.prepare(.dtx(2), [.single([2], [3])], epoch: 40)
                     }
@@ -632,7 +632,7 @@ import Testing
                     }
                     let dtx = try await vos.prepare(.dtx(1), many, epoch: 20)
                     vos.commit(dtx)
-                    #expect(vos.index.count == 3000)
+                    #expect(vos.entryCount == 3000)
                     try await vos.flushOutcomes()
                     var tooMany: [DTXChange] = []
                     for number in 0..<70_000 as Range<UInt64> {
@@ -648,7 +648,7 @@ import Testing
                     #expect(vos.locks.heldCount == 0)
                     #expect(vos.undecided.isEmpty)
                 },
-                { vos in #expect(vos.index.count == 3000) },
+                { vos in #expect(vos.entryCount == 3000) },
             ])
     }
 }

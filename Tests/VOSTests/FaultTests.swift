@@ -8,7 +8,7 @@ import Testing
     /// Where the blocks of the only value lie on the device.
     private func dataOffset(_ target: SimulatedTarget, _ vos: VOS) -> UInt64 {
         var start: UInt64 = 0
-        vos.index.forEach { _, record in
+        vos.active.tree.forEach { _, record in
             if record.hasBlocks { start = UInt64(record.firstBlocks.start) }
             return true
         }
@@ -42,7 +42,7 @@ import Testing
                     #expect(location == expected)
                 }
             }
-            vos.checkInvariants()
+            try await vos.checkInvariants()
         }
         #expect(finished)
     }
@@ -87,7 +87,7 @@ import Testing
             }
             checksums[2] ^= 1
             try await vos.putSingle([1], [], bytes, epoch: 1, checksums: checksums)
-            vos.checkInvariants()
+            try await vos.checkInvariants()
         }
     }
 
@@ -121,8 +121,8 @@ import Testing
             await #expect(throws: VOSError.epochTooOld(epoch: 29, oldest: 30)) {
                 _ = try await vos.getSingle([], [], epoch: 29)
             }
-            #expect(vos.index.count == 1)
-            vos.checkInvariants()
+            #expect(vos.entryCount == 1)
+            try await vos.checkInvariants()
         }
         #expect(finished)
     }
@@ -137,7 +137,7 @@ import Testing
             try await vos.putSingle(key, key, [1], epoch: 10)
             try await vos.putSingle(key, key, [2], epoch: 20)
             try await vos.aggregate(upTo: 20)
-            #expect(vos.index.count == 1)
+            #expect(vos.entryCount == 1)
             try await vos.putSingle(key, key, [3], epoch: 30)
             try await vos.checkpoint()
         }
@@ -146,7 +146,7 @@ import Testing
             let vos = try await target.open()
             #expect(try await vos.getSingle(key, key) == [3])
             #expect(try await vos.getSingle(key, key, epoch: 20) == [2])
-            vos.checkInvariants()
+            try await vos.checkInvariants()
         }
         #expect(finished)
     }
@@ -176,13 +176,13 @@ import Testing
                     let value = try await vos.getSingle([UInt8(index)], [])
                     #expect(value == [UInt8].pattern(20_000, seed: UInt64(index)))
                 }
-                vos.checkInvariants()
+                try await vos.checkInvariants()
                 try await vos.checkpoint()
                 try await vos.destroyContainer(pool: Names.pool, container: Names.container)
                 #expect(vos.usage(pool: Names.pool) == VOSUsage())
                 try await vos.checkpoint()
-                vos.checkInvariants()
-                #expect(vos.index.count == 0)
+                try await vos.checkInvariants()
+                #expect(vos.entryCount == 0)
                 #expect(free - vos.space.free < 64 << 10)
             }
             await target.close(vos)
@@ -190,7 +190,7 @@ import Testing
         #expect(finished)
     }
 
-    @Test func aDamagedCheckpointIsNoticed() {
+    @Test func aDamagedManifestIsNoticed() {
         let target = SimulatedTarget(seed: 7)
         target.run {
             let vos = try await target.open()
@@ -198,7 +198,7 @@ import Testing
                 try await vos.putSingle([key], [], [key], epoch: 10)
             }
             try await vos.checkpoint()
-            let start = UInt64(vos.checkpointExtents[0].start)
+            let start = UInt64(try #require(vos.store.checkpoint).extents[0].start)
             target.devices.damage(
                 path: SimulatedTarget.path, at: (2 + target.logBlocks + start) * 4096 + 40)
             await target.close(vos)
@@ -207,12 +207,56 @@ import Testing
         let finished = target.run {
             do {
                 _ = try await target.open()
-                Issue.record("opened a damaged checkpoint")
+                Issue.record("opened a damaged manifest")
             } catch let error as VOSError {
                 guard case .damaged = error else { throw error }
             }
         }
         #expect(finished)
+    }
+
+    /// Each block of a table in turn: whoever needs it gets an error, and nobody another answer.
+    @Test func aDamagedTableIsNoticed() {
+        let target = SimulatedTarget(seed: 8, logBlocks: 512)
+        target.run {
+            let vos = try await target.open()
+            for key in 0..<250 as Range<UInt8> {
+                try await vos.putSingle([key], [], .pattern(200, seed: UInt64(key)), epoch: 10)
+            }
+            try await vos.checkpoint()
+            #expect(vos.version.tables.count == 1)
+            await target.close(vos)
+        }
+        var blocks = 0
+        var block = 0
+        repeat {
+            target.restart()
+            let finished = target.run {
+                let vos = try await target.open()
+                let table = try #require(vos.version.tables.first).info
+                blocks = table.blocks
+                let first = UInt64(table.extents[0].start) + UInt64(block)
+                let offset = (2 + target.logBlocks + first) * 4096 + 40
+                target.devices.damage(path: SimulatedTarget.path, at: offset, mask: 1)
+                var errors = 0
+                for key in 0..<250 as Range<UInt8> {
+                    do throws(VOSError) {
+                        let value = try await vos.getSingle([key], [])
+                        #expect(value == .pattern(200, seed: UInt64(key)))
+                    } catch {
+                        guard case .damaged = error else { throw error }
+                        errors += 1
+                    }
+                }
+                // The bytes of a block of two may both be the second one's.
+                #expect(errors > 0 || block < table.fencePlace)
+                target.devices.damage(path: SimulatedTarget.path, at: offset, mask: 1)
+                await target.close(vos)
+            }
+            #expect(finished)
+            block += 1
+        } while block < blocks
+        #expect(blocks > 5)
     }
 
     /// Cut off, and with any bit of any byte changed: an error or a record, never a trap.
@@ -249,9 +293,7 @@ import Testing
         #expect(epoch == 3 && transaction == Names.pool && operations.count == 4)
         #expect(operations[3].record.blocks.map(\.count) == [1, 2])
         #expect(operations[2].record.inline == [1, 2, 3])
-        let removal = LogRecord.encodeRemoval(
-            aggregatedEpoch: 4, keys: [object, object + [1], object + [1, 2]])
-        for bytes in [record, removal, LogRecord.encodeRange(from: object, to: object + [9])] {
+        for bytes in [record, LogRecord.encodeRange(from: object, to: object + [9])] {
             _ = try LogRecord.decode(bytes)
             for length in 0..<bytes.count {
                 #expect(throws: MalformedBytes.self) {
@@ -263,9 +305,7 @@ import Testing
                     var changed = bytes
                     changed[index] ^= mask
                     _ = try? LogRecord.decode(changed)
-                    _ = try? CheckpointDirectory.decode(changed)
-                    var reader = ByteReader(changed)
-                    _ = try? CheckpointChunk.entry(after: object, from: &reader)
+                    _ = try? Manifest.decode(changed)
                 }
             }
         }
@@ -352,49 +392,97 @@ import Testing
         }
     }
 
-    /// Checkpoints with anything in them, behind checksums that are right.
-    @Test func checkpointsOfAnyBytesAreRefused() throws {
-        var directory = CheckpointDirectory()
-        directory.sequence = 5
-        directory.entryCount = 9
-        directory.chunks = [
-            CheckpointDirectory.Chunk(
+    /// Manifests with anything in them, behind checksums that are right.
+    @Test func manifestsOfAnyBytesAreRefused() throws {
+        var manifest = Manifest()
+        manifest.sequence = 5
+        manifest.nextTable = 9
+        manifest.chunks = [
+            Manifest.Chunk(
                 type: .transactions, byteCount: 24, checksum: 1,
                 extents: [BlockExtent(start: 3, count: 1)]),
-            CheckpointDirectory.Chunk(
-                type: .entries, byteCount: 9000, checksum: 2,
+            Manifest.Chunk(
+                type: .prepared, byteCount: 9000, checksum: 2,
                 extents: [BlockExtent(start: 4, count: 1), BlockExtent(start: 7, count: 2)]),
         ]
-        let good = directory.encode()
-        #expect(try CheckpointDirectory.decode(good).chunks.count == 2)
+        var table = TableInfo()
+        table.id = 3
+        table.extents = [BlockExtent(start: 10, count: 4)]
+        (table.fencePlace, table.filterPlace, table.blocks) = (2, 3, 4)
+        (table.entries, table.firstKey, table.lastKey) = (3, [1], [2, 2])
+        manifest.tables = [table]
+        let name = ContainerName(pool: Names.pool, container: Names.container)
+        manifest.usages = [Manifest.Usage(name: name, usage: VOSUsage(bytes: 3, entries: 3))]
+        manifest.pages = [BlockMap.Page(block: nil, checksum: 0)]
+        manifest.snapshots = [Manifest.Snapshot(name: name, epoch: 4)]
+        manifest.destroyed = [DestroyedRange(from: [1], to: [2], stamp: 7)]
+        let good = manifest.encode()
+        let decoded = try Manifest.decode(good)
+        #expect(decoded.chunks.count == 2 && decoded.tables.map(\.id) == [3])
+        #expect(decoded.encode() == good)
         for length in 0..<good.count {
             #expect(throws: MalformedBytes.self) {
-                try CheckpointDirectory.decode(Array(good[0..<length]))
+                try Manifest.decode(Array(good[0..<length]))
             }
         }
-        let object = IndexKey.object(Names.pool, Names.container, Names.object)
-        let path = NamePath(object: object, dkey: [0, 1], akey: [2])
-        let record = IndexRecord(
-            kind: .extent, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: 3, offset: 9,
-            byteCount: 9000, blocks: [BlockExtent(start: 4, count: 3)], checksums: [8])
-        var key = path.key(for: record)
-        key.append(word: 0)
-        var entry: [UInt8] = []
-        CheckpointChunk.put(key, after: object, record, to: &entry)
-        var reader = ByteReader(entry)
-        #expect(try CheckpointChunk.entry(after: object, from: &reader).key == key)
         var random = Entropy(seed: 3)
         for _ in 0..<4_000 {
-            for sample in [good, entry] {
-                var bytes = sample
-                for _ in 0...random.below(4) {
-                    let value: [UInt8] = [0, 1, 0x7f, 0xff, UInt8(random.below(256))]
-                    bytes[Int(random.below(UInt64(bytes.count)))] = value[Int(random.below(5))]
+            var bytes = good
+            change(&bytes, &random)
+            _ = try? Manifest.decode(bytes)
+        }
+    }
+
+    private func change(_ bytes: inout [UInt8], _ random: inout Entropy) {
+        for _ in 0...random.below(4) {
+            let value: [UInt8] = [0, 1, 0x7f, 0xff, UInt8(random.below(256))]
+            bytes[Int(random.below(UInt64(bytes.count)))] = value[Int(random.below(5))]
+        }
+    }
+
+    /// Blocks of tables with anything in them, behind checksums that are right.
+    @Test func blocksOfAnyBytesAreRefused() throws {
+        let object = IndexKey.object(Names.pool, Names.container, Names.object)
+        var builder = EntryBlockBuilder()
+        for number in 0..<20 as Range<UInt8> {
+            let path = NamePath(object: object, dkey: [0, number], akey: [2])
+            let record = IndexRecord(
+                kind: .extent, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: 3, offset: 9,
+                byteCount: 9000, blocks: [BlockExtent(start: 4, count: 3)], checksums: [8])
+            var key = path.key(for: record)
+            key.append(word: 0)
+            var value: [UInt8] = []
+            EntryCoding.put(record, to: &value)
+            key.withUnsafeBytes { key in value.withUnsafeBytes { builder.add(key, $0) } }
+        }
+        let good = builder.finish(table: 7, place: 3)
+        var random = Entropy(seed: 4)
+        for round in 0..<4_000 {
+            var bytes = good
+            if round > 0 { change(&bytes, &random) }
+            let used = min(
+                bytes.count,
+                max(32, Int(bytes[16]) | Int(bytes[17]) << 8 | Int(bytes[18]) << 16))
+            bytes.withUnsafeMutableBytes { memory in
+                memory.storeBytes(
+                    of: CRC32C.checksum(of: UnsafeRawBufferPointer(rebasing: memory[4..<used])),
+                    as: UInt32.self)
+                let view = UnsafeRawBufferPointer(memory)
+                guard let block = EntryBlock(view, table: 7, place: 3) else {
+                    #expect(round > 0)
+                    return
                 }
-                _ = try? CheckpointDirectory.decode(bytes)
-                var reader = ByteReader(bytes)
-                _ = try? CheckpointChunk.entry(after: object, from: &reader)
+                #expect(round > 0 || block.count == 20)
+                for index in 0..<block.count {
+                    let (rest, value) = block.entry(index)
+                    let key = [UInt8](block.prefix) + [UInt8](rest)
+                    let record = key.withUnsafeBytes { EntryCoding.record(key: $0, value: value) }
+                    #expect(round > 0 || record?.byteCount == 9000)
+                    _ = key.withUnsafeBytes { block.lowerBound($0) }
+                }
             }
+            #expect(
+                good.withUnsafeBytes { EntryBlock($0, table: 7, place: 4) } == nil)
         }
     }
 }

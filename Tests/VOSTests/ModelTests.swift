@@ -50,11 +50,11 @@ import Testing
         for stretch in 0..<4 {
             let finished = run.target.run {
                 let vos = try await run.target.open()
-                vos.checkInvariants()
+                try await vos.checkInvariants()
                 try await self.compare(vos, run)
                 for _ in 0..<40 { try await self.step(vos, run) }
                 try await self.compare(vos, run)
-                vos.checkInvariants()
+                try await vos.checkInvariants()
                 if stretch % 2 == 0 { await run.target.close(vos) }
             }
             #expect(finished)

@@ -60,7 +60,7 @@ import VOS
             let vos = try await target.open()
             try await vos.aggregate(upTo: epoch + 1)
             try await self.check(vos, writes)
-            vos.checkInvariants()
+            try await vos.checkInvariants()
         }
         #expect(again)
     }

@@ -198,3 +198,10 @@ extension VOS {
         return (bytes, result.size)
     }
 }
+
+extension VOS {
+    /// How many entries the index has: versions and punches.
+    var entryCount: Int {
+        pools.reduce(0) { $0 + Int(usage(pool: $1).entries) }
+    }
+}

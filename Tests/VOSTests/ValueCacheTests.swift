@@ -7,7 +7,7 @@ import Testing
 @Suite struct ValueCacheTests {
     private func dataOffset(_ target: SimulatedTarget, _ vos: VOS, dkey: UInt8) -> UInt64 {
         var start: UInt64 = 0
-        vos.index.forEach { key, record in
+        vos.active.tree.forEach { key, record in
             if record.hasBlocks, key[IndexKey.objectLength + 1] == dkey {
                 start = UInt64(record.firstBlocks.start)
             }
@@ -60,7 +60,7 @@ import Testing
             try await vos.putArray([1], [9], at: 100, newer, epoch: 6)
             #expect(try await vos.getArray([1], [9], range).bytes == newer)
             #expect(try await vos.getArray([1], [9], range, epoch: 5).bytes == bytes)
-            vos.checkInvariants()
+            try await vos.checkInvariants()
         }
         #expect(finished)
     }
@@ -83,7 +83,7 @@ import Testing
     @Test func keepsWhatIsInUse() {
         var options = VOSOptions()
         options.cacheBytes = 8 * 4096
-        let target = SimulatedTarget(seed: 3, options: options)
+        let target = SimulatedTarget(seed: 3, logBlocks: 512, options: options)
         let finished = target.run {
             let vos = try await target.open()
             func value(_ dkey: UInt8) -> [UInt8] { .pattern(4096, seed: UInt64(dkey)) }
@@ -95,8 +95,10 @@ import Testing
             }
             func cached() -> Set<UInt8> {
                 var found: Set<UInt8> = []
-                vos.index.forEach { key, record in
-                    if record.cached != nil { found.insert(key[IndexKey.objectLength + 1]) }
+                vos.active.tree.forEach { key, record in
+                    if vos.cache.blocks.contains(record.firstBlocks.start) {
+                        found.insert(key[IndexKey.objectLength + 1])
+                    }
                     return true
                 }
                 #expect(found.count == vos.cache.count)
@@ -145,18 +147,14 @@ import Testing
                 case 3: try await vos.aggregate(upTo: epoch - 5)
                 default: #expect(try await vos.getSingle([dkey], [9]) == values[dkey])
                 }
-                var bytes = 0
-                var count = 0
-                vos.index.forEach { _, record in
-                    bytes += record.cached?.count ?? 0
-                    count += record.cached == nil ? 0 : 1
-                    return true
+                vos.cache.checkInvariants()
+                #expect(vos.cache.bytes <= options.cacheBytes)
+                for block in vos.cache.blocks {
+                    #expect(vos.store.allocator.isUsed(BlockExtent(start: block, count: 1)))
                 }
-                #expect(vos.cache.bytes == bytes && vos.cache.count == count)
-                #expect(bytes <= options.cacheBytes)
             }
             #expect(vos.cache.count > 0)
-            vos.checkInvariants()
+            try await vos.checkInvariants()
         }
         #expect(finished)
     }

@@ -1,0 +1,65 @@
+internal import BIO
+internal import DrayRuntime
+
+/// The newest part of the index, in memory: what was logged since the last flush. While it is
+/// written to a table, another one takes what comes.
+final class Memtable {
+    @safe @exclusivity(unchecked) private(set) var tree = IndexTree()
+    /// How often something was inserted: who walks it looks anew for its place then.
+    @safe @exclusivity(unchecked) private(set) var changes = 0
+    /// About how much memory it takes.
+    @safe @exclusivity(unchecked) private(set) var bytes = 0
+    @safe @exclusivity(unchecked) private(set) var punchCount = 0
+    @safe @exclusivity(unchecked) private(set) var epochMin: UInt64 = .max
+    /// Of its values, as in `TableInfo`.
+    @safe @exclusivity(unchecked) private(set) var weight: UInt64 = 0
+    @safe @exclusivity(unchecked) private(set) var valueBlocks: UInt64 = 0
+    @safe @exclusivity(unchecked) private(set) var usages = UsageTable()
+    @safe @exclusivity(unchecked) private var punches = PunchCounts()
+
+    /// What an entry takes in the nodes of the tree, and its key beside its bytes.
+    private static let overhead = 96
+
+    func insert(_ key: IndexKey.Bytes, _ record: IndexRecord) {
+        tree.insert(key, record)
+        changes += 1
+        bytes += key.count + record.memoryBytes + Memtable.overhead
+        epochMin = min(epochMin, record.epoch)
+        let head = EntryHead(record)
+        weight += head.weight
+        valueBlocks += head.blockCount
+        unsafe key.withUnsafeBytes { unsafe usages.add($0, head) }
+        if record.kind.isPunch {
+            punchCount += 1
+            punches.add(key)
+        }
+    }
+
+    /// Whether there is a punch at or below the object of `key`.
+    func hasPunch(for key: IndexKey.Bytes) -> Bool { punches.hasAny(for: key) }
+
+    /// The first entry that is not below `target`, if it begins with the first `prefix` bytes of
+    /// that and is older than `limit`.
+    func first(
+        from target: IndexKey.Bytes, prefix: Int, below limit: UInt64
+    ) -> (key: IndexKey.Bytes, record: IndexRecord)? {
+        var found: (IndexKey.Bytes, IndexRecord)?
+        tree.forEach(from: target) { key, record in
+            guard IndexKey.agree(key, target, length: prefix) else { return false }
+            guard record.stamp < limit else { return true }
+            found = (key, record)
+            return false
+        }
+        return found
+    }
+
+    func checkInvariants() {
+        tree.checkInvariants()
+        var punchCount = 0
+        tree.forEach { _, record in
+            if record.kind.isPunch { punchCount += 1 }
+            return true
+        }
+        precondition(punchCount == self.punchCount && punchCount == punches.total)
+    }
+}

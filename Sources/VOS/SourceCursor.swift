@@ -1,0 +1,396 @@
+internal import BIO
+internal import DrayRuntime
+internal import Glibc
+
+/// Walks the entries of one part of the index: those that begin with a prefix, in ascending order
+/// or, reversed, in descending order.
+///
+/// Whatever may need the device is in two: `step` and `jump` do what they can without, and say
+/// whether that was all; if not, `finish` does the rest.
+@safe class SourceCursor {
+    /// Whether there is a current entry.
+    final var isValid = false
+    /// Whether it was never asked for a place.
+    final var isNew = true
+    let prefix: IndexKey.Bytes
+    let isReversed: Bool
+    // SAFETY: owned, and written only by `setKey`.
+    private var memory: UnsafeMutableRawPointer
+    private var capacity: Int
+    final private(set) var keyCount = 0
+    @safe @exclusivity(unchecked) private var knownHead: EntryHead?
+
+    init(prefix: IndexKey.Bytes, isReversed: Bool = false) {
+        self.prefix = prefix
+        self.isReversed = isReversed
+        capacity = 256
+        unsafe memory = .allocate(byteCount: capacity, alignment: 8)
+    }
+
+    deinit { unsafe memory.deallocate() }
+
+    /// The key of the current entry. Valid until the cursor moves.
+    @inline(__always)
+    final var key: UnsafeRawBufferPointer {
+        unsafe UnsafeRawBufferPointer(start: memory, count: keyCount)
+    }
+
+    /// Makes the key of `count` bytes from the first `kept` of what it was, and `rest`.
+    @inline(__always)
+    final func setKey(keeping kept: Int, _ rest: UnsafeRawBufferPointer) {
+        let count = kept + rest.count
+        if count > capacity { grow(to: count, keeping: kept) }
+        if let first = rest.baseAddress {
+            unsafe memcpy(memory + kept, first, rest.count)
+        }
+        keyCount = count
+        knownHead = nil
+    }
+
+    private func grow(to count: Int, keeping kept: Int) {
+        capacity = count * 2
+        let larger = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 8)
+        unsafe memcpy(larger, memory, kept)
+        unsafe memory.deallocate()
+        unsafe memory = larger
+    }
+
+    /// The current entry has the prefix, or there is none.
+    final func checkPrefix() {
+        guard !prefix.isEmpty else {
+            isValid = true
+            return
+        }
+        let common = unsafe prefix.withUnsafeBytes { prefix in
+            let count = min(keyCount, prefix.count)
+            return unsafe memcmp(memory, prefix.baseAddress!, count) == 0 ? count : 0
+        }
+        isValid = common == prefix.count
+    }
+
+    /// What the current entry is.
+    final func head() throws(VOSError) -> EntryHead {
+        if let knownHead { return knownHead }
+        let head = try readHead()
+        knownHead = head
+        return head
+    }
+
+    func readHead() throws(VOSError) -> EntryHead { abstract() }
+    /// The current entry's record.
+    func record() throws(VOSError) -> IndexRecord { abstract() }
+    /// What a table has of the current entry behind its key. Valid until the cursor moves.
+    var value: UnsafeRawBufferPointer { abstract() }
+    /// To the next entry. False: call `finish`.
+    func step() -> Bool { abstract() }
+    /// To the first entry that is not below `target`; reversed: to the last that is below it.
+    /// False: call `finish`.
+    func jump(_ target: UnsafeRawBufferPointer) -> Bool { abstract() }
+    func finish() async throws(VOSError) { abstract() }
+
+    private func abstract() -> Never { preconditionFailure("SourceCursor is abstract") }
+}
+
+/// Walks a memtable, which may change meanwhile.
+@safe final class MemtableCursor: SourceCursor {
+    private let memtable: Memtable
+    private let limit: UInt64
+    private var leaf: IndexNode?
+    private var index = 0
+    private var changes = 0
+    private var current: IndexRecord?
+    private var encoded: [UInt8] = []
+    // SAFETY: owned; written only by `value`.
+    private var encodedMemory: UnsafeMutableRawPointer?
+    private var encodedCapacity = 0
+
+    init(
+        _ memtable: Memtable, prefix: IndexKey.Bytes, below limit: UInt64, isReversed: Bool = false
+    ) {
+        self.memtable = memtable
+        self.limit = limit
+        super.init(prefix: prefix, isReversed: isReversed)
+    }
+
+    deinit { unsafe encodedMemory?.deallocate() }
+
+    override func readHead() -> EntryHead { EntryHead(record()) }
+
+    override func record() -> IndexRecord {
+        guard let current else { preconditionFailure("no current entry") }
+        return current
+    }
+
+    override var value: UnsafeRawBufferPointer {
+        encoded.removeAll(keepingCapacity: true)
+        EntryCoding.put(record(), to: &encoded)
+        if encoded.count > encodedCapacity {
+            unsafe encodedMemory?.deallocate()
+            encodedCapacity = 2 * encoded.count
+            unsafe encodedMemory = .allocate(byteCount: encodedCapacity, alignment: 8)
+        }
+        guard let memory = unsafe encodedMemory else { preconditionFailure("nothing is encoded") }
+        unsafe encoded.withUnsafeBytes { bytes in
+            unsafe memory.copyMemory(from: bytes.baseAddress!, byteCount: bytes.count)
+        }
+        return unsafe UnsafeRawBufferPointer(start: memory, count: encoded.count)
+    }
+
+    override func jump(_ target: UnsafeRawBufferPointer) -> Bool {
+        isNew = false
+        seek(unsafe [UInt8](target))
+        if !settle() { return step() }
+        return true
+    }
+
+    override func step() -> Bool {
+        repeat {
+            let next = isReversed ? index - 1 : index + 1
+            if changes == memtable.changes, let leaf, leaf.keys.indices.contains(next) {
+                index = next
+            } else {
+                seek(unsafe [UInt8](key) + (isReversed ? [] : [0]))
+            }
+        } while !settle()
+        return true
+    }
+
+    private func seek(_ target: IndexKey.Bytes) {
+        changes = memtable.changes
+        let position =
+            isReversed
+            ? memtable.tree.position(below: target) : memtable.tree.position(from: target)
+        leaf = position?.leaf
+        index = position?.index ?? 0
+    }
+
+    /// Takes the entry at the place; false when it is too new.
+    private func settle() -> Bool {
+        guard let leaf else {
+            isValid = false
+            current = nil
+            return true
+        }
+        unsafe leaf.keys[index].withUnsafeBytes { unsafe setKey(keeping: 0, $0) }
+        current = leaf.records[index]
+        checkPrefix()
+        return !isValid || leaf.records[index].stamp < limit
+    }
+}
+
+/// Walks tables that are ordered and do not overlap: a level, or one table of level 0.
+final class RunCursor: SourceCursor {
+    private let tables: [IndexTable]
+    /// Nil: blocks go through the cache. Else they are read in larger pieces that nobody else
+    /// needs.
+    private let reader: PieceReader?
+
+    private var tableIndex = 0
+    private var fences: CachedBlock?
+    private var fenceIndex = 0
+    private var block: CachedBlock?
+    private var index = 0
+    /// Where the entries of `block` are.
+    private var entries: EntryBlock?
+
+    /// What `finish` has to do: go to the place of this; nil: to the next block.
+    private var target: IndexKey.Bytes?
+
+    init(
+        _ tables: [IndexTable], prefix: IndexKey.Bytes, reader: PieceReader? = nil,
+        isReversed: Bool = false
+    ) {
+        self.tables = tables
+        self.reader = reader
+        super.init(prefix: prefix, isReversed: isReversed)
+    }
+
+    override var value: UnsafeRawBufferPointer {
+        guard let entries else { preconditionFailure("no current entry") }
+        return unsafe entries.entry(index).value
+    }
+
+    override func readHead() throws(VOSError) -> EntryHead {
+        guard let head = unsafe EntryCoding.head(key: key, value: value) else { throw damaged }
+        return head
+    }
+
+    override func record() throws(VOSError) -> IndexRecord {
+        guard let record = unsafe EntryCoding.record(key: key, value: value) else { throw damaged }
+        return record
+    }
+
+
+    private var damaged: VOSError {
+        .damaged(what: "an entry of table \(block?.table ?? 0) of the index")
+    }
+
+    override func step() -> Bool {
+        guard let entries else {
+            isValid = false
+            return true
+        }
+        let next = isReversed ? index - 1 : index + 1
+        guard next >= 0, next < entries.count else {
+            target = nil
+            return false
+        }
+        index = next
+        unsafe setKey(keeping: entries.prefixLength, entries.entry(index).rest)
+        checkPrefix()
+        return true
+    }
+
+    override func jump(_ target: UnsafeRawBufferPointer) -> Bool {
+        // Often it is near.
+        if let entries, isValid {
+            let bound = unsafe entries.lowerBound(target)
+            if isReversed ? bound > 0 && bound <= index : bound < entries.count && bound >= index {
+                show(entries, isReversed ? bound - 1 : bound)
+                return true
+            }
+        }
+        isNew = false
+        self.target = unsafe [UInt8](target)
+        return false
+    }
+
+    private func show(_ entries: EntryBlock, _ position: Int) {
+        self.entries = entries
+        index = position
+        unsafe setKey(keeping: 0, entries.prefix)
+        unsafe setKey(keeping: entries.prefixLength, entries.entry(position).rest)
+        checkPrefix()
+    }
+
+    override func finish() async throws(VOSError) {
+        guard let target else {
+            fenceIndex += isReversed ? -1 : 1
+            try await show(from: nil)
+            return
+        }
+        self.target = nil
+        tableIndex = IndexVersion.lowerBound(tables, target)
+        if tableIndex == tables.count, isReversed { tableIndex -= 1 }
+        fences = nil
+        guard tables.indices.contains(tableIndex) else {
+            end()
+            return
+        }
+        let fences = try await tables[tableIndex].fences()
+        self.fences = fences
+        guard let fenceEntries = fences.entries else { throw damaged }
+        fenceIndex = unsafe target.withUnsafeBytes { target in
+            unsafe TableFences.index(of: target, in: fenceEntries)
+        }
+        try await show(from: target)
+    }
+
+    private func end() {
+        isValid = false
+        entries = nil
+        block = nil
+    }
+
+    /// From the current block on, goes to the place of `target`, or to the next entry.
+    private func show(from target: IndexKey.Bytes?) async throws(VOSError) {
+        while tables.indices.contains(tableIndex) {
+            let table = tables[tableIndex]
+            let fences: CachedBlock
+            if let known = self.fences {
+                fences = known
+            } else {
+                fences = try await table.fences()
+                self.fences = fences
+                fenceIndex = isReversed ? (fences.entries?.count ?? 0) - 1 : 0
+            }
+            guard let fenceEntries = fences.entries else { throw damaged }
+            while fenceIndex >= 0, fenceIndex < fenceEntries.count {
+                let (place, blocks) = TableFences.place(fenceIndex, in: fenceEntries)
+                let block: CachedBlock
+                if let reader {
+                    block = try await reader.block(of: table, place: place, blocks: blocks)
+                } else {
+                    block = try await table.block(.entries, place: place, blocks: blocks)
+                }
+                guard let entries = block.entries else { throw damaged }
+                self.block = block
+                let bound =
+                    target.map { target in
+                        unsafe target.withUnsafeBytes { unsafe entries.lowerBound($0) }
+                    } ?? (isReversed ? entries.count : 0)
+                let position = isReversed ? bound - 1 : bound
+                if position >= 0, position < entries.count {
+                    show(entries, position)
+                    return
+                }
+                fenceIndex += isReversed ? -1 : 1
+            }
+            tableIndex += isReversed ? -1 : 1
+            self.fences = nil
+            guard tables.indices.contains(tableIndex), mayHavePrefix(tables[tableIndex].info)
+            else { break }
+        }
+        end()
+    }
+
+    private func mayHavePrefix(_ info: TableInfo) -> Bool {
+        IndexVersion.isBelowEnd(info.firstKey, prefix, prefix: prefix.count)
+            && IndexKey.compare(prefix, info.lastKey) <= 0
+    }
+}
+
+/// Reads the blocks of one table after the other, many at a time, past the cache.
+final class PieceReader {
+    /// The most bytes of one read.
+    private static let pieceBytes = 256 << 10
+
+    private let store: BlockStore
+    private var piece: IOBuffer?
+    private var table: UInt64 = .max
+    private var start = 0
+    private var count = 0
+
+    init(_ store: BlockStore) { self.store = store }
+
+    func block(
+        of table: IndexTable, place: Int, blocks: Int
+    ) async throws(VOSError) -> CachedBlock {
+        let info = table.info
+        guard place >= 0, blocks > 0, place + blocks <= info.fencePlace else {
+            throw .damaged(what: "the fences of table \(info.id) of the index")
+        }
+        let unit = BlockDevice.blockSize
+        guard blocks * unit <= PieceReader.pieceBytes else {
+            return try await CachedBlock.read(
+                .entries, of: info, place: place, blocks: blocks, from: store)
+        }
+        if table.info.id != self.table || place < start || place + blocks > start + count {
+            try await fill(info, from: place)
+        }
+        guard let piece else { preconditionFailure("a piece was read") }
+        let first = (place - start) * unit
+        return try unsafe CachedBlock.copied(
+            from: UnsafeRawBufferPointer(
+                rebasing: piece.bytes[first..<first + blocks * unit]), of: info, place: place,
+            store: store)
+    }
+
+    private func fill(_ info: TableInfo, from place: Int) async throws(VOSError) {
+        let piece = self.piece ?? IOBuffer(count: PieceReader.pieceBytes)
+        self.piece = piece
+        let unit = BlockDevice.blockSize
+        count = 0
+        let wanted = min(info.fencePlace - place, PieceReader.pieceBytes / unit)
+        do throws(BIOError) {
+            try unsafe await store.read(
+                into: UnsafeMutableRawBufferPointer(rebasing: piece.bytes[0..<wanted * unit]),
+                from: info.extents, firstBlock: place)
+        } catch {
+            throw VOS.error(error)
+        }
+        table = info.id
+        start = place
+        count = wanted
+    }
+}
