@@ -24,7 +24,7 @@ extension Engine {
     package func counts() async -> EngineCounts {
         let system = system
         var (contexts, isBusy) = await system.xstream.run {
-            (system.value.contexts?.all.map(\.usage) ?? [], Engine.isBusy(system.value.vos))
+            (system.value.contexts?.all.map(\.usage) ?? [], await Engine.isBusy(system.value.vos))
         }
         var counts = EngineCounts()
         counts.busyStores = isBusy ? 1 : 0
@@ -34,7 +34,7 @@ extension Engine {
             (usages, isBusy, promised) = await target.xstream.run {
                 let service = target.value
                 return (
-                    service.contexts?.all.map(\.usage) ?? [], Engine.isBusy(service.vos),
+                    service.contexts?.all.map(\.usage) ?? [], await Engine.isBusy(service.vos),
                     service.promised.values.reduce(0, +)
                 )
             }
@@ -46,9 +46,13 @@ extension Engine {
         return counts
     }
 
-    private static func isBusy(_ store: VOS) -> Bool {
+    private static func isBusy(_ store: VOS) async -> Bool {
         guard store.isQuiet else { return true }
-        store.checkInvariants()
+        do throws(VOSError) {
+            try await store.checkInvariants()
+        } catch {
+            preconditionFailure("what a store has cannot be read: \(error)")
+        }
         return false
     }
 }

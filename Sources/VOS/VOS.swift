@@ -201,7 +201,7 @@ internal import Logging
     }
 
     /// How much a memtable may take before it is flushed.
-    var memtableBytesMax: Int { max(64 << 10, options.indexBytes / 4) }
+    var memtableBytesMax: Int { options.memtableBytes ?? max(64 << 10, options.indexBytes / 4) }
 
     /// How large a table is.
     var tableBytesMax: Int {

@@ -35,8 +35,12 @@ public struct VOSOptions: Sendable {
     /// least 256 KiB.
     public var indexBytes: Int = 64 << 20
 
-    /// The size of a table, in bytes; nil: by the size of the store, 256 KiB to 16 MiB.
+    /// The size of a table, in bytes; nil: by the size of the store, 256 KiB to 16 MiB. For tests.
     package var tableBytes: Int?
+
+    /// How much is kept in memory before it goes into tables; nil: a quarter of `indexBytes`. For
+    /// tests.
+    package var memtableBytes: Int?
 
     /// How long, in nanoseconds of epochs, superseded versions can be read.
     public var retention: UInt64 = 20_000_000_000

@@ -47,6 +47,7 @@ import Testing
         init(seed: UInt64) {
             var options = VOSOptions()
             options.inlineThreshold = seed % 3 == 0 ? 4096 : 200
+            if seed % 2 == 0 { options.makeSmall() }
             target = SimulatedTarget(seed: seed, blocks: 1500, logBlocks: 32, options: options)
             entropy = Entropy(seed: seed).fork("transactions")
         }

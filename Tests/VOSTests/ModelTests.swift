@@ -23,6 +23,7 @@ import Testing
         init(seed: UInt64) {
             var options = VOSOptions()
             options.inlineThreshold = seed % 3 == 0 ? 4096 : 200
+            if seed % 2 == 0 { options.makeSmall() }
             target = SimulatedTarget(seed: seed, blocks: 1200, logBlocks: 32, options: options)
             entropy = Entropy(seed: seed).fork("operations")
         }
@@ -44,7 +45,7 @@ import Testing
         }
     }
 
-    @Test(arguments: 0..<12 as Range<UInt64>)
+    @Test(arguments: 0..<24 as Range<UInt64>)
     func storeEqualsModel(seed: UInt64) {
         let run = Run(seed: seed)
         for stretch in 0..<4 {

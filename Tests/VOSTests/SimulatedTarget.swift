@@ -205,3 +205,12 @@ extension VOS {
         pools.reduce(0) { $0 + Int(usage(pool: $1).entries) }
     }
 }
+
+extension VOSOptions {
+    /// So that a few kilobytes are an index of several levels.
+    mutating func makeSmall() {
+        indexBytes = 16 << 10
+        memtableBytes = 2 << 10
+        tableBytes = 4 << 10
+    }
+}
