@@ -15,6 +15,9 @@ open class BlockDevice {
     /// What the device is called in messages: its path.
     public let name: String
 
+    /// What was asked of it since it was opened. (A subclass elsewhere counts nothing.)
+    @safe @exclusivity(unchecked) public internal(set) final var statistics = DeviceStatistics()
+
     public init(name: String, size: UInt64) {
         self.name = name
         self.size = size

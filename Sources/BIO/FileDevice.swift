@@ -67,6 +67,14 @@ internal import Glibc
         into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64
     ) async throws(BIOError) {
         try unsafe checkTransfer(UnsafeRawBufferPointer(buffer), at: offset)
+        try await measured(.read, bytes: buffer.count, on: xstream) { () async throws(BIOError) in
+            try unsafe await transfer(into: buffer, at: offset)
+        }
+    }
+
+    private func transfer(
+        into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64
+    ) async throws(BIOError) {
         var progress = TransferProgress(name: name, count: buffer.count, offset: offset)
         while progress.remaining > 0 {
             let slot = await takeSlot()
@@ -89,6 +97,16 @@ internal import Glibc
         _ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool
     ) async throws(BIOError) {
         try unsafe checkTransfer(buffer, at: offset)
+        try await measured(
+            durable ? .durableWrite : .write, bytes: buffer.count, on: xstream
+        ) { () async throws(BIOError) in
+            try unsafe await transfer(buffer, at: offset, durable: durable)
+        }
+    }
+
+    private func transfer(
+        _ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool
+    ) async throws(BIOError) {
         var progress = TransferProgress(name: name, count: buffer.count, offset: offset)
         while progress.remaining > 0 {
             let slot = await takeSlot()
@@ -115,6 +133,16 @@ internal import Glibc
             return try unsafe await write(buffer, at: offset, durable: true)
         }
         try unsafe checkTransfer(buffer, at: offset)
+        try await measured(
+            .durableWrite, bytes: buffer.count, on: xstream
+        ) { () async throws(BIOError) in
+            try unsafe await transferAndSync(buffer, at: offset)
+        }
+    }
+
+    private func transferAndSync(
+        _ buffer: UnsafeRawBufferPointer, at offset: UInt64
+    ) async throws(BIOError) {
         if buffer.count > 0, buffer.count <= FileDevice.submissionBytesMax {
             let slot = await takeSlot()
             let result = await Waiter<Int32>.suspend { waiter in
@@ -127,11 +155,17 @@ internal import Glibc
             // Cancelled: the write failed or was short, and no flush has been tried.
             if result != -ECANCELED { return try checkFlush(result) }
         }
-        try unsafe await write(buffer, at: offset, durable: false)
-        try await flush()
+        try unsafe await transfer(buffer, at: offset, durable: false)
+        try await sync()
     }
 
     override func flush() async throws(BIOError) {
+        try await measured(.flush, bytes: 0, on: xstream) { () async throws(BIOError) in
+            try await sync()
+        }
+    }
+
+    private func sync() async throws(BIOError) {
         let slot = await takeSlot()
         let result = await Waiter<Int32>.suspend { waiter in
             waiters[slot] = waiter
