@@ -1,3 +1,5 @@
+public import DrayRuntime
+
 /// A block device or file, opened by one xstream.
 ///
 /// All offsets and lengths are multiples of `BlockDevice.blockSize`, and so are buffers' addresses
@@ -22,6 +24,12 @@ open class BlockDevice {
         self.name = name
         self.size = size
     }
+
+    /// Makes transfers from and to `buffer` cheaper, where the device can do that and the limit of
+    /// locked memory allows. The device keeps the buffer until it is closed: register those that
+    /// are used again and again. Returns whether it did.
+    @discardableResult
+    open func register(_ buffer: IOBuffer) -> Bool { false }
 
     /// Reads `buffer.count` bytes at `offset`.
     open func read(

@@ -32,6 +32,7 @@ internal import Glibc
     @safe @exclusivity(unchecked) private var completions: [dray_ring_completion]
     /// Rounds since something was queued that the kernel has not been given.
     @safe @exclusivity(unchecked) private var roundsQueued = 0
+    @safe @exclusivity(unchecked) private var registered = RegisteredBuffers()
     @safe @exclusivity(unchecked) private var closed = false
     @safe @exclusivity(unchecked) private var closing: Waiter<Void>?
 
@@ -63,6 +64,21 @@ internal import Glibc
 
     private var inFlight: Int { FileDevice.inFlightMax - freeSlots.count }
 
+    override func register(_ buffer: IOBuffer) -> Bool {
+        precondition(!closed, "a closed device was used")
+        // SAFETY: the table keeps the buffer until the ring is gone.
+        guard let number = registered.next,
+            unsafe dray_ring_register(
+                ring, number, buffer.bytes.baseAddress!, UInt64(buffer.count)) == 0
+        else {
+            // Not tried again: what is refused once costs a call each time.
+            registered.isFull = true
+            return false
+        }
+        registered.add(buffer)
+        return true
+    }
+
     override func read(
         into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64
     ) async throws(BIOError) {
@@ -75,6 +91,7 @@ internal import Glibc
     private func transfer(
         into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64
     ) async throws(BIOError) {
+        let number = unsafe registered.number(of: buffer.baseAddress, count: buffer.count)
         var progress = TransferProgress(name: name, count: buffer.count, offset: offset)
         while progress.remaining > 0 {
             let slot = await takeSlot()
@@ -85,7 +102,7 @@ internal import Glibc
                     waiters[slot] = waiter
                     // SAFETY: the caller keeps the buffer until this returns.
                     let queued = unsafe dray_ring_read(
-                        ring, buffer.baseAddress! + done, length, offset + UInt64(done),
+                        ring, buffer.baseAddress! + done, length, offset + UInt64(done), number,
                         UInt64(slot))
                     precondition(queued, "more submissions than slots")
                 })
@@ -107,6 +124,7 @@ internal import Glibc
     private func transfer(
         _ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool
     ) async throws(BIOError) {
+        let number = unsafe registered.number(of: buffer.baseAddress, count: buffer.count)
         var progress = TransferProgress(name: name, count: buffer.count, offset: offset)
         while progress.remaining > 0 {
             let slot = await takeSlot()
@@ -117,8 +135,8 @@ internal import Glibc
                     waiters[slot] = waiter
                     // SAFETY: the caller keeps the buffer until this returns.
                     let queued = unsafe dray_ring_write(
-                        ring, buffer.baseAddress! + done, length, offset + UInt64(done), durable,
-                        UInt64(slot))
+                        ring, buffer.baseAddress! + done, length, offset + UInt64(done), number,
+                        durable, UInt64(slot))
                     precondition(queued, "more submissions than slots")
                 })
             try progress.check()
@@ -144,12 +162,14 @@ internal import Glibc
         _ buffer: UnsafeRawBufferPointer, at offset: UInt64
     ) async throws(BIOError) {
         if buffer.count > 0, buffer.count <= FileDevice.submissionBytesMax {
+            let number = unsafe registered.number(of: buffer.baseAddress, count: buffer.count)
             let slot = await takeSlot()
             let result = await Waiter<Int32>.suspend { waiter in
                 waiters[slot] = waiter
                 // SAFETY: the caller keeps the buffer until this returns.
                 let queued = unsafe dray_ring_write_and_flush(
-                    ring, buffer.baseAddress!, UInt32(buffer.count), offset, UInt64(slot))
+                    ring, buffer.baseAddress!, UInt32(buffer.count), offset, number,
+                    UInt64(slot))
                 precondition(queued, "more submissions than slots")
             }
             // Cancelled: the write failed or was short, and no flush has been tried.
@@ -193,6 +213,7 @@ internal import Glibc
         xstream.removeSource(self)
         unsafe dray_ring_destroy(ring)
         unsafe ring = nil
+        registered = RegisteredBuffers()
         file = nil
     }
 
