@@ -54,6 +54,18 @@ open class BlockDevice {
     /// Makes everything that was written before durable.
     open func flush() async throws(BIOError) { abstract() }
 
+    /// Whether `discard` does anything.
+    open var canDiscard: Bool { false }
+
+    /// Whether blocks that are free should be discarded unless somebody says otherwise: where that
+    /// helps the device and costs little.
+    open var discardsByDefault: Bool { false }
+
+    /// Gives the bytes of `range`, whole blocks, back to the device, which need not keep them:
+    /// what a read finds there is undefined until they are written again. Must not meet a write to
+    /// the same place.
+    open func discard(_ range: Range<UInt64>) async throws(BIOError) {}
+
     /// The first part of `range` that has space and was never written, so that its first write
     /// costs more; nil when there is none, or when nobody knows. Does not wait for the device.
     open func firstUnwritten(in range: Range<UInt64>) -> Range<UInt64>? { nil }

@@ -54,6 +54,8 @@ public struct DeviceStatistics: Hashable, Sendable {
     public internal(set) var durableWrites = Operations()
     /// Flushes by themselves.
     public internal(set) var flushes = Operations()
+    /// Ranges given back.
+    public internal(set) var discards = Operations()
     /// The last operation that failed.
     public internal(set) var lastError: BIOError?
 
@@ -71,7 +73,7 @@ public struct DeviceStatistics: Hashable, Sendable {
 
     /// Operations of any kind that failed.
     public var errors: UInt64 {
-        reads.errors + writes.errors + durableWrites.errors + flushes.errors
+        reads.errors + writes.errors + durableWrites.errors + flushes.errors + discards.errors
     }
 
     /// Adds what another device, or another xstream, has counted.
@@ -80,6 +82,7 @@ public struct DeviceStatistics: Hashable, Sendable {
         writes.add(other.writes)
         durableWrites.add(other.durableWrites)
         flushes.add(other.flushes)
+        discards.add(other.discards)
         lastError = other.lastError ?? lastError
     }
 
@@ -90,11 +93,12 @@ public struct DeviceStatistics: Hashable, Sendable {
         difference.writes = writes.since(earlier.writes)
         difference.durableWrites = durableWrites.since(earlier.durableWrites)
         difference.flushes = flushes.since(earlier.flushes)
+        difference.discards = discards.since(earlier.discards)
         return difference
     }
 
     /// The kinds of operations.
-    enum Kind { case read, write, durableWrite, flush }
+    enum Kind { case read, write, durableWrite, flush, discard }
 
     /// An operation has ended: `bytes` were to be transferred, and `error` says whether they were.
     mutating func ended(_ kind: Kind, bytes: Int, in duration: Duration, _ error: BIOError?) {
@@ -104,6 +108,7 @@ public struct DeviceStatistics: Hashable, Sendable {
         case .write: writes.ended(bytes: bytes, in: duration, failed: error != nil)
         case .durableWrite: durableWrites.ended(bytes: bytes, in: duration, failed: error != nil)
         case .flush: flushes.ended(bytes: bytes, in: duration, failed: error != nil)
+        case .discard: discards.ended(bytes: bytes, in: duration, failed: error != nil)
         }
     }
 }

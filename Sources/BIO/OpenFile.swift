@@ -10,6 +10,8 @@ final class OpenFile: Sendable {
     let size: UInt64
     /// Whether transfers go past the page cache.
     let isDirect: Bool
+    /// Whether it is a block device, not a file.
+    let isBlockDevice: Bool
     /// Whether a durable write also flushes everything that was written before it.
     let durableWritesFlush: Bool
     private let locks: FileLocks
@@ -38,6 +40,7 @@ final class OpenFile: Sendable {
         self.path = path
         self.descriptor = descriptor
         self.isDirect = isDirect
+        self.isBlockDevice = isBlockDevice
         durableWritesFlush = isDirect && dray_file_durable_write_flushes(descriptor)
         self.locks = locks
         self.identity = identity

@@ -4,9 +4,9 @@ internal import Glibc
 internal import Logging
 internal import Synchronization
 
-/// The files and block devices of this machine.
+/// The devices of this machine: files, block devices, and generic devices of NVMe.
 ///
-/// Files are opened with O_DIRECT where the file system can, and locked for this process. Where
+/// Which kind a path is decides how it is used (`DeviceKind`). Files are opened with O_DIRECT where the file system can, and locked for this process. Where
 /// io_uring is forbidden, a pool of threads does the transfers.
 public final class RealDeviceStore: DeviceStore {
     /// How transfers are done.
@@ -107,12 +107,15 @@ public final class RealDeviceStore: DeviceStore {
 
     /// Opens `path` for the calling xstream, which must be `xstream`.
     public func open(path: String, on xstream: XStream) throws(BIOError) -> BlockDevice {
+        if case .nvme(let name) = DeviceKind(path: path) {
+            return try openNVMe(path: path, name: name, on: xstream)
+        }
         let file = try OpenFile(path: path, locks: locks)
         if !file.isDirect {
             logger.notice("\(path): no O_DIRECT here, so transfers go through the page cache")
         }
         if mode != .threads {
-            do throws(FileDevice.RingError) {
+            do throws(TransferRing.RingError) {
                 return try FileDevice(file: file, on: xstream)
             } catch {
                 guard mode == .automatic else {
@@ -131,5 +134,24 @@ public final class RealDeviceStore: DeviceStore {
             return new
         }
         return ThreadPoolDevice(file: file, pool: pool, on: xstream)
+    }
+
+    private func openNVMe(
+        path: String, name: String, on xstream: XStream
+    ) throws(BIOError) -> BlockDevice {
+        let space = try NVMeNamespace(path: path, name: name, locks: locks)
+        let instead = "; the block device of the namespace can be used instead"
+        guard mode != .threads else {
+            throw .unusable(
+                path: path, code: ENOSYS,
+                message: "commands of NVMe need io_uring, which is turned off" + instead)
+        }
+        do throws(TransferRing.RingError) {
+            return try NVMeDevice(space: space, on: xstream)
+        } catch {
+            throw .unusable(
+                path: path, code: error.code,
+                message: "io_uring for commands of NVMe: " + BIOError.message(error.code) + instead)
+        }
     }
 }

@@ -32,9 +32,4 @@ struct RegisteredBuffers {
         }
         return Int32(DRAY_RING_NO_BUFFER)
     }
-
-    /// For the mutable kind.
-    func number(of address: UnsafeMutableRawPointer?, count: Int) -> Int32 {
-        unsafe number(of: UnsafeRawPointer(address), count: count)
-    }
 }

@@ -8,6 +8,8 @@ final class ThreadPoolDevice: BlockDevice {
     private var file: OpenFile?
     private let pool: ThreadPool
     private let xstream: XStream
+    /// Until the kernel says that it cannot be done here.
+    private var mayDiscard = true
     private var inFlight = 0
     private var closed = false
     private var closing: Waiter<Void>?
@@ -82,6 +84,26 @@ final class ThreadPoolDevice: BlockDevice {
             guard result >= 0 else {
                 throw .failed(
                     path: name, offset: 0, code: -result, message: BIOError.message(-result))
+            }
+        }
+    }
+
+    override var canDiscard: Bool { mayDiscard }
+    override var discardsByDefault: Bool { mayDiscard && file?.isBlockDevice == true }
+
+    override func discard(_ range: Range<UInt64>) async throws(BIOError) {
+        try checkDiscard(range)
+        guard mayDiscard, !range.isEmpty else { return }
+        try await measured(.discard, bytes: range.count, on: xstream) { () async throws(BIOError) in
+            let result = await perform {
+                dray_file_discard($0, range.lowerBound, UInt64(range.count))
+            }
+            if result == -EOPNOTSUPP || result == -ENOSYS {
+                mayDiscard = false
+            } else if result < 0 {
+                throw .failed(
+                    path: name, offset: range.lowerBound, code: -result,
+                    message: BIOError.message(-result))
             }
         }
     }

@@ -1,5 +1,5 @@
 #define _GNU_SOURCE 1
-#include "CUring.h"
+#include "Ring.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -19,16 +19,6 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-struct dray_ring {
-    struct io_uring ring;
-    // Signalled on completion while armed. The ring's own descriptor will not do: with deferred
-    // task work nothing wakes a poll of it (seen on 6.18).
-    int event;
-    bool armed;
-    // Whether there is a table of registered buffers.
-    bool has_table;
-};
-
 // Newest first: deferred task work spares interrupts of the xstream; older kernels have fewer.
 static const unsigned setups[] = {
     IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
@@ -36,7 +26,8 @@ static const unsigned setups[] = {
     0,
 };
 
-int dray_ring_create(uint32_t entries, int descriptor, struct dray_ring **out) {
+int dray_ring_create(
+    uint32_t entries, int descriptor, bool commands, struct dray_ring **out) {
     struct dray_ring *ring = calloc(1, sizeof *ring);
     if (ring == NULL) return ENOMEM;
     int result = -EINVAL;
@@ -44,6 +35,8 @@ int dray_ring_create(uint32_t entries, int descriptor, struct dray_ring **out) {
         struct io_uring_params parameters;
         memset(&parameters, 0, sizeof parameters);
         parameters.flags = setups[i];
+        // Commands need twice the room, in both directions.
+        if (commands) parameters.flags |= IORING_SETUP_SQE128 | IORING_SETUP_CQE32;
         result = io_uring_queue_init_params(entries, &ring->ring, &parameters);
     }
     if (result < 0) {
@@ -86,12 +79,6 @@ static void disarm(struct dray_ring *ring) {
     // Empty already, or emptied here: both are fine.
     ssize_t ignored = read(ring->event, &count, sizeof count);
     (void)ignored;
-}
-
-static inline bool finish(struct io_uring_sqe *sqe, uint64_t slot) {
-    sqe->flags |= IOSQE_FIXED_FILE;
-    sqe->user_data = slot;
-    return true;
 }
 
 int dray_ring_register(struct dray_ring *ring, int32_t number, void *buffer, uint64_t length) {
@@ -147,6 +134,14 @@ bool dray_ring_flush(struct dray_ring *ring, uint64_t slot) {
     return finish(sqe, slot);
 }
 
+bool dray_ring_discard(struct dray_ring *ring, uint64_t offset, uint64_t length, uint64_t slot) {
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->ring);
+    if (sqe == NULL) return false;
+    io_uring_prep_fallocate(
+        sqe, 0, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length);
+    return finish(sqe, slot);
+}
+
 bool dray_ring_write_and_flush(
     struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, int32_t number,
     uint64_t slot) {
@@ -192,6 +187,30 @@ int dray_file_open(const char *path, int flags) {
 }
 
 int dray_file_open_direct(const char *path) { return dray_file_open(path, O_RDWR | O_DIRECT); }
+
+// The last part of what a symbolic link points to.
+static int link_name(const char *path, char name[64]) {
+    char target[512];
+    ssize_t count = readlink(path, target, sizeof target - 1);
+    if (count < 0) return errno;
+    target[count] = 0;
+    const char *slash = strrchr(target, '/');
+    snprintf(name, 64, "%s", slash == NULL ? target : slash + 1);
+    return 0;
+}
+
+int dray_file_class(const char *path, char class_name[64], char name[64]) {
+    struct stat status;
+    if (stat(path, &status) < 0) return errno;
+    if (!S_ISCHR(status.st_mode)) return ENOTTY;
+    char place[96];
+    unsigned numbers[2] = {major(status.st_rdev), minor(status.st_rdev)};
+    snprintf(place, sizeof place, "/sys/dev/char/%u:%u", numbers[0], numbers[1]);
+    int code = link_name(place, name);
+    if (code != 0) return code;
+    snprintf(place, sizeof place, "/sys/dev/char/%u:%u/subsystem", numbers[0], numbers[1]);
+    return link_name(place, class_name);
+}
 
 int dray_file_create(const char *path) {
     int descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -308,6 +327,11 @@ int64_t dray_file_read(int descriptor, void *buffer, uint64_t length, uint64_t o
 }
 
 int64_t dray_file_flush(int descriptor) { return fdatasync(descriptor) < 0 ? -errno : 0; }
+
+int64_t dray_file_discard(int descriptor, uint64_t offset, uint64_t length) {
+    int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    return fallocate(descriptor, mode, (off_t)offset, (off_t)length) < 0 ? -errno : 0;
+}
 
 uint64_t dray_file_system_free(int descriptor) {
     struct statvfs status;

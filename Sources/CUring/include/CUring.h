@@ -16,9 +16,10 @@ struct dray_ring_completion {
 };
 
 /// Creates a ring with room for `entries` submissions (a write with a flush counts twice), for the
-/// calling thread only, and registers `descriptor` as its file. Returns 0, or an errno (EPERM and
-/// ENOSYS: io_uring is forbidden).
-int dray_ring_create(uint32_t entries, int descriptor, struct dray_ring **ring);
+/// calling thread only, and registers `descriptor` as its file. With `commands`, it takes those of
+/// NVMe. Returns 0, or an errno (EPERM and ENOSYS: io_uring is forbidden).
+int dray_ring_create(
+    uint32_t entries, int descriptor, bool commands, struct dray_ring **ring);
 void dray_ring_destroy(struct dray_ring *ring);
 
 /// Call before blocking: the descriptor that becomes readable with the next completion, or -1 when
@@ -50,6 +51,9 @@ bool dray_ring_write_and_flush(
     struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, int32_t number,
     uint64_t slot);
 
+/// Gives a range of the file back to the file system or device: it reads as zeroes then.
+bool dray_ring_discard(struct dray_ring *ring, uint64_t offset, uint64_t length, uint64_t slot);
+
 /// Gives what is queued to the kernel. Returns how many, or a negative errno; what was refused
 /// stays queued.
 int dray_ring_submit(struct dray_ring *ring);
@@ -68,6 +72,9 @@ uint32_t dray_ring_reap(
 /// open(2) with O_CLOEXEC and `flags`; a descriptor or a negative errno.
 int dray_file_open(const char *path, int flags);
 int dray_file_open_direct(const char *path);
+/// The class of a character device in the kernel's words ("nvme-generic", "dax") and its name
+/// there. 0, an errno, or ENOTTY: it is no character device.
+int dray_file_class(const char *path, char class_name[64], char name[64]);
 /// Creates a file that must not exist (mode 0600).
 int dray_file_create(const char *path);
 /// Reserves the space of a file; 0 or an errno.
@@ -92,5 +99,55 @@ int64_t dray_file_write(
 int64_t dray_file_read(int descriptor, void *buffer, uint64_t length, uint64_t offset);
 /// fdatasync(2); 0 or a negative errno.
 int64_t dray_file_flush(int descriptor);
+/// Gives a range back, as dray_ring_discard; 0 or a negative errno.
+int64_t dray_file_discard(int descriptor, uint64_t offset, uint64_t length);
 /// Free bytes for an ordinary user in the file system of an open file.
 uint64_t dray_file_system_free(int descriptor);
+
+// NVMe: the commands of its I/O queues through a generic device (/dev/ngXnY), past the kernel's
+// block layer. Names and numbers are those of the NVM Express base specification.
+
+/// A namespace, as its controller describes it.
+struct dray_nvme_namespace {
+    uint32_t number;
+    /// Bytes of a logical block, and how many there are.
+    uint32_t block_size;
+    uint64_t blocks;
+    /// Bytes of metadata with each block.
+    uint32_t metadata_size;
+    /// The most bytes of one transfer; 0 when there is no limit.
+    uint64_t transfer_max;
+    bool volatile_cache;
+    /// Whether blocks can be deallocated.
+    bool deallocates;
+    char model[41];
+    char serial[21];
+};
+
+/// Identifies the namespace of an open generic device; 0 or an errno (ENOTTY: it is none), or
+/// EPROTO with what the controller said in `status`.
+int dray_nvme_identify(int descriptor, struct dray_nvme_namespace *space, int *status);
+
+/// The most bytes that the kernel takes in one command for the namespace called `name` (as
+/// nvme0n1); 0 when it does not say.
+uint64_t dray_nvme_kernel_transfer_max(const char *name);
+
+/// Queue a command: `first` and `count` are in logical blocks, `count` at least 1. It completes
+/// with 0, a negative errno, or the controller's status.
+bool dray_nvme_read(
+    struct dray_ring *ring, uint32_t space, void *buffer, uint32_t length, uint64_t first,
+    uint32_t count, uint64_t slot);
+/// With `durable`, the blocks are on the medium when it completes (forced unit access).
+bool dray_nvme_write(
+    struct dray_ring *ring, uint32_t space, const void *buffer, uint32_t length, uint64_t first,
+    uint32_t count, bool durable, uint64_t slot);
+bool dray_nvme_flush(struct dray_ring *ring, uint32_t space, uint64_t slot);
+
+/// What `dray_nvme_deallocate` reads until it completes.
+struct dray_nvme_range {
+    uint32_t attributes;
+    uint32_t count;
+    uint64_t first;
+};
+bool dray_nvme_deallocate(
+    struct dray_ring *ring, uint32_t space, const struct dray_nvme_range *range, uint64_t slot);
