@@ -6,6 +6,8 @@ enum DeviceKind: Hashable {
     case file
     /// The generic device of an NVMe namespace, by the kernel's name for it: ng0n1.
     case nvme(name: String)
+    /// A DAX device.
+    case memory
 
     init(path: String) {
         // SAFETY: both buffers are as long as the call wants them, and hold strings after it.
@@ -14,6 +16,7 @@ enum DeviceKind: Hashable {
             guard unsafe dray_file_class(path, group, name) == 0 else { return .file }
             switch unsafe String(cString: group) {
             case "nvme-generic": return unsafe .nvme(name: String(cString: name))
+            case "dax": return .memory
             default: return .file
             }
         }

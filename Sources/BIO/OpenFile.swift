@@ -12,13 +12,15 @@ final class OpenFile: Sendable {
     let isDirect: Bool
     /// Whether it is a block device, not a file.
     let isBlockDevice: Bool
+    /// Whether a mapping is the medium itself: persistent memory.
+    let isMemory: Bool
     /// Whether a durable write also flushes everything that was written before it.
     let durableWritesFlush: Bool
     private let locks: FileLocks
     private let identity: FileIdentity
 
-    /// Opens and locks `path`. Throws `.missing`, `.busy` or `.unusable`.
-    init(path: String, locks: FileLocks) throws(BIOError) {
+    /// Opens and locks `path`, a file or block device, or a DAX device when `isMemory`. Throws `.missing`, `.busy` or `.unusable`.
+    init(path: String, isMemory: Bool = false, locks: FileLocks) throws(BIOError) {
         let identity = try locks.acquire(path: path)
         var descriptor = unsafe path.withCString { unsafe dray_file_open_direct($0) }
         let isDirect = descriptor != -EINVAL
@@ -41,6 +43,7 @@ final class OpenFile: Sendable {
         self.descriptor = descriptor
         self.isDirect = isDirect
         self.isBlockDevice = isBlockDevice
+        self.isMemory = isMemory || dray_file_is_dax(descriptor)
         durableWritesFlush = isDirect && dray_file_durable_write_flushes(descriptor)
         self.locks = locks
         self.identity = identity

@@ -4,7 +4,8 @@ internal import Glibc
 internal import Logging
 internal import Synchronization
 
-/// The devices of this machine: files, block devices, and generic devices of NVMe.
+/// The devices of this machine: files, block devices, generic devices of NVMe, and persistent
+/// memory.
 ///
 /// Which kind a path is decides how it is used (`DeviceKind`). Files are opened with O_DIRECT where the file system can, and locked for this process. Where
 /// io_uring is forbidden, a pool of threads does the transfers.
@@ -18,6 +19,8 @@ public final class RealDeviceStore: DeviceStore {
         case ring
         /// Threads.
         case threads
+        /// A mapping, whether or not it is persistent memory.
+        case memory
     }
 
     private let mode: Mode
@@ -107,10 +110,12 @@ public final class RealDeviceStore: DeviceStore {
 
     /// Opens `path` for the calling xstream, which must be `xstream`.
     public func open(path: String, on xstream: XStream) throws(BIOError) -> BlockDevice {
-        if case .nvme(let name) = DeviceKind(path: path) {
+        let kind = DeviceKind(path: path)
+        if case .nvme(let name) = kind {
             return try openNVMe(path: path, name: name, on: xstream)
         }
-        let file = try OpenFile(path: path, locks: locks)
+        let file = try OpenFile(path: path, isMemory: kind == .memory, locks: locks)
+        if file.isMemory || mode == .memory { return try openMemory(file, on: xstream) }
         if !file.isDirect {
             logger.notice("\(path): no O_DIRECT here, so transfers go through the page cache")
         }
@@ -127,13 +132,25 @@ public final class RealDeviceStore: DeviceStore {
                     "\(path): io_uring refused (\(BIOError.message(error.code))); using threads")
             }
         }
-        let pool = pool.withLock { pool in
+        return ThreadPoolDevice(file: file, pool: sharedPool(), on: xstream)
+    }
+
+    private func sharedPool() -> ThreadPool {
+        pool.withLock { pool in
             if let pool { return pool }
             let new = ThreadPool(name: "dray-bio", threadCount: RealDeviceStore.threadCount)
             pool = new
             return new
         }
-        return ThreadPoolDevice(file: file, pool: pool, on: xstream)
+    }
+
+    private func openMemory(_ file: OpenFile, on xstream: XStream) throws(BIOError) -> BlockDevice {
+        let device = try MemoryDevice(file: file, pool: sharedPool(), on: xstream)
+        if !device.isSynchronous {
+            logger.notice(
+                "\(file.path): no MAP_SYNC here, so the mapping is flushed with fdatasync")
+        }
+        return device
     }
 
     private func openNVMe(

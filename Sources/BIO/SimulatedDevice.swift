@@ -113,6 +113,24 @@ final class SimulatedDevice: BlockDevice {
         }
     }
 
+    override var canDiscard: Bool { true }
+
+    override func discard(_ range: Range<UInt64>) async throws(BIOError) {
+        precondition(!closed, "a closed device was used")
+        try checkDiscard(range)
+        guard !range.isEmpty else { return }
+        simulation.record("disk discard", range.lowerBound)
+        store.reached(.writeBegins, node: node)
+        let id =
+            simulation.isDead(node)
+            ? 0 : disk.contents.withLock { $0.medium.beginDiscard(range) }
+        try await perform(.discard, bytes: range.count) {
+            self.disk.contents.withLock { $0.medium.end(id, durable: false) }
+            self.store.reached(.writeEnds, node: self.node)
+            return nil
+        }
+    }
+
     override func close() async {
         precondition(!closed, "a device was closed twice")
         closed = true

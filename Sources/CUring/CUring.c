@@ -225,11 +225,26 @@ int dray_file_reserve(int descriptor, uint64_t size) {
     return result < 0 ? errno : 0;
 }
 
+// Of a DAX device only: other character devices have none.
+static int dax_size(dev_t device, uint64_t *size) {
+    char path[96], value[32];
+    snprintf(path, sizeof path, "/sys/dev/char/%u:%u/size", major(device), minor(device));
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return ENOTBLK;
+    ssize_t count = read(descriptor, value, sizeof value - 1);
+    close(descriptor);
+    if (count <= 0) return ENOTBLK;
+    value[count] = 0;
+    *size = strtoull(value, NULL, 10);
+    return 0;
+}
+
 int dray_file_size(int descriptor, uint64_t *size, bool *block_device) {
     struct stat status;
     if (fstat(descriptor, &status) < 0) return errno;
     *block_device = S_ISBLK(status.st_mode);
     if (*block_device) return ioctl(descriptor, BLKGETSIZE64, size) < 0 ? errno : 0;
+    if (S_ISCHR(status.st_mode)) return dax_size(status.st_rdev, size);
     if (!S_ISREG(status.st_mode)) return S_ISDIR(status.st_mode) ? EISDIR : ENOTBLK;
     *size = (uint64_t)status.st_size;
     return 0;

@@ -27,7 +27,7 @@ import Testing
         }
     }
 
-    @Test(arguments: [RealDeviceStore.Mode.ring, .threads])
+    @Test(arguments: [RealDeviceStore.Mode.ring, .threads, .memory])
     func aRealDeviceCounts(mode: RealDeviceStore.Mode) async throws {
         let folder = TemporaryFolder()
         let path = folder.path + "/disk"

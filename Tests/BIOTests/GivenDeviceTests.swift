@@ -5,22 +5,22 @@ import Testing
 @testable import BIO
 
 /// Tests of whatever devices the environment names, of which everything is overwritten:
-/// `DRAY_TEST_DEVICES`, paths separated by commas. Without it, of a file.
+/// `DRAY_TEST_DEVICES`, paths separated by commas. Without it, of a file, and of one that is mapped.
 @Suite(.serialized) struct GivenDeviceTests {
     private static var given: [String] {
         guard let text = getenv("DRAY_TEST_DEVICES") else { return [] }
         return String(cString: text).split(separator: ",").map(String.init)
     }
 
-    static var devices: [String] { given.isEmpty ? ["a file"] : given }
+    static var devices: [String] { given.isEmpty ? ["a file", "a mapped file"] : given }
 
     /// Runs `body` with the opened device.
     private func with<Result: Sendable>(
-        _ path: String, mode: RealDeviceStore.Mode = .automatic,
+        _ path: String,
         _ body: @escaping @Sendable (BlockDevice, RealDeviceStore, XStream) async throws -> Result
     ) async throws -> Result {
         let folder = TemporaryFolder()
-        let store = RealDeviceStore(mode: mode)
+        let store = RealDeviceStore(mode: path == "a mapped file" ? .memory : .automatic)
         var path = path
         if Self.given.isEmpty {
             path = folder.path + "/disk"

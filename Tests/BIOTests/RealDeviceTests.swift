@@ -47,7 +47,7 @@ final class TemporaryFolder {
         }
     }
 
-    @Test(arguments: [RealDeviceStore.Mode.ring, .threads])
+    @Test(arguments: [RealDeviceStore.Mode.ring, .threads, .memory])
     func parallelWritesReadBack(mode: RealDeviceStore.Mode) async throws {
         let folder = TemporaryFolder()
         let path = folder.path + "/disk"
@@ -97,7 +97,7 @@ final class TemporaryFolder {
     }
 
     /// Parts of a registered buffer, one that is not, and more than may be registered.
-    @Test(arguments: [RealDeviceStore.Mode.ring, .threads])
+    @Test(arguments: [RealDeviceStore.Mode.ring, .threads, .memory])
     func registeredBuffersHoldWhatOthersWouldHold(mode: RealDeviceStore.Mode) async throws {
         let folder = TemporaryFolder()
         let path = folder.path + "/disk"
@@ -139,7 +139,7 @@ final class TemporaryFolder {
         print("\(mode): \(count) buffers registered")
     }
 
-    @Test(arguments: [RealDeviceStore.Mode.ring, .threads])
+    @Test(arguments: [RealDeviceStore.Mode.ring, .threads, .memory])
     func errorsAreTyped(mode: RealDeviceStore.Mode) async throws {
         let folder = TemporaryFolder()
         let path = folder.path + "/disk"
@@ -295,7 +295,7 @@ final class TemporaryFolder {
         return nil
     }
 
-    @Test(arguments: [RealDeviceStore.Mode.ring, .threads])
+    @Test(arguments: [RealDeviceStore.Mode.ring, .threads, .memory])
     func anIdleDeviceWakesNobody(mode: RealDeviceStore.Mode) async throws {
         let folder = TemporaryFolder()
         let path = folder.path + "/disk"

@@ -151,3 +151,20 @@ struct dray_nvme_range {
 };
 bool dray_nvme_deallocate(
     struct dray_ring *ring, uint32_t space, const struct dray_nvme_range *range, uint64_t slot);
+
+// Persistent memory: a file in a file system with direct access (DAX), or a DAX device, mapped.
+
+/// Whether a mapping of the open file is the medium itself, without a page cache.
+bool dray_file_is_dax(int descriptor);
+
+/// Maps an open file for reading and writing. `synchronous`: what is stored past the processor's
+/// caches and fenced is durable (MAP_SYNC); otherwise only fdatasync(2) makes it so. 0 or an errno.
+int dray_memory_map(int descriptor, uint64_t size, void **base, bool *synchronous);
+void dray_memory_unmap(void *base, uint64_t size);
+
+/// Copies whole blocks to or from a mapping; with `past_caches`, stores go around the processor's
+/// caches. Returns `length`, or where in it memory is that cannot be used.
+uint64_t dray_memory_copy(void *to, const void *from, uint64_t length, bool past_caches);
+
+/// What was stored past the caches before is durable when what comes after is done.
+void dray_memory_fence(void);
