@@ -38,4 +38,14 @@ extension BlockDevice {
                 "\(buffer.count) bytes at \(offset) of \(name), which has \(size)")
         }
     }
+    /// Checks what is to be discarded.
+    func checkDiscard(_ range: Range<UInt64>) throws(BIOError) {
+        let unit = UInt64(BlockDevice.blockSize)
+        precondition(
+            range.lowerBound % unit == 0 && range.upperBound % unit == 0,
+            "discards are of whole blocks")
+        guard range.upperBound <= size else {
+            throw .outOfRange("bytes \(range) of \(name), which has \(size)")
+        }
+    }
 }

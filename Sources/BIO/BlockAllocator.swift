@@ -1,17 +1,55 @@
+/// For whom blocks are taken. Each stream goes its own way through the free blocks, so that what
+/// is written, and later freed, together lies together.
+public enum BlockStream: CaseIterable, Sendable {
+    /// Updates of clients; small and large ones apart.
+    case foreground
+    /// What compaction and aggregation write.
+    case compaction
+    /// What is pulled from other targets.
+    case rebuild
+    /// Index and small values: on the metadata device where there is one.
+    case metadata
+}
+
+/// How scattered the free blocks are.
+public struct BlockFragmentation: Hashable, Sendable {
+    /// Free blocks.
+    public var freeBlocks: UInt32 = 0
+    /// Runs of free blocks with used ones, or an end, on both sides.
+    public var freeRuns: UInt32 = 0
+    /// The longest of them, in blocks.
+    public var largestFreeRun: UInt32 = 0
+
+    /// Of 1, how much of the free space is outside the longest run; 0 when nothing is free.
+    public var ratio: Double {
+        freeBlocks == 0 ? 0 : 1 - Double(largestFreeRun) / Double(freeBlocks)
+    }
+}
+
 /// Which data blocks of a target are in use: a bitmap in memory, rebuilt when the target is loaded.
+///
+/// The last `metadataBlocks` of them are on the metadata device, if there is one: only the stream
+/// of metadata takes those, and no extent lies on both.
 ///
 /// Nothing of it is on disk: the layer above marks the blocks that its checkpoint and log refer to
 /// (`markUsed`), everything else is free. A block that the last durable log group has a check on
 /// is not given out again before a later group is durable, because recovery verifies those checks.
 /// Confined to the xstream of its store.
 public final class BlockAllocator {
-    /// The number of data blocks.
+    /// The number of blocks, those on the metadata device included.
     public let totalBlocks: UInt32
+    /// How many of them, the last ones, are on the metadata device.
+    public let metadataBlocks: UInt32
+    /// How many of them, the first ones, are on the data device.
+    public var dataBlocks: UInt32 { totalBlocks - metadataBlocks }
 
     /// Blocks that can be given out now, those kept back for privileged callers included.
     @safe @exclusivity(unchecked) public private(set) var freeBlocks: UInt32
 
-    /// Blocks kept back for deletes and checkpoints, which need space to make space.
+    /// How many of these are on the metadata device.
+    @safe @exclusivity(unchecked) public private(set) var freeMetadataBlocks: UInt32
+
+    /// Blocks on the data device kept back for deletes and checkpoints, which need space to make space.
     public let reserveBlocks: UInt32
 
     /// Blocks in use, reserved, or freed a moment ago and not reusable yet.
@@ -28,25 +66,51 @@ public final class BlockAllocator {
     @safe @exclusivity(unchecked) private var guardWords: [UInt64]
     @safe @exclusivity(unchecked) private var guardedExtents: [BlockExtent] = []
     @safe @exclusivity(unchecked) private var quarantine: [BlockExtent] = []
-    /// Where the next search begins for up to `smallMax` blocks, and where for more: small values
-    /// stay together, and find prepared blocks (`BlockPreparer`).
-    @safe @exclusivity(unchecked) private(set) var smallCursor: UInt32 = 0
-    @safe @exclusivity(unchecked) private var largeCursor: UInt32
+    /// Where the next search of each lane begins; nil before the first.
+    @safe @exclusivity(unchecked) private var cursors = [UInt32?](
+        repeating: nil, count: Lane.allCases.count)
+    /// Extents that were freed since somebody last took this list; nil when nobody does.
+    @safe @exclusivity(unchecked) private var freed: [BlockExtent]?
+    @safe @exclusivity(unchecked) private var freedBlocks: UInt64 = 0
+
+    /// A way through the free blocks.
+    private enum Lane: Int, CaseIterable {
+        case small, large, compaction, rebuild, metadataOnData, metadata
+
+        /// Where it begins, in eighths of the region.
+        var start: UInt64 {
+            switch self {
+            case .small, .metadata: 0
+            case .metadataOnData: 2
+            case .large: 4
+            case .compaction: 6
+            case .rebuild: 7
+            }
+        }
+    }
+
+    /// Where the next small value goes: those find prepared blocks (`BlockPreparer`).
+    var smallCursor: UInt32 { cursor(of: .small, in: 0..<dataBlocks) }
 
     private static let chunkWords = 64
     private static let chunkBlocks = UInt32(chunkWords * 64)
     /// The most blocks of a small reservation.
     static let smallMax: UInt32 = 8
+    /// The most freed extents that are remembered for discarding.
+    private static let freedMax = 8192
     /// The most runs that one search for a contiguous run looks at.
     static let runsExaminedMax = 512
 
-    /// All `totalBlocks` (at least 1) are free. `reserveBlocks` defaults to 1/32 of them.
-    public init(totalBlocks: UInt32, reserveBlocks: UInt32? = nil) {
-        precondition(totalBlocks > 0, "an allocator needs blocks")
+    /// All `totalBlocks` are free; the last `metadataBlocks` of them, not all, are on a metadata
+    /// device. `reserveBlocks` defaults to 1/32 of those that are not.
+    public init(totalBlocks: UInt32, metadataBlocks: UInt32 = 0, reserveBlocks: UInt32? = nil) {
+        precondition(totalBlocks > metadataBlocks, "an allocator needs blocks")
         self.totalBlocks = totalBlocks
-        self.reserveBlocks = min(totalBlocks, reserveBlocks ?? totalBlocks / 32)
+        self.metadataBlocks = metadataBlocks
+        let dataBlocks = totalBlocks - metadataBlocks
+        self.reserveBlocks = min(dataBlocks, reserveBlocks ?? dataBlocks / 32)
         freeBlocks = totalBlocks
-        largeCursor = totalBlocks / 2
+        freeMetadataBlocks = metadataBlocks
         let wordCount = (Int(totalBlocks) + 63) / 64
         words = [UInt64](repeating: 0, count: wordCount)
         guardWords = words
@@ -59,42 +123,79 @@ public final class BlockAllocator {
 
     // MARK: - Reserving and freeing
 
-    /// Takes `blocks` blocks (at least 1), in as few extents as it finds quickly.
+    /// Takes `blocks` blocks (at least 1), in as few extents as it finds quickly, for `stream`.
     ///
-    /// Throws `.full`, and takes nothing, when there are too few; the last `reserveBlocks` are for
-    /// `privileged` callers.
+    /// Throws `.full`, and takes nothing, when there are too few; the last `reserveBlocks` of the
+    /// data device are for `privileged` callers. Metadata goes to the data device when the metadata
+    /// device has not enough.
     public func reserve(
-        blocks: UInt32, privileged: Bool = false
+        blocks: UInt32, privileged: Bool = false, stream: BlockStream = .foreground
     ) throws(BIOError) -> [BlockExtent] {
         precondition(blocks > 0, "a reservation of no blocks")
+        if stream == .metadata, freeMetadataBlocks >= blocks {
+            return take(blocks, lane: .metadata, in: dataBlocks..<totalBlocks)
+        }
+        let free = freeBlocks - freeMetadataBlocks
         let kept = privileged ? 0 : reserveBlocks
-        guard freeBlocks >= kept, freeBlocks - kept >= blocks else {
+        guard free >= kept, free - kept >= blocks else {
             let unit = UInt64(BlockDevice.blockSize)
             throw .full(
-                requested: UInt64(blocks) * unit,
-                free: UInt64(freeBlocks - min(kept, freeBlocks)) * unit)
+                requested: UInt64(blocks) * unit, free: UInt64(free - min(kept, free)) * unit)
         }
-        let isSmall = blocks <= Self.smallMax
-        let cursor = isSmall ? smallCursor : largeCursor
-        if let run = contiguous(blocks, from: cursor) {
+        let lane: Lane =
+            switch stream {
+            case .foreground: blocks <= Self.smallMax ? .small : .large
+            case .compaction: .compaction
+            case .rebuild: .rebuild
+            case .metadata: .metadataOnData
+            }
+        return take(blocks, lane: lane, in: 0..<dataBlocks)
+    }
+
+    /// Takes blocks of `region`, which has enough.
+    private func take(_ blocks: UInt32, lane: Lane, in region: Range<UInt32>) -> [BlockExtent] {
+        if let run = contiguous(blocks, lane: lane, in: region) {
             take(run)
-            let next = run.end == UInt64(totalBlocks) ? 0 : UInt32(run.end)
-            if isSmall { smallCursor = next } else { largeCursor = next }
+            cursors[lane.rawValue] =
+                run.end == UInt64(region.upperBound) ? region.lowerBound : UInt32(run.end)
             return [run]
         }
         var extents: [BlockExtent] = []
         var missing = blocks
-        gather(&missing, into: &extents, runMin: max(1, blocks / 8), from: cursor)
-        if missing > 0 { gather(&missing, into: &extents, runMin: 1, from: cursor) }
+        let cursor = cursor(of: lane, in: region)
+        for runMin in [max(1, blocks / 8), 1] where missing > 0 {
+            gather(&missing, into: &extents, runMin: runMin, from: cursor, in: region)
+        }
         precondition(missing == 0, "the bitmap has fewer free blocks than were counted")
         return extents
+    }
+
+    private func cursor(of lane: Lane, in region: Range<UInt32>) -> UInt32 {
+        cursors[lane.rawValue]
+            ?? region.lowerBound + UInt32(UInt64(region.count) * lane.start / 8)
+    }
+
+    /// Whether another lane is at work in the chunk of `block`.
+    private func isClaimed(_ block: UInt32, butBy lane: Lane) -> Bool {
+        for other in Lane.allCases where other != lane {
+            if let cursor = cursors[other.rawValue],
+                cursor / Self.chunkBlocks == block / Self.chunkBlocks
+            {
+                return true
+            }
+        }
+        return false
     }
 
     /// Takes all free blocks of `extent`, for a moment: `cancel` gives them back. Takes none when
     /// that would leave less than is kept for privileged callers, and as much again.
     func takeFree(in extent: BlockExtent) -> [BlockExtent] {
         precondition(extent.end <= UInt64(totalBlocks), "no such blocks")
-        guard freeBlocks / 2 > reserveBlocks, freeBlocks / 2 > extent.count else { return [] }
+        precondition(!straddles(extent), "no such blocks")
+        let isMetadata = extent.start >= dataBlocks
+        let (free, kept) =
+            isMetadata ? (freeMetadataBlocks, 0) : (freeBlocks - freeMetadataBlocks, reserveBlocks)
+        guard free / 2 > kept, free / 2 > extent.count else { return [] }
         var extents: [BlockExtent] = []
         var position = extent.start
         while let first = firstFree(from: position), UInt64(first) < extent.end {
@@ -123,14 +224,55 @@ public final class BlockAllocator {
                 quarantinedBlocks += extent.count
             } else {
                 release(extent)
+                noteFreed(extent)
             }
         }
+    }
+
+    private func noteFreed(_ extent: BlockExtent) {
+        guard let count = freed?.count, count < Self.freedMax else { return }
+        freed?.append(extent)
+        freedBlocks += UInt64(extent.count)
+    }
+
+    /// From now on, what `free` frees is remembered for `takeFreed`.
+    func rememberFreed() { freed = freed ?? [] }
+
+    /// What was freed since the last call, as long as it was not too much to remember. Some of it
+    /// may be in use again.
+    func takeFreed() -> [BlockExtent] {
+        guard let extents = freed, !extents.isEmpty else { return [] }
+        freed = []
+        freedBlocks = 0
+        return extents
+    }
+
+    /// Whether enough waits for `takeFreed`.
+    var isWorthDiscarding: Bool {
+        guard let count = freed?.count, count > 0 else { return false }
+        return count >= BlockDiscarder.batchExtents
+            || freedBlocks >= UInt64(BlockDiscarder.batchBlocks)
+    }
+
+    /// The free blocks around `block` without a gap, up to `max` on each side; nil when it is in
+    /// use.
+    func freeRun(around block: UInt32, max: UInt32) -> BlockExtent? {
+        let region = block < dataBlocks ? 0..<dataBlocks : dataBlocks..<totalBlocks
+        let length = runLength(from: block, max: min(max, region.upperBound - block))
+        guard length > 0 else { return nil }
+        var start = block
+        while start > region.lowerBound, block - start < max,
+            words[Int((start - 1) / 64)] >> UInt64((start - 1) % 64) & 1 == 0
+        {
+            start -= 1
+        }
+        return BlockExtent(start: start, count: block - start + length)
     }
 
     /// While loading: `extent` is in use. Throws `.corrupt` when it is out of range or in use
     /// already, which means that what was loaded contradicts itself.
     public func markUsed(_ extent: BlockExtent) throws(BIOError) {
-        guard extent.count > 0, extent.end <= UInt64(totalBlocks) else {
+        guard extent.count > 0, extent.end <= UInt64(totalBlocks), !straddles(extent) else {
             throw .outOfRange(
                 "blocks \(extent.start)..<\(extent.end) of \(totalBlocks) cannot be in use")
         }
@@ -156,7 +298,10 @@ public final class BlockAllocator {
         let released = quarantine
         quarantine.removeAll(keepingCapacity: true)
         quarantinedBlocks = 0
-        for extent in released { release(extent) }
+        for extent in released {
+            release(extent)
+            noteFreed(extent)
+        }
         guardedExtents = extents
         for extent in extents { forEachWord(extent) { guardWords[$0] |= $1 } }
     }
@@ -169,6 +314,11 @@ public final class BlockAllocator {
 
     // MARK: - The bitmap
 
+    /// Whether part of `extent` is on the data device and part on the metadata device.
+    private func straddles(_ extent: BlockExtent) -> Bool {
+        extent.start < dataBlocks && extent.end > UInt64(dataBlocks)
+    }
+
     private func take(_ extent: BlockExtent) {
         forEachWord(extent) { index, mask in
             precondition(words[index] & mask == 0, "blocks taken that are in use: \(extent)")
@@ -176,6 +326,7 @@ public final class BlockAllocator {
             chunkFree[index / Self.chunkWords] -= UInt32(mask.nonzeroBitCount)
         }
         freeBlocks -= extent.count
+        if extent.start >= dataBlocks { freeMetadataBlocks -= extent.count }
     }
 
     private func release(_ extent: BlockExtent) {
@@ -185,6 +336,7 @@ public final class BlockAllocator {
             chunkFree[index / Self.chunkWords] += UInt32(mask.nonzeroBitCount)
         }
         freeBlocks += extent.count
+        if extent.start >= dataBlocks { freeMetadataBlocks += extent.count }
     }
 
     private func allUsed(_ extent: BlockExtent) -> Bool {
@@ -238,16 +390,31 @@ public final class BlockAllocator {
         return min(length, max)
     }
 
-    /// A free run of `blocks`, next after `cursor`, or nil when a bounded search finds none.
-    private func contiguous(_ blocks: UInt32, from cursor: UInt32) -> BlockExtent? {
-        var examined = 0
-        for start in [cursor, 0] {
-            var position = start
-            while examined < Self.runsExaminedMax, let first = firstFree(from: position) {
-                let length = runLength(from: first, max: blocks)
-                if length == blocks { return BlockExtent(start: first, count: blocks) }
-                position = first + length
-                examined += 1
+    /// A free run of `blocks`, next after the lane's cursor, away from where other lanes are at
+    /// work if that can be; or nil when a bounded search finds none.
+    private func contiguous(
+        _ blocks: UInt32, lane: Lane, in region: Range<UInt32>
+    ) -> BlockExtent? {
+        let cursor = cursor(of: lane, in: region)
+        for isAlone in [true, false] {
+            var examined = 0
+            for start in [cursor, region.lowerBound] {
+                var position = start
+                while examined < Self.runsExaminedMax, let first = firstFree(from: position),
+                    first < region.upperBound
+                {
+                    examined += 1
+                    if isAlone, isClaimed(first, butBy: lane) {
+                        let (next, overflow) = (first / Self.chunkBlocks + 1)
+                            .multipliedReportingOverflow(by: Self.chunkBlocks)
+                        if overflow { break }
+                        position = next
+                        continue
+                    }
+                    let length = runLength(from: first, max: min(blocks, region.upperBound - first))
+                    if length == blocks { return BlockExtent(start: first, count: blocks) }
+                    position = first + length
+                }
             }
         }
         return nil
@@ -256,12 +423,12 @@ public final class BlockAllocator {
     /// Takes runs of at least `runMin` blocks until nothing is missing.
     private func gather(
         _ missing: inout UInt32, into extents: inout [BlockExtent], runMin: UInt32,
-        from cursor: UInt32
+        from cursor: UInt32, in region: Range<UInt32>
     ) {
-        for start in [cursor, 0] {
+        for start in [cursor, region.lowerBound] {
             var position = start
-            while missing > 0, let first = firstFree(from: position) {
-                let length = runLength(from: first, max: missing)
+            while missing > 0, let first = firstFree(from: position), first < region.upperBound {
+                let length = runLength(from: first, max: min(missing, region.upperBound - first))
                 position = first + length
                 guard length >= min(runMin, missing) else { continue }
                 let extent = BlockExtent(start: first, count: length)
@@ -272,11 +439,29 @@ public final class BlockAllocator {
         }
     }
 
+    /// How scattered the free blocks of the data device are. Goes through the whole bitmap.
+    public var fragmentation: BlockFragmentation {
+        var found = BlockFragmentation()
+        var position: UInt32 = 0
+        while let first = firstFree(from: position), first < dataBlocks {
+            let length = runLength(from: first, max: dataBlocks - first)
+            found.freeBlocks += length
+            found.freeRuns += 1
+            found.largestFreeRun = max(found.largestFreeRun, length)
+            position = first + length
+        }
+        return found
+    }
+
     /// Verifies the counts against the bitmap. For tests and simulations: O(blocks).
     package func checkInvariants() {
         let bits = UInt32(words.count * 64) - totalBlocks
         let used = words.reduce(0) { $0 + $1.nonzeroBitCount }
         precondition(UInt32(used) - bits == usedBlocks, "the count of free blocks is wrong")
+        var freeMetadata: UInt32 = 0
+        for block in dataBlocks..<totalBlocks
+        where words[Int(block / 64)] >> UInt64(block % 64) & 1 == 0 { freeMetadata += 1 }
+        precondition(freeMetadata == freeMetadataBlocks, "the count of metadata blocks is wrong")
         for chunk in chunkFree.indices {
             let range = chunk * Self.chunkWords..<min(words.count, (chunk + 1) * Self.chunkWords)
             let free = words[range].reduce(0) { $0 + (~$1).nonzeroBitCount }

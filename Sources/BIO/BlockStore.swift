@@ -4,6 +4,9 @@ internal import Glibc
 
 /// One target's partition of a device: superblocks, a write-ahead log, and data blocks.
 ///
+/// A store may have a metadata device beside its data device, a faster one: then the log is there,
+/// and blocks for metadata (`BlockStream.metadata`), which are numbered after the others.
+///
 /// An update writes its data to reserved blocks, then appends a log record; when `append` returns,
 /// both are durable. Appends that arrive while a flush is under way share the next one (group
 /// commit). A checkpoint of the layer above frees the log up to where it was taken.
@@ -18,14 +21,17 @@ public final class BlockStore {
     /// Log blocks that appends leave for the seals of `close` and `replay`.
     static let logBlocksKept: UInt64 = 4
 
-    /// The device. Whoever opened it closes it, after the store.
-    public let device: BlockDevice
+    /// The device with the data blocks. Whoever opened it closes it, after the store.
+    public var device: BlockDevice { places.data }
+    /// The device with the log and blocks for metadata, if it is another. Closed likewise.
+    public var metadataDevice: BlockDevice? { places.metadata }
     /// Faults to inject into its reads and writes.
     public var faults: FaultTable?
     /// Which data blocks are in use.
     public let allocator: BlockAllocator
 
     let xstream: XStream
+    let places: StorePlaces
     @safe @exclusivity(unchecked) var superblock: Superblock
     @safe @exclusivity(unchecked) var scan: LogScan?
     @safe @exclusivity(unchecked) var live: Deque<LiveGroup> = []
@@ -44,6 +50,7 @@ public final class BlockStore {
     let groupBuffer: IOBuffer
     private let gatherer: WriteGatherer
     private let preparer: BlockPreparer
+    private let discarder: BlockDiscarder
 
     enum Phase { case opened, ready, closed }
 
@@ -59,24 +66,31 @@ public final class BlockStore {
         }
     }
 
-    init(device: BlockDevice, superblock: Superblock, scan: LogScan, xstream: XStream) {
-        self.device = device
+    init(
+        places: StorePlaces, superblock: Superblock, scan: LogScan, discard: DiscardPolicy,
+        xstream: XStream
+    ) {
+        self.places = places
         self.superblock = superblock
         self.scan = scan
         self.xstream = xstream
         head = scan.head
         live = Deque(scan.groups)
-        allocator = BlockAllocator(totalBlocks: superblock.dataBlocks)
+        allocator = BlockAllocator(
+            totalBlocks: superblock.totalBlocks, metadataBlocks: superblock.metadataBlocks)
         appliedSequence =
             superblock.checkpoint?.logSequence ?? superblock.tail.sequence - 1
         groupBuffer = IOBuffer(
             count: Int(BlockStore.groupBlocks(logBlocks: superblock.logBlocks))
                 * BlockDevice.blockSize)
+        places.log.register(groupBuffer)
         gatherer = WriteGatherer(
-            device: device, dataOffset: superblock.dataOffset, xstream: xstream)
+            device: places.data, dataOffset: superblock.dataOffset, xstream: xstream)
         preparer = BlockPreparer(
-            device: device, allocator: allocator, dataOffset: superblock.dataOffset,
+            device: places.data, allocator: allocator, dataOffset: superblock.dataOffset,
             xstream: xstream)
+        discarder = BlockDiscarder(
+            places: places, allocator: allocator, policy: discard, xstream: xstream)
     }
 
     /// The most blocks of one group in a log of `logBlocks`.
@@ -111,6 +125,9 @@ public final class BlockStore {
 
     /// Whether an error took the store out of service.
     public var isOutOfService: Bool { failure != nil }
+
+    /// The error that did.
+    public var outOfServiceError: BIOError? { failure }
 
     func checkService() throws(BIOError) {
         xstream.checkIsolated()
@@ -148,13 +165,13 @@ public final class BlockStore {
         precondition(total == UInt64(buffer.count), "the buffer does not fill its extents")
         var done = 0
         for extent in extents {
-            let offset = try dataOffset(extent)
+            let (device, offset) = try place(of: extent)
             let length = Int(extent.byteCount)
             do throws(BIOError) {
                 // SAFETY: the caller keeps the buffer until this returns.
                 let part = unsafe UnsafeRawBufferPointer(rebasing: buffer[done..<done + length])
                 if faults?.isArmed == true { try await pass(.bioWrite, at: offset) }
-                if length <= WriteGatherer.pieceBytesMax {
+                if length <= WriteGatherer.pieceBytesMax, device === places.data {
                     preparer.advance()
                     try unsafe await gatherer.write(part, to: extent.start)
                 } else {
@@ -180,7 +197,7 @@ public final class BlockStore {
         var skip = firstBlock
         var done = 0
         for extent in extents where done < buffer.count {
-            let offset = try dataOffset(extent)
+            let (device, offset) = try place(of: extent)
             guard skip < Int(extent.count) else {
                 skip -= Int(extent.count)
                 continue
@@ -199,12 +216,35 @@ public final class BlockStore {
         }
     }
 
-    private func dataOffset(_ extent: BlockExtent) throws(BIOError) -> UInt64 {
-        guard extent.count > 0, extent.end <= UInt64(superblock.dataBlocks) else {
+    private func place(
+        of extent: BlockExtent
+    ) throws(BIOError) -> (device: BlockDevice, offset: UInt64) {
+        guard superblock.holds(extent) else {
             throw .outOfRange(
-                "blocks \(extent.start)..<\(extent.end) of \(superblock.dataBlocks)")
+                "blocks \(extent.start)..<\(extent.end) of \(superblock.totalBlocks)")
         }
-        return superblock.dataOffset + UInt64(extent.start) * UInt64(BlockDevice.blockSize)
+        return places.place(of: extent)
+    }
+
+    /// Makes all blocks durable that were written before, on both devices.
+    public func flush() async throws(BIOError) {
+        try checkService()
+        do throws(BIOError) {
+            try await flushDevices()
+        } catch {
+            fail(error)
+            throw error
+        }
+    }
+
+    func flushDevices() async throws(BIOError) {
+        try await places.data.flush()
+        if let metadata = places.metadata { try await metadata.flush() }
+    }
+
+    /// Has freed blocks discarded that nobody has taken again. Cheap.
+    func discardFreed() {
+        if phase == .ready, failure == nil { discarder.advance() }
     }
 
     /// Waits for the appends under way and seals the log, so that the last records need no
@@ -213,6 +253,7 @@ public final class BlockStore {
         precondition(phase != .closed, "a store was closed twice")
         await waitForCommits()
         await preparer.stop()
+        await discarder.stop()
         let wasReady = phase == .ready
         phase = .closed
         if wasReady, failure == nil, lastIsUnsealed {

@@ -5,40 +5,95 @@ extension BlockStore {
     /// How much of the beginning and of the end of a place must be zero for it to count as empty.
     private static let inspectedBytes: UInt64 = 1 << 20
 
-    /// Prepares `partition` (a range of bytes of the device) as an empty store.
+    /// A part of another device, for the log and the blocks with metadata.
+    public struct MetadataPartition {
+        /// The device, which whoever opened it closes after the store.
+        public var device: BlockDevice
+        /// A range of bytes of it.
+        public var partition: Range<UInt64>
+
+        public init(device: BlockDevice, partition: Range<UInt64>) {
+            self.device = device
+            self.partition = partition
+        }
+    }
+
+    /// Prepares `partition` (a range of bytes of the device) as an empty store; with `metadata`,
+    /// one whose log and metadata are there.
     ///
     /// `logSize` is at least `logSizeMin`; bounds and sizes are multiples of the block size. The
     /// log is written with zeroes, so that appends find mapped extents. Throws `.foreign`, and
     /// changes nothing, when the first or last MiB holds anything but zeroes, unless `overwrite`
-    /// says so. `salt` is any random number: it tells the log from that of another format.
+    /// says so. `salt` is any random number: it tells the log, and a pair of devices, from those of
+    /// another format.
     public static func format(
         _ device: BlockDevice, partition: Range<UInt64>, identity: StoreIdentity, logSize: UInt64,
-        salt: UInt64 = 0, overwrite: Bool = false
+        salt: UInt64 = 0, overwrite: Bool = false, metadata: MetadataPartition? = nil
     ) async throws(BIOError) {
         let unit = UInt64(BlockDevice.blockSize)
         try checkBounds(partition, of: device)
+        if let metadata { try checkBounds(metadata.partition, of: metadata.device) }
         guard logSize >= logSizeMin, logSize % unit == 0 else {
             throw .outOfRange("a log of \(logSize) bytes; expected blocks, at least \(logSizeMin)")
         }
-        let blocks = (partition.upperBound - partition.lowerBound) / unit
-        let logBlocks = logSize / unit
-        guard blocks > Superblock.copies, blocks - Superblock.copies > logBlocks else {
-            throw .outOfRange(
-                "a partition of \(blocks * unit) bytes has no room for data after a log of "
-                    + "\(logSize)")
+        let superblocks = try layOut(
+            partition, identity: identity, logBlocks: logSize / unit, salt: salt,
+            metadata: metadata)
+        let (main, label) = (superblocks.main, superblocks.label)
+        let log = metadata?.device ?? device
+        if !overwrite {
+            try await requireEmpty(device, partition)
+            if let metadata { try await requireEmpty(metadata.device, metadata.partition) }
         }
-        let dataBlocks = UInt32(clamping: blocks - Superblock.copies - logBlocks)
-        if !overwrite { try await requireEmpty(device, partition) }
-        let superblock = Superblock(
-            identity: identity, partition: partition, logBlocks: logBlocks,
-            dataBlocks: dataBlocks, generation: salt ^ identity.engineID.low &* 31,
-            tail: LogCursor())
         // The superblocks go first and come last: a format that is cut short leaves no store.
-        try await zero(device, partition.lowerBound..<superblock.logOffset)
-        try await device.flush()
-        try await zero(device, superblock.logOffset..<superblock.dataOffset)
-        try await device.flush()
-        try await writeSuperblocks(superblock, to: device)
+        if let label {
+            try await zero(device, label.partition.lowerBound..<label.blocksOffset)
+            try await device.flush()
+        }
+        try await zero(log, main.partition.lowerBound..<main.logOffset)
+        try await log.flush()
+        try await zero(log, main.logOffset..<main.blocksOffset)
+        try await log.flush()
+        try await writeSuperblocks(main, to: log)
+        if let label { try await writeSuperblocks(label, to: device) }
+    }
+
+    /// The superblock that changes and, of a store on two devices, the one of the data device.
+    private static func layOut(
+        _ partition: Range<UInt64>, identity: StoreIdentity, logBlocks: UInt64, salt: UInt64,
+        metadata: MetadataPartition?
+    ) throws(BIOError) -> (main: Superblock, label: Superblock?) {
+        let unit = UInt64(BlockDevice.blockSize)
+        let place = metadata?.partition ?? partition
+        let dataHead = Superblock.copies + (metadata == nil ? logBlocks : 0)
+        let blocks = (partition.upperBound - partition.lowerBound) / unit
+        let logPlaceBlocks = (place.upperBound - place.lowerBound) / unit
+        let logHead = Superblock.copies + logBlocks
+        guard blocks > dataHead, logPlaceBlocks > logHead else {
+            let small = blocks > dataHead ? logPlaceBlocks : blocks
+            throw .outOfRange(
+                "a partition of \(small * unit) bytes has no room for data after a log of "
+                    + "\(logBlocks * unit)")
+        }
+        // Both are numbered together, in 32 bits.
+        let dataBlocks = UInt32(clamping: blocks - dataHead)
+        var main = Superblock(
+            identity: identity, partition: place, logBlocks: logBlocks, dataBlocks: dataBlocks,
+            generation: salt ^ identity.engineID.low &* 31, tail: LogCursor())
+        guard metadata != nil else { return (main, nil) }
+        let pairID = UniqueID(
+            high: salt ^ identity.engineID.high,
+            low: identity.engineID.low ^ identity.clusterID.low &* 31 ^ UInt64(identity.target))
+        let metadataBlocks = UInt32(
+            clamping: min(logPlaceBlocks - logHead, UInt64(UInt32.max - dataBlocks)))
+        main.role = .metadata
+        main.partner = Partner(
+            partition: partition, pairID: pairID, metadataBlocks: metadataBlocks)
+        var label = main
+        label.role = .data
+        label.partition = partition
+        label.partner?.partition = place
+        return (main, label)
     }
 
     /// Opens the store in `partition` on the calling xstream, verifies its log, and repairs a
@@ -46,14 +101,43 @@ extension BlockStore {
     /// belongs to another. Throws `.foreign` when there is no store, `.corrupt` when it is
     /// damaged; a torn end of the log is no damage.
     ///
+    /// A store that was formatted with a metadata device is opened with it: throws `.mismatch` when
+    /// it is missing, or is that of another store.
+    ///
     /// Then read the checkpoint, mark its blocks in `allocator`, and `replay`. (The blocks of the
     /// checkpoint's root itself are marked already.)
     public static func open(
         _ device: BlockDevice, partition: Range<UInt64>, identity: StoreIdentity?,
+        metadata: MetadataPartition? = nil, discard: DiscardPolicy = .automatic,
         on xstream: XStream
     ) async throws(BIOError) -> BlockStore {
         xstream.checkIsolated()
         try checkBounds(partition, of: device)
+        if let metadata { try checkBounds(metadata.partition, of: metadata.device) }
+        let first = try await checkedSuperblock(device, partition, identity)
+        let superblock = try await mainSuperblock(first, device, metadata, identity)
+        let places = StorePlaces(
+            data: device, metadata: metadata?.device, superblock: superblock)
+        var scan = LogScan(places: places, superblock: superblock)
+        try await scan.run()
+        if let checkpoint = superblock.checkpoint, scan.head.sequence <= checkpoint.logSequence {
+            throw .corrupt(
+                path: places.log.name, offset: superblock.logOffset,
+                what: "the log ends before the checkpoint's record \(checkpoint.logSequence)")
+        }
+        let store = BlockStore(
+            places: places, superblock: superblock, scan: scan, discard: discard,
+            xstream: xstream)
+        for extent in superblock.checkpoint?.extents ?? [] {
+            try store.allocator.markUsed(extent)
+        }
+        return store
+    }
+
+    /// The superblock of a partition, which must be that partition's, and of `identity`.
+    private static func checkedSuperblock(
+        _ device: BlockDevice, _ partition: Range<UInt64>, _ identity: StoreIdentity?
+    ) async throws(BIOError) -> Superblock {
         let superblock = try await readSuperblocks(device, partition)
         guard superblock.partition == partition else {
             throw .mismatch(
@@ -65,19 +149,52 @@ extension BlockStore {
                 path: device.name, expected: identity.description,
                 found: superblock.identity.description)
         }
-        var scan = LogScan(device: device, superblock: superblock)
-        try await scan.run()
-        if let checkpoint = superblock.checkpoint, scan.head.sequence <= checkpoint.logSequence {
-            throw .corrupt(
-                path: device.name, offset: superblock.logOffset,
-                what: "the log ends before the checkpoint's record \(checkpoint.logSequence)")
+        return superblock
+    }
+
+    /// The superblock that changes, of a store whose data device has `first`.
+    private static func mainSuperblock(
+        _ first: Superblock, _ device: BlockDevice, _ metadata: MetadataPartition?,
+        _ identity: StoreIdentity?
+    ) async throws(BIOError) -> Superblock {
+        switch (first.role, metadata) {
+        case (.single, nil): return first
+        case (.single, let metadata?):
+            throw .mismatch(
+                path: device.name, expected: "a store with a metadata device",
+                found: "one that needs none, without anything on \(metadata.device.name)")
+        case (.metadata, _):
+            throw .mismatch(
+                path: device.name, expected: "the data device of a store",
+                found: "the metadata device of one")
+        case (.data, nil):
+            throw .mismatch(
+                path: device.name,
+                expected: "its metadata device as well (pair \(pairName(first)))",
+                found: "no metadata device")
+        case (.data, let metadata?):
+            let main = try await checkedSuperblock(metadata.device, metadata.partition, identity)
+            guard main.role == .metadata else {
+                throw .mismatch(
+                    path: metadata.device.name, expected: "a metadata device",
+                    found: main.role == .data ? "a data device" : "a store of its own")
+            }
+            guard main.identity == first.identity, main.partner?.pairID == first.partner?.pairID,
+                main.partner?.partition == first.partition,
+                first.partner?.partition == main.partition,
+                main.dataBlocks == first.dataBlocks, main.metadataBlocks == first.metadataBlocks
+            else {
+                throw .mismatch(
+                    path: metadata.device.name,
+                    expected: "the metadata device of \(device.name) (pair \(pairName(first)))",
+                    found: "that of another data device (pair \(pairName(main)))")
+            }
+            return main
         }
-        let store = BlockStore(
-            device: device, superblock: superblock, scan: scan, xstream: xstream)
-        for extent in superblock.checkpoint?.extents ?? [] {
-            try store.allocator.markUsed(extent)
-        }
-        return store
+    }
+
+    private static func pairName(_ superblock: Superblock) -> String {
+        superblock.partner.map { "\($0.pairID)" } ?? "none"
     }
 
     /// Writes the copies (both, unless told otherwise), one after the other, durably.
@@ -160,7 +277,9 @@ extension BlockStore {
             case .foreign: foreign = true
             case .version(let version):
                 throw .mismatch(
-                    path: device.name, expected: "layout version \(Superblock.layoutVersion)",
+                    path: device.name,
+                    expected: "layout version \(Superblock.layoutVersion) or "
+                        + "\(Superblock.pairedLayoutVersion)",
                     found: "version \(version)")
             }
         }

@@ -67,7 +67,7 @@ extension BlockStore {
             throw .outOfRange("a log record of \(bytes) bytes; at most \(recordBytesMax)")
         }
         for check in checks {
-            precondition(check.extent.end <= UInt64(superblock.dataBlocks), "no such blocks")
+            precondition(superblock.holds(check.extent), "no such blocks")
         }
         let room = superblock.logBlocks - (head.position - superblock.tail.position)
         let needed = pendingBlocksMax(adding: bytes + GroupHeader.recordPrefix)
@@ -173,6 +173,7 @@ extension BlockStore {
             entry.apply(appliedSequence)
         }
         for entry in entries { entry.waiter?.resume(returning: nil) }
+        discardFreed()
     }
 
     // MARK: - Groups
@@ -197,21 +198,30 @@ extension BlockStore {
             }
             place = range.upperBound
         }
+        // The log is durable last: with blocks on another device, those are flushed before.
+        let isApart = places.metadata != nil
+        if isApart, checks.contains(where: { !places.isOnMetadata($0.extent) }) {
+            try await places.data.flush()
+        }
+        // Otherwise one flush makes the blocks and the log durable together.
+        let flushing = checks.contains { !isApart || places.isOnMetadata($0.extent) }
         try await writeGroup(
-            payloadEnd: place, recordCount: entries.count, checkCount: checks.count, isSeal: false)
+            payloadEnd: place, recordCount: entries.count, checkCount: checks.count, isSeal: false,
+            flushing: flushing)
     }
 
     /// Writes a group without records, durably.
     func writeSeal() async throws(BIOError) {
         precondition(!committing)
         try await writeGroup(
-            payloadEnd: GroupHeader.byteCount, recordCount: 0, checkCount: 0, isSeal: true)
+            payloadEnd: GroupHeader.byteCount, recordCount: 0, checkCount: 0, isSeal: true,
+            flushing: false)
         allocator.guardOnly([])
     }
 
     /// Writes the group whose payload stands in `groupBuffer`; returns when it is durable.
     private func writeGroup(
-        payloadEnd: Int, recordCount: Int, checkCount: Int, isSeal: Bool
+        payloadEnd: Int, recordCount: Int, checkCount: Int, isSeal: Bool, flushing: Bool
     ) async throws(BIOError) {
         let payload = GroupHeader.byteCount..<payloadEnd
         let header = GroupHeader(
@@ -234,14 +244,14 @@ extension BlockStore {
             position: start.position + header.blocks, number: start.number + 1, chain: chain,
             sequence: next)
         lastIsUnsealed = !isSeal
-        // With checks, one flush makes the blocks and the log durable together.
-        try await writeLog(at: start.position, length: length, flushing: checkCount > 0)
+        try await writeLog(at: start.position, length: length, flushing: flushing)
     }
 
     private func writeLog(
         at position: UInt64, length: Int, flushing: Bool
     ) async throws(BIOError) {
         let unit = UInt64(BlockDevice.blockSize)
+        let device = places.log
         var done = 0
         while done < length {
             let place = (position + UInt64(done) / unit) % superblock.logBlocks
@@ -284,8 +294,8 @@ extension BlockStore {
         next.checkpoint = root
         next.tail = live.first { $0.nextSequence > root.logSequence + 1 }?.cursor ?? head
         do throws(BIOError) {
-            try await device.flush()
-            try await BlockStore.writeSuperblocks(next, to: device)
+            try await flushDevices()
+            try await BlockStore.writeSuperblocks(next, to: places.log)
         } catch {
             fail(error)
             throw error

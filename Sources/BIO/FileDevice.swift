@@ -1,85 +1,53 @@
 internal import CUring
-internal import DequeModule
 internal import DrayRuntime
 internal import Glibc
 
 /// A file or block device through io_uring, with a ring of its own on its xstream.
-///
-/// Transfers are queued, and given to the kernel once per round of the xstream. A transfer costs
-/// no allocation beyond its task's frames.
-@safe final class FileDevice: BlockDevice, PollSource {
-    /// Transfers in the kernel at once; more wait for their turn.
-    static let inFlightMax = 256
-    /// So many queued transfers are given to the kernel at once. Fewer wait for more to come while
-    /// others are under way, for a few rounds: that is a moment when the xstream has nothing else
-    /// to do, and when it has, telling the device costs more than the waiting (in a virtual
-    /// machine: an exit to the host each time).
-    static let batchGoal = 8
-    static let roundsQueuedMax = 3
+@safe final class FileDevice: BlockDevice {
     /// How often one transfer is tried again after EINTR, EAGAIN or no progress.
     static let retriesMax = 16
     /// The most bytes of one submission: a length of 32 bits, in whole blocks.
     static let submissionBytesMax = 1 << 30
 
     @safe @exclusivity(unchecked) private var file: OpenFile?
-    // SAFETY: made in `init`, destroyed once, in `close` or `deinit`, when nothing is in flight.
-    private var ring: OpaquePointer?
+    private let ring: TransferRing
     private let xstream: XStream
-    /// Who waits for the transfer in each slot.
-    @safe @exclusivity(unchecked) private var waiters: [Waiter<Int32>?]
-    @safe @exclusivity(unchecked) private var freeSlots: [Int]
-    @safe @exclusivity(unchecked) private var slotQueue = Deque<Waiter<Int>>()
-    @safe @exclusivity(unchecked) private var completions: [dray_ring_completion]
-    /// Rounds since something was queued that the kernel has not been given.
-    @safe @exclusivity(unchecked) private var roundsQueued = 0
-    @safe @exclusivity(unchecked) private var closed = false
-    @safe @exclusivity(unchecked) private var closing: Waiter<Void>?
+    /// Until the kernel says that it cannot be done here.
+    @safe @exclusivity(unchecked) private var mayDiscard = true
 
     /// Throws an errno when the kernel gives no ring.
-    init(file: OpenFile, on xstream: XStream) throws(RingError) {
-        precondition(xstream.isCurrent, "a device is opened on its xstream")
-        var ring: OpaquePointer?
-        let code = unsafe dray_ring_create(
-            UInt32(FileDevice.inFlightMax * 2), file.descriptor, &ring)
-        guard code == 0 else { throw RingError(code: code) }
-        unsafe self.ring = unsafe ring
+    init(file: OpenFile, on xstream: XStream) throws(TransferRing.RingError) {
+        ring = try TransferRing(descriptor: file.descriptor, on: xstream)
         self.file = file
         self.xstream = xstream
-        waiters = Array(repeating: nil, count: FileDevice.inFlightMax)
-        freeSlots = Array((0..<FileDevice.inFlightMax).reversed())
-        completions = Array(repeating: dray_ring_completion(), count: FileDevice.inFlightMax)
         super.init(name: file.path, size: file.size)
-        xstream.addSource(self)
     }
 
-    deinit {
-        if let ring = unsafe ring {
-            precondition(inFlight == 0, "a device was dropped with transfers under way")
-            unsafe dray_ring_destroy(ring)
-        }
-    }
-
-    struct RingError: Error { var code: Int32 }
-
-    private var inFlight: Int { FileDevice.inFlightMax - freeSlots.count }
+    override func register(_ buffer: IOBuffer) -> Bool { ring.register(buffer) }
 
     override func read(
         into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64
     ) async throws(BIOError) {
         try unsafe checkTransfer(UnsafeRawBufferPointer(buffer), at: offset)
+        try await measured(.read, bytes: buffer.count, on: xstream) { () async throws(BIOError) in
+            try unsafe await transfer(into: buffer, at: offset)
+        }
+    }
+
+    private func transfer(
+        into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64
+    ) async throws(BIOError) {
+        let number = unsafe ring.number(of: UnsafeRawBufferPointer(buffer))
         var progress = TransferProgress(name: name, count: buffer.count, offset: offset)
         while progress.remaining > 0 {
-            let slot = await takeSlot()
             let done = progress.done
             let length = UInt32(min(progress.remaining, FileDevice.submissionBytesMax))
             progress.add(
-                await Waiter<Int32>.suspend { waiter in
-                    waiters[slot] = waiter
-                    // SAFETY: the caller keeps the buffer until this returns.
-                    let queued = unsafe dray_ring_read(
-                        ring, buffer.baseAddress! + done, length, offset + UInt64(done),
-                        UInt64(slot))
-                    precondition(queued, "more submissions than slots")
+                // SAFETY: the caller keeps the buffer until this returns.
+                unsafe await ring.perform { ring, slot in
+                    unsafe dray_ring_read(
+                        ring, buffer.baseAddress! + done, length, offset + UInt64(done), number,
+                        slot)
                 })
             try progress.check()
         }
@@ -89,19 +57,27 @@ internal import Glibc
         _ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool
     ) async throws(BIOError) {
         try unsafe checkTransfer(buffer, at: offset)
+        try await measured(
+            durable ? .durableWrite : .write, bytes: buffer.count, on: xstream
+        ) { () async throws(BIOError) in
+            try unsafe await transfer(buffer, at: offset, durable: durable)
+        }
+    }
+
+    private func transfer(
+        _ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool
+    ) async throws(BIOError) {
+        let number = unsafe ring.number(of: buffer)
         var progress = TransferProgress(name: name, count: buffer.count, offset: offset)
         while progress.remaining > 0 {
-            let slot = await takeSlot()
             let done = progress.done
             let length = UInt32(min(progress.remaining, FileDevice.submissionBytesMax))
             progress.add(
-                await Waiter<Int32>.suspend { waiter in
-                    waiters[slot] = waiter
-                    // SAFETY: the caller keeps the buffer until this returns.
-                    let queued = unsafe dray_ring_write(
-                        ring, buffer.baseAddress! + done, length, offset + UInt64(done), durable,
-                        UInt64(slot))
-                    precondition(queued, "more submissions than slots")
+                // SAFETY: the caller keeps the buffer until this returns.
+                unsafe await ring.perform { ring, slot in
+                    unsafe dray_ring_write(
+                        ring, buffer.baseAddress! + done, length, offset + UInt64(done), number,
+                        durable, slot)
                 })
             try progress.check()
         }
@@ -115,30 +91,39 @@ internal import Glibc
             return try unsafe await write(buffer, at: offset, durable: true)
         }
         try unsafe checkTransfer(buffer, at: offset)
+        try await measured(
+            .durableWrite, bytes: buffer.count, on: xstream
+        ) { () async throws(BIOError) in
+            try unsafe await transferAndSync(buffer, at: offset)
+        }
+    }
+
+    private func transferAndSync(
+        _ buffer: UnsafeRawBufferPointer, at offset: UInt64
+    ) async throws(BIOError) {
         if buffer.count > 0, buffer.count <= FileDevice.submissionBytesMax {
-            let slot = await takeSlot()
-            let result = await Waiter<Int32>.suspend { waiter in
-                waiters[slot] = waiter
-                // SAFETY: the caller keeps the buffer until this returns.
-                let queued = unsafe dray_ring_write_and_flush(
-                    ring, buffer.baseAddress!, UInt32(buffer.count), offset, UInt64(slot))
-                precondition(queued, "more submissions than slots")
+            let number = unsafe ring.number(of: buffer)
+            // SAFETY: the caller keeps the buffer until this returns.
+            let result = unsafe await ring.perform { ring, slot in
+                unsafe dray_ring_write_and_flush(
+                    ring, buffer.baseAddress!, UInt32(buffer.count), offset, number, slot)
             }
             // Cancelled: the write failed or was short, and no flush has been tried.
             if result != -ECANCELED { return try checkFlush(result) }
         }
-        try unsafe await write(buffer, at: offset, durable: false)
-        try await flush()
+        try unsafe await transfer(buffer, at: offset, durable: false)
+        try await sync()
     }
 
     override func flush() async throws(BIOError) {
-        let slot = await takeSlot()
-        let result = await Waiter<Int32>.suspend { waiter in
-            waiters[slot] = waiter
-            let queued = unsafe dray_ring_flush(ring, UInt64(slot))
-            precondition(queued, "more submissions than slots")
+        try await measured(.flush, bytes: 0, on: xstream) { () async throws(BIOError) in
+            try await sync()
         }
-        try checkFlush(result)
+    }
+
+    private func sync() async throws(BIOError) {
+        try checkFlush(
+            unsafe await ring.perform { ring, slot in unsafe dray_ring_flush(ring, slot) })
     }
 
     /// A flush is not tried again, whatever its error: the kernel may have dropped what failed.
@@ -148,74 +133,34 @@ internal import Glibc
         }
     }
 
+    // Space that was reserved would have to be reserved again: not unless asked to.
+    override var canDiscard: Bool { mayDiscard }
+    override var discardsByDefault: Bool { mayDiscard && file?.isBlockDevice == true }
+
+    override func discard(_ range: Range<UInt64>) async throws(BIOError) {
+        try checkDiscard(range)
+        guard mayDiscard, !range.isEmpty else { return }
+        try await measured(.discard, bytes: range.count, on: xstream) { () async throws(BIOError) in
+            let result = unsafe await ring.perform { ring, slot in
+                unsafe dray_ring_discard(ring, range.lowerBound, UInt64(range.count), slot)
+            }
+            if result == -EOPNOTSUPP || result == -ENOSYS {
+                // Not an error: neither file systems nor devices need to have it.
+                mayDiscard = false
+            } else if result < 0 {
+                throw .failed(
+                    path: name, offset: range.lowerBound, code: -result,
+                    message: BIOError.message(-result))
+            }
+        }
+    }
+
     override func firstUnwritten(in range: Range<UInt64>) -> Range<UInt64>? {
         file?.firstUnwritten(in: range)
     }
 
     override func close() async {
-        precondition(!closed, "a device was closed twice")
-        closed = true
-        if inFlight > 0 { await Waiter.suspend { closing = $0 } }
-        xstream.removeSource(self)
-        unsafe dray_ring_destroy(ring)
-        unsafe ring = nil
+        await ring.close()
         file = nil
-    }
-
-    private func takeSlot() async -> Int {
-        precondition(!closed, "a closed device was used")
-        if let slot = freeSlots.popLast() { return slot }
-        return await Waiter.suspend { slotQueue.append($0) }
-    }
-
-    // MARK: - PollSource
-
-    func poll() -> Int {
-        guard inFlight > 0 else { return 0 }
-        var events = 0
-        let queued = unsafe Int(dray_ring_queued(ring))
-        if queued > 0 {
-            roundsQueued += 1
-            if unsafe queued >= FileDevice.batchGoal || roundsQueued > FileDevice.roundsQueuedMax
-                || queued == inFlight || dray_ring_has_work(ring)
-            {
-                events += submit()
-            }
-        }
-        let count = unsafe Int(
-            dray_ring_reap(ring, &completions, UInt32(FileDevice.inFlightMax)))
-        for index in 0..<count {
-            let completion = completions[index]
-            let slot = Int(completion.slot)
-            guard let waiter = waiters[slot] else {
-                preconditionFailure("a completion that nobody waits for")
-            }
-            waiters[slot] = nil
-            waiter.resume(returning: completion.result)
-            if let next = slotQueue.popFirst() {
-                next.resume(returning: slot)
-            } else {
-                freeSlots.append(slot)
-            }
-        }
-        if inFlight == 0, let waiter = closing {
-            closing = nil
-            waiter.resume()
-        }
-        return events + count
-    }
-
-    /// Refused (EAGAIN, EBUSY): it stays queued and is tried again in the next round.
-    private func submit() -> Int {
-        roundsQueued = 0
-        return unsafe max(0, Int(dray_ring_submit(ring)))
-    }
-
-    func prepareToBlock() -> BlockReadiness {
-        guard inFlight > 0 else { return .idle }
-        if unsafe dray_ring_queued(ring) > 0, submit() > 0 { return .busy }
-        guard unsafe dray_ring_queued(ring) == 0 else { return .pause }
-        let descriptor = unsafe dray_ring_arm(ring)
-        return descriptor < 0 ? .busy : .descriptor(descriptor)
     }
 }

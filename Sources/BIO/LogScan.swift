@@ -7,7 +7,7 @@ internal import DrayRuntime
 /// A later group is written only after the flush of the one before succeeded, so an intact group
 /// of a later number proves that what is missing was durable: that is `.corrupt`.
 struct LogScan {
-    private let device: BlockDevice
+    private let places: StorePlaces
     private let superblock: Superblock
     private let window: IOBuffer
     private var windowStart: UInt64 = 0
@@ -24,8 +24,10 @@ struct LogScan {
     /// What the last group expects of blocks.
     private var lastChecks: [BlockCheck] = []
 
-    init(device: BlockDevice, superblock: Superblock) {
-        self.device = device
+    private var device: BlockDevice { places.log }
+
+    init(places: StorePlaces, superblock: Superblock) {
+        self.places = places
         self.superblock = superblock
         head = superblock.tail
         window = IOBuffer(
@@ -42,7 +44,7 @@ struct LogScan {
             let offset = windowOffset(head.position)
             for index in 0..<Int(header.checkCount) {
                 guard let check = header.check(index, in: window, at: offset),
-                    check.extent.end <= UInt64(superblock.dataBlocks)
+                    superblock.holds(check.extent)
                 else { throw corrupt(at: head.position, "a block check of group \(head.number)") }
                 lastChecks.append(check)
             }
@@ -165,6 +167,7 @@ struct LogScan {
         guard !lastChecks.isEmpty else { return true }
         let chunk = IOBuffer(count: 256 * BlockDevice.blockSize)
         for check in lastChecks {
+            let (device, offset) = places.place(of: check.extent)
             var checksum: UInt32 = 0
             var done = 0
             while done < check.byteCount {
@@ -173,8 +176,7 @@ struct LogScan {
                 let blocks = (length + unit - 1) / unit * unit
                 try unsafe await device.read(
                     into: chunk.writable(0..<blocks),
-                    at: superblock.dataOffset + UInt64(check.extent.start) * UInt64(unit)
-                        + UInt64(done))
+                    at: offset + UInt64(done))
                 checksum = unsafe CRC32C.checksum(
                     of: chunk.readable(0..<length), continuing: checksum)
                 done += length

@@ -10,13 +10,17 @@ final class OpenFile: Sendable {
     let size: UInt64
     /// Whether transfers go past the page cache.
     let isDirect: Bool
+    /// Whether it is a block device, not a file.
+    let isBlockDevice: Bool
+    /// Whether a mapping is the medium itself: persistent memory.
+    let isMemory: Bool
     /// Whether a durable write also flushes everything that was written before it.
     let durableWritesFlush: Bool
     private let locks: FileLocks
     private let identity: FileIdentity
 
-    /// Opens and locks `path`. Throws `.missing`, `.busy` or `.unusable`.
-    init(path: String, locks: FileLocks) throws(BIOError) {
+    /// Opens and locks `path`, a file or block device, or a DAX device when `isMemory`. Throws `.missing`, `.busy` or `.unusable`.
+    init(path: String, isMemory: Bool = false, locks: FileLocks) throws(BIOError) {
         let identity = try locks.acquire(path: path)
         var descriptor = unsafe path.withCString { unsafe dray_file_open_direct($0) }
         let isDirect = descriptor != -EINVAL
@@ -38,6 +42,8 @@ final class OpenFile: Sendable {
         self.path = path
         self.descriptor = descriptor
         self.isDirect = isDirect
+        self.isBlockDevice = isBlockDevice
+        self.isMemory = isMemory || dray_file_is_dax(descriptor)
         durableWritesFlush = isDirect && dray_file_durable_write_flushes(descriptor)
         self.locks = locks
         self.identity = identity

@@ -4,9 +4,10 @@ internal import Glibc
 internal import Logging
 internal import Synchronization
 
-/// The files and block devices of this machine.
+/// The devices of this machine: files, block devices, generic devices of NVMe, and persistent
+/// memory.
 ///
-/// Files are opened with O_DIRECT where the file system can, and locked for this process. Where
+/// Which kind a path is decides how it is used (`DeviceKind`). Files are opened with O_DIRECT where the file system can, and locked for this process. Where
 /// io_uring is forbidden, a pool of threads does the transfers.
 public final class RealDeviceStore: DeviceStore {
     /// How transfers are done.
@@ -18,6 +19,8 @@ public final class RealDeviceStore: DeviceStore {
         case ring
         /// Threads.
         case threads
+        /// A mapping, whether or not it is persistent memory.
+        case memory
     }
 
     private let mode: Mode
@@ -107,12 +110,17 @@ public final class RealDeviceStore: DeviceStore {
 
     /// Opens `path` for the calling xstream, which must be `xstream`.
     public func open(path: String, on xstream: XStream) throws(BIOError) -> BlockDevice {
-        let file = try OpenFile(path: path, locks: locks)
+        let kind = DeviceKind(path: path)
+        if case .nvme(let name) = kind {
+            return try openNVMe(path: path, name: name, on: xstream)
+        }
+        let file = try OpenFile(path: path, isMemory: kind == .memory, locks: locks)
+        if file.isMemory || mode == .memory { return try openMemory(file, on: xstream) }
         if !file.isDirect {
             logger.notice("\(path): no O_DIRECT here, so transfers go through the page cache")
         }
         if mode != .threads {
-            do throws(FileDevice.RingError) {
+            do throws(TransferRing.RingError) {
                 return try FileDevice(file: file, on: xstream)
             } catch {
                 guard mode == .automatic else {
@@ -124,12 +132,43 @@ public final class RealDeviceStore: DeviceStore {
                     "\(path): io_uring refused (\(BIOError.message(error.code))); using threads")
             }
         }
-        let pool = pool.withLock { pool in
+        return ThreadPoolDevice(file: file, pool: sharedPool(), on: xstream)
+    }
+
+    private func sharedPool() -> ThreadPool {
+        pool.withLock { pool in
             if let pool { return pool }
             let new = ThreadPool(name: "dray-bio", threadCount: RealDeviceStore.threadCount)
             pool = new
             return new
         }
-        return ThreadPoolDevice(file: file, pool: pool, on: xstream)
+    }
+
+    private func openMemory(_ file: OpenFile, on xstream: XStream) throws(BIOError) -> BlockDevice {
+        let device = try MemoryDevice(file: file, pool: sharedPool(), on: xstream)
+        if !device.isSynchronous {
+            logger.notice(
+                "\(file.path): no MAP_SYNC here, so the mapping is flushed with fdatasync")
+        }
+        return device
+    }
+
+    private func openNVMe(
+        path: String, name: String, on xstream: XStream
+    ) throws(BIOError) -> BlockDevice {
+        let space = try NVMeNamespace(path: path, name: name, locks: locks)
+        let instead = "; the block device of the namespace can be used instead"
+        guard mode != .threads else {
+            throw .unusable(
+                path: path, code: ENOSYS,
+                message: "commands of NVMe need io_uring, which is turned off" + instead)
+        }
+        do throws(TransferRing.RingError) {
+            return try NVMeDevice(space: space, on: xstream)
+        } catch {
+            throw .unusable(
+                path: path, code: error.code,
+                message: "io_uring for commands of NVMe: " + BIOError.message(error.code) + instead)
+        }
     }
 }

@@ -18,7 +18,17 @@ struct SimulatedMedium: Sendable {
         var id: UInt64
         var block: UInt64
         var blocks: [[UInt8]]
+        /// Nobody wrote it: the blocks are given back.
+        var isDiscard = false
+
+        func meets(_ other: Write) -> Bool {
+            block < other.block + UInt64(other.blocks.count)
+                && other.block < block + UInt64(blocks.count)
+        }
     }
+
+    /// What discarded blocks read as: nothing that anybody wrote.
+    private static let discarded = [UInt8](repeating: 0xdb, count: BlockDevice.blockSize)
 
     let size: UInt64
     /// Durable blocks; one that is missing is zero.
@@ -69,7 +79,24 @@ struct SimulatedMedium: Sendable {
             unsafe blocks.append(
                 [UInt8](UnsafeRawBufferPointer(rebasing: buffer[start..<start + unit])))
         }
-        let write = Write(id: nextID, block: offset / UInt64(unit), blocks: blocks)
+        return add(Write(id: nextID, block: offset / UInt64(unit), blocks: blocks))
+    }
+
+    /// A discard begins, which may end any time before the next flush.
+    mutating func beginDiscard(_ range: Range<UInt64>) -> UInt64 {
+        let unit = UInt64(BlockDevice.blockSize)
+        let count = Int((range.upperBound - range.lowerBound) / unit)
+        return add(
+            Write(
+                id: nextID, block: range.lowerBound / unit,
+                blocks: Array(repeating: SimulatedMedium.discarded, count: count),
+                isDiscard: true))
+    }
+
+    private mutating func add(_ write: Write) -> UInt64 {
+        for other in inFlight where write.isDiscard || other.isDiscard {
+            precondition(!write.meets(other), "blocks are written while they are discarded")
+        }
         nextID += 1
         inFlight.append(write)
         return write.id

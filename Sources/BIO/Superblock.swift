@@ -12,11 +12,26 @@ struct LogCursor: Hashable {
     var sequence: UInt64 = 1
 }
 
+/// The other partition of a store that lies on two devices.
+struct Partner: Hashable {
+    /// Where it lies on its device.
+    var partition: Range<UInt64>
+    /// What both superblocks say: these two belong together.
+    var pairID: UniqueID
+    /// Blocks on the metadata device. They are numbered after those on the data device.
+    var metadataBlocks: UInt32
+}
+
 /// What a partition is: its identity, its parts, and its last checkpoint. There are two copies,
 /// each in a block of its own; both are rewritten, one after the other, at every checkpoint.
+///
+/// A store on two devices has them on both. Those on the metadata device are the ones that change;
+/// those on the data device say for ever where the others are.
 struct Superblock: Hashable {
     static let magic: UInt64 = 0x3142_534f_5941_5244  // "DRAYOSB1"
+    /// Of a store on one device, and on two.
     static let layoutVersion: UInt32 = 1
+    static let pairedLayoutVersion: UInt32 = 2
     static let checksumOffset = BlockDevice.blockSize - 4
     static let copies: UInt64 = 2
     private static let extentsOffset = 256
@@ -30,19 +45,52 @@ struct Superblock: Hashable {
     var generation: UInt64
     var tail: LogCursor
     var checkpoint: CheckpointRoot?
+    var role = Role.single
+    /// Nil when there is one device only.
+    var partner: Partner?
 
-    /// Where the log begins on the device, in bytes.
-    var logOffset: UInt64 {
-        partition.lowerBound + Superblock.copies * UInt64(BlockDevice.blockSize)
+    /// What is in a partition.
+    enum Role: UInt32 {
+        /// Everything.
+        case single = 0
+        /// The data blocks of a store whose other part is on a metadata device.
+        case data = 1
+        /// The log, and the blocks for metadata.
+        case metadata = 2
     }
 
-    /// Where the data blocks begin on the device, in bytes.
-    var dataOffset: UInt64 { logOffset + logBlocks * UInt64(BlockDevice.blockSize) }
+    private static let headBytes = copies * UInt64(BlockDevice.blockSize)
+
+    /// Where the log begins on its device, in bytes.
+    var logOffset: UInt64 { partition.lowerBound + Superblock.headBytes }
+
+    /// Where the blocks begin that this partition has, in bytes.
+    var blocksOffset: UInt64 {
+        role == .data ? logOffset : logOffset + logBlocks * UInt64(BlockDevice.blockSize)
+    }
+
+    /// Where the data blocks begin on the data device, in bytes.
+    var dataOffset: UInt64 {
+        guard role == .metadata, let partner else { return blocksOffset }
+        return partner.partition.lowerBound + Superblock.headBytes
+    }
+
+    var metadataBlocks: UInt32 { partner?.metadataBlocks ?? 0 }
+
+    /// Blocks on both devices.
+    var totalBlocks: UInt32 { dataBlocks + metadataBlocks }
+
+    /// Whether there are such blocks, on one device.
+    func holds(_ extent: BlockExtent) -> Bool {
+        extent.count > 0 && extent.end <= UInt64(totalBlocks)
+            && (extent.start >= dataBlocks || extent.end <= UInt64(dataBlocks))
+    }
 
     func encode(into buffer: IOBuffer) {
         buffer.zero(0..<BlockDevice.blockSize)
         buffer.store(Superblock.magic, at: 0)
-        buffer.store(Superblock.layoutVersion, at: 8)
+        buffer.store(
+            partner == nil ? Superblock.layoutVersion : Superblock.pairedLayoutVersion, at: 8)
         buffer.store(UInt32(BlockDevice.blockSize), at: 12)
         buffer.store(sequence, at: 16)
         buffer.store(identity.clusterID, at: 24)
@@ -69,6 +117,13 @@ struct Superblock: Hashable {
                 buffer.store(extent.count, at: Superblock.extentsOffset + index * 8 + 4)
             }
         }
+        if let partner {
+            buffer.store(role.rawValue, at: 152)
+            buffer.store(partner.metadataBlocks, at: 156)
+            buffer.store(partner.partition.lowerBound, at: 160)
+            buffer.store(partner.partition.upperBound, at: 168)
+            buffer.store(partner.pairID, at: 176)
+        }
         buffer.store(
             buffer.checksum(0..<Superblock.checksumOffset), at: Superblock.checksumOffset)
     }
@@ -90,7 +145,9 @@ struct Superblock: Hashable {
         guard buffer.load(UInt32.self, at: checksumOffset) == buffer.checksum(0..<checksumOffset)
         else { return .damaged("checksum") }
         let version = buffer.load(UInt32.self, at: 8)
-        guard version == layoutVersion else { return .version(version) }
+        guard version == layoutVersion || version == pairedLayoutVersion else {
+            return .version(version)
+        }
         guard buffer.load(UInt32.self, at: 12) == BlockDevice.blockSize else {
             return .damaged("block size")
         }
@@ -123,6 +180,17 @@ struct Superblock: Hashable {
                 checksum: buffer.load(UInt32.self, at: 144),
                 logSequence: buffer.load(UInt64.self, at: 136))
         }
+        if version == pairedLayoutVersion {
+            guard let role = Role(rawValue: buffer.load(UInt32.self, at: 152)), role != .single
+            else { return .damaged("role") }
+            let lower = buffer.load(UInt64.self, at: 160)
+            let upper = buffer.load(UInt64.self, at: 168)
+            guard lower < upper else { return .damaged("bounds of the other partition") }
+            superblock.role = role
+            superblock.partner = Partner(
+                partition: lower..<upper, pairID: buffer.loadIdentity(at: 176),
+                metadataBlocks: buffer.load(UInt32.self, at: 156))
+        }
         if let problem = superblock.inconsistency { return .damaged(problem) }
         return .valid(superblock)
     }
@@ -130,12 +198,25 @@ struct Superblock: Hashable {
     /// What contradicts itself, if anything does.
     private var inconsistency: String? {
         let unit = UInt64(BlockDevice.blockSize)
-        let blocks = (partition.upperBound - partition.lowerBound) / unit
-        guard partition.lowerBound % unit == 0, partition.upperBound % unit == 0 else {
-            return "partition alignment"
+        for bounds in [partition, partner?.partition ?? partition] {
+            guard bounds.lowerBound % unit == 0, bounds.upperBound % unit == 0 else {
+                return "partition alignment"
+            }
         }
-        guard logBlocks >= BlockStore.logSizeMin / unit, logBlocks < blocks,
-            Superblock.copies + logBlocks + UInt64(dataBlocks) <= blocks, dataBlocks > 0
+        // Where the log is, and where the data blocks are.
+        let here = (partition.upperBound - partition.lowerBound) / unit
+        let there = partner.map { ($0.partition.upperBound - $0.partition.lowerBound) / unit }
+        let (logRoom, dataRoom) =
+            switch role {
+            case .single: (here, here)
+            case .data: (there ?? 0, here)
+            case .metadata: (here, there ?? 0)
+            }
+        let blocksWithLog = UInt64(role == .single ? dataBlocks : metadataBlocks)
+        guard logBlocks >= BlockStore.logSizeMin / unit, logBlocks < logRoom,
+            Superblock.copies + logBlocks + blocksWithLog <= logRoom, dataBlocks > 0,
+            Superblock.copies + UInt64(dataBlocks) <= dataRoom,
+            UInt64(dataBlocks) + UInt64(metadataBlocks) <= UInt64(UInt32.max)
         else { return "sizes" }
         // They only grow, by one or a few at a time: nothing that was written comes near.
         let counters = [sequence, tail.position, tail.number, tail.sequence]
@@ -144,7 +225,7 @@ struct Superblock: Hashable {
         guard checkpoint.logSequence < 1 << 62 else { return "counters" }
         var bytes: UInt64 = 0
         for extent in checkpoint.extents {
-            guard extent.count > 0, extent.end <= UInt64(dataBlocks) else { return "extents" }
+            guard holds(extent) else { return "extents" }
             bytes += extent.byteCount
         }
         return checkpoint.byteCount <= bytes ? nil : "checkpoint size"
@@ -152,9 +233,44 @@ struct Superblock: Hashable {
 }
 
 extension BlockStore {
-    /// Where the data blocks lie in a partition with a log of `logSize` bytes.
+    /// Where the data blocks lie in a partition with a log of `logSize` bytes; of 0 when that is on
+    /// a metadata device.
     package static func dataArea(of partition: Range<UInt64>, logSize: UInt64) -> Range<UInt64> {
         let start = partition.lowerBound + Superblock.copies * UInt64(BlockDevice.blockSize)
         return start + logSize..<partition.upperBound
+    }
+}
+
+/// Where the parts of an opened store lie.
+struct StorePlaces {
+    let data: BlockDevice
+    /// Nil when the data device has everything.
+    let metadata: BlockDevice?
+    private let dataBlocks: UInt32
+    private let dataOffset: UInt64
+    private let metadataOffset: UInt64
+
+    /// `superblock` is the one that changes.
+    init(data: BlockDevice, metadata: BlockDevice?, superblock: Superblock) {
+        precondition((metadata != nil) == (superblock.role == .metadata))
+        self.data = data
+        self.metadata = metadata
+        dataBlocks = superblock.dataBlocks
+        dataOffset = superblock.dataOffset
+        metadataOffset = superblock.blocksOffset
+    }
+
+    /// The device with the log and the superblocks that change.
+    var log: BlockDevice { metadata ?? data }
+
+    func isOnMetadata(_ extent: BlockExtent) -> Bool { extent.start >= dataBlocks }
+
+    /// The device with the blocks of `extent`, and where they begin.
+    func place(of extent: BlockExtent) -> (device: BlockDevice, offset: UInt64) {
+        let unit = UInt64(BlockDevice.blockSize)
+        guard let metadata, isOnMetadata(extent) else {
+            return (data, dataOffset + UInt64(extent.start) * unit)
+        }
+        return (metadata, metadataOffset + UInt64(extent.start - dataBlocks) * unit)
     }
 }

@@ -8,6 +8,8 @@ final class ThreadPoolDevice: BlockDevice {
     private var file: OpenFile?
     private let pool: ThreadPool
     private let xstream: XStream
+    /// Until the kernel says that it cannot be done here.
+    private var mayDiscard = true
     private var inFlight = 0
     private var closed = false
     private var closing: Waiter<Void>?
@@ -24,6 +26,14 @@ final class ThreadPoolDevice: BlockDevice {
         into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64
     ) async throws(BIOError) {
         try unsafe checkTransfer(UnsafeRawBufferPointer(buffer), at: offset)
+        try await measured(.read, bytes: buffer.count, on: xstream) { () async throws(BIOError) in
+            try unsafe await transfer(into: buffer, at: offset)
+        }
+    }
+
+    private func transfer(
+        into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64
+    ) async throws(BIOError) {
         var progress = TransferProgress(name: name, count: buffer.count, offset: offset)
         let address = UInt(bitPattern: buffer.baseAddress)
         while progress.remaining > 0 {
@@ -43,6 +53,16 @@ final class ThreadPoolDevice: BlockDevice {
         _ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool
     ) async throws(BIOError) {
         try unsafe checkTransfer(buffer, at: offset)
+        try await measured(
+            durable ? .durableWrite : .write, bytes: buffer.count, on: xstream
+        ) { () async throws(BIOError) in
+            try unsafe await transfer(buffer, at: offset, durable: durable)
+        }
+    }
+
+    private func transfer(
+        _ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool
+    ) async throws(BIOError) {
         var progress = TransferProgress(name: name, count: buffer.count, offset: offset)
         let address = UInt(bitPattern: buffer.baseAddress)
         while progress.remaining > 0 {
@@ -59,9 +79,32 @@ final class ThreadPoolDevice: BlockDevice {
     }
 
     override func flush() async throws(BIOError) {
-        let result = await perform { dray_file_flush($0) }
-        guard result >= 0 else {
-            throw .failed(path: name, offset: 0, code: -result, message: BIOError.message(-result))
+        try await measured(.flush, bytes: 0, on: xstream) { () async throws(BIOError) in
+            let result = await perform { dray_file_flush($0) }
+            guard result >= 0 else {
+                throw .failed(
+                    path: name, offset: 0, code: -result, message: BIOError.message(-result))
+            }
+        }
+    }
+
+    override var canDiscard: Bool { mayDiscard }
+    override var discardsByDefault: Bool { mayDiscard && file?.isBlockDevice == true }
+
+    override func discard(_ range: Range<UInt64>) async throws(BIOError) {
+        try checkDiscard(range)
+        guard mayDiscard, !range.isEmpty else { return }
+        try await measured(.discard, bytes: range.count, on: xstream) { () async throws(BIOError) in
+            let result = await perform {
+                dray_file_discard($0, range.lowerBound, UInt64(range.count))
+            }
+            if result == -EOPNOTSUPP || result == -ENOSYS {
+                mayDiscard = false
+            } else if result < 0 {
+                throw .failed(
+                    path: name, offset: range.lowerBound, code: -result,
+                    message: BIOError.message(-result))
+            }
         }
     }
 

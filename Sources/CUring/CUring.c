@@ -1,5 +1,5 @@
 #define _GNU_SOURCE 1
-#include "CUring.h"
+#include "Ring.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -19,14 +19,6 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-struct dray_ring {
-    struct io_uring ring;
-    // Signalled on completion while armed. The ring's own descriptor will not do: with deferred
-    // task work nothing wakes a poll of it (seen on 6.18).
-    int event;
-    bool armed;
-};
-
 // Newest first: deferred task work spares interrupts of the xstream; older kernels have fewer.
 static const unsigned setups[] = {
     IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
@@ -34,7 +26,8 @@ static const unsigned setups[] = {
     0,
 };
 
-int dray_ring_create(uint32_t entries, int descriptor, struct dray_ring **out) {
+int dray_ring_create(
+    uint32_t entries, int descriptor, bool commands, struct dray_ring **out) {
     struct dray_ring *ring = calloc(1, sizeof *ring);
     if (ring == NULL) return ENOMEM;
     int result = -EINVAL;
@@ -42,6 +35,8 @@ int dray_ring_create(uint32_t entries, int descriptor, struct dray_ring **out) {
         struct io_uring_params parameters;
         memset(&parameters, 0, sizeof parameters);
         parameters.flags = setups[i];
+        // Commands need twice the room, in both directions.
+        if (commands) parameters.flags |= IORING_SETUP_SQE128 | IORING_SETUP_CQE32;
         result = io_uring_queue_init_params(entries, &ring->ring, &parameters);
     }
     if (result < 0) {
@@ -86,26 +81,48 @@ static void disarm(struct dray_ring *ring) {
     (void)ignored;
 }
 
-static inline bool finish(struct io_uring_sqe *sqe, uint64_t slot) {
-    sqe->flags |= IOSQE_FIXED_FILE;
-    sqe->user_data = slot;
-    return true;
+int dray_ring_register(struct dray_ring *ring, int32_t number, void *buffer, uint64_t length) {
+    int result;
+    if (!ring->has_table) {
+        result = io_uring_register_buffers_sparse(&ring->ring, DRAY_RING_BUFFERS);
+        if (result < 0) return -result;
+        ring->has_table = true;
+    }
+    struct iovec vector = {.iov_base = buffer, .iov_len = length};
+    __u64 tag = 0;
+    result = io_uring_register_buffers_update_tag(
+        &ring->ring, (unsigned)number, &vector, &tag, 1);
+    if (result == 1) return 0;
+    return result < 0 ? -result : EINVAL;
 }
 
 bool dray_ring_read(
-    struct dray_ring *ring, void *buffer, uint32_t length, uint64_t offset, uint64_t slot) {
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->ring);
-    if (sqe == NULL) return false;
-    io_uring_prep_read(sqe, 0, buffer, length, offset);
-    return finish(sqe, slot);
-}
-
-bool dray_ring_write(
-    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, bool durable,
+    struct dray_ring *ring, void *buffer, uint32_t length, uint64_t offset, int32_t number,
     uint64_t slot) {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->ring);
     if (sqe == NULL) return false;
-    io_uring_prep_write(sqe, 0, buffer, length, offset);
+    if (number < 0)
+        io_uring_prep_read(sqe, 0, buffer, length, offset);
+    else
+        io_uring_prep_read_fixed(sqe, 0, buffer, length, offset, number);
+    return finish(sqe, slot);
+}
+
+static void prepare_write(
+    struct io_uring_sqe *sqe, const void *buffer, uint32_t length, uint64_t offset,
+    int32_t number) {
+    if (number < 0)
+        io_uring_prep_write(sqe, 0, buffer, length, offset);
+    else
+        io_uring_prep_write_fixed(sqe, 0, buffer, length, offset, number);
+}
+
+bool dray_ring_write(
+    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, int32_t number,
+    bool durable, uint64_t slot) {
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->ring);
+    if (sqe == NULL) return false;
+    prepare_write(sqe, buffer, length, offset, number);
     if (durable) sqe->rw_flags = RWF_DSYNC;
     return finish(sqe, slot);
 }
@@ -117,11 +134,20 @@ bool dray_ring_flush(struct dray_ring *ring, uint64_t slot) {
     return finish(sqe, slot);
 }
 
+bool dray_ring_discard(struct dray_ring *ring, uint64_t offset, uint64_t length, uint64_t slot) {
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->ring);
+    if (sqe == NULL) return false;
+    io_uring_prep_fallocate(
+        sqe, 0, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length);
+    return finish(sqe, slot);
+}
+
 bool dray_ring_write_and_flush(
-    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, uint64_t slot) {
+    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, int32_t number,
+    uint64_t slot) {
     if (io_uring_sq_space_left(&ring->ring) < 2) return false;
     struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->ring);
-    io_uring_prep_write(sqe, 0, buffer, length, offset);
+    prepare_write(sqe, buffer, length, offset, number);
     finish(sqe, DRAY_RING_SILENT);
     sqe->flags |= IOSQE_IO_LINK;
     return dray_ring_flush(ring, slot);
@@ -162,6 +188,30 @@ int dray_file_open(const char *path, int flags) {
 
 int dray_file_open_direct(const char *path) { return dray_file_open(path, O_RDWR | O_DIRECT); }
 
+// The last part of what a symbolic link points to.
+static int link_name(const char *path, char name[64]) {
+    char target[512];
+    ssize_t count = readlink(path, target, sizeof target - 1);
+    if (count < 0) return errno;
+    target[count] = 0;
+    const char *slash = strrchr(target, '/');
+    snprintf(name, 64, "%s", slash == NULL ? target : slash + 1);
+    return 0;
+}
+
+int dray_file_class(const char *path, char class_name[64], char name[64]) {
+    struct stat status;
+    if (stat(path, &status) < 0) return errno;
+    if (!S_ISCHR(status.st_mode)) return ENOTTY;
+    char place[96];
+    unsigned numbers[2] = {major(status.st_rdev), minor(status.st_rdev)};
+    snprintf(place, sizeof place, "/sys/dev/char/%u:%u", numbers[0], numbers[1]);
+    int code = link_name(place, name);
+    if (code != 0) return code;
+    snprintf(place, sizeof place, "/sys/dev/char/%u:%u/subsystem", numbers[0], numbers[1]);
+    return link_name(place, class_name);
+}
+
 int dray_file_create(const char *path) {
     int descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     return descriptor < 0 ? -errno : descriptor;
@@ -175,11 +225,26 @@ int dray_file_reserve(int descriptor, uint64_t size) {
     return result < 0 ? errno : 0;
 }
 
+// Of a DAX device only: other character devices have none.
+static int dax_size(dev_t device, uint64_t *size) {
+    char path[96], value[32];
+    snprintf(path, sizeof path, "/sys/dev/char/%u:%u/size", major(device), minor(device));
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return ENOTBLK;
+    ssize_t count = read(descriptor, value, sizeof value - 1);
+    close(descriptor);
+    if (count <= 0) return ENOTBLK;
+    value[count] = 0;
+    *size = strtoull(value, NULL, 10);
+    return 0;
+}
+
 int dray_file_size(int descriptor, uint64_t *size, bool *block_device) {
     struct stat status;
     if (fstat(descriptor, &status) < 0) return errno;
     *block_device = S_ISBLK(status.st_mode);
     if (*block_device) return ioctl(descriptor, BLKGETSIZE64, size) < 0 ? errno : 0;
+    if (S_ISCHR(status.st_mode)) return dax_size(status.st_rdev, size);
     if (!S_ISREG(status.st_mode)) return S_ISDIR(status.st_mode) ? EISDIR : ENOTBLK;
     *size = (uint64_t)status.st_size;
     return 0;
@@ -277,6 +342,11 @@ int64_t dray_file_read(int descriptor, void *buffer, uint64_t length, uint64_t o
 }
 
 int64_t dray_file_flush(int descriptor) { return fdatasync(descriptor) < 0 ? -errno : 0; }
+
+int64_t dray_file_discard(int descriptor, uint64_t offset, uint64_t length) {
+    int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    return fallocate(descriptor, mode, (off_t)offset, (off_t)length) < 0 ? -errno : 0;
+}
 
 uint64_t dray_file_system_free(int descriptor) {
     struct statvfs status;

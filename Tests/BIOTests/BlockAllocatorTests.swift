@@ -99,4 +99,99 @@ import Testing
         #expect(allocator.freeBlocks == 128)
         allocator.checkInvariants()
     }
+
+    /// What is taken by turns lies apart, a stream at a time.
+    @Test func streamsStayTogether() throws {
+        let allocator = BlockAllocator(totalBlocks: 100_000, reserveBlocks: 0)
+        var taken: [BlockStream: [BlockExtent]] = [:]
+        var large: [BlockExtent] = []
+        for _ in 0..<300 {
+            for stream in BlockStream.allCases {
+                taken[stream, default: []] += try allocator.reserve(blocks: 4, stream: stream)
+            }
+            large += try allocator.reserve(blocks: 40)
+        }
+        for extents in Array(taken.values) + [large] {
+            for (first, second) in zip(extents, extents.dropFirst()) {
+                #expect(first.end == UInt64(second.start))
+            }
+        }
+        allocator.checkInvariants()
+    }
+
+    /// A stream that comes to where another is at work goes on behind it.
+    @Test func streamsGoAroundEachOther() throws {
+        let allocator = BlockAllocator(totalBlocks: 100_000, reserveBlocks: 0)
+        // In the middle, where large ones begin.
+        let large = try allocator.reserve(blocks: 100)[0]
+        var small: [BlockExtent] = []
+        while small.last?.start ?? 0 < 60_000 { small += try allocator.reserve(blocks: 8) }
+        let chunk = large.start / 4096
+        #expect(small.allSatisfy { $0.start / 4096 != chunk })
+        // But nothing is out of reach.
+        #expect(try allocator.reserve(blocks: allocator.freeBlocks).count > 0)
+        #expect(allocator.freeBlocks == 0)
+        allocator.checkInvariants()
+    }
+
+    @Test(arguments: [UInt64(1), 2, 3, 4])
+    func metadataBlocksAreForMetadata(seed: UInt64) throws {
+        var entropy = Entropy(seed: seed)
+        let metadata = UInt32(1 + entropy.below(3000))
+        let data = UInt32(3000 + entropy.below(3000))
+        let allocator = BlockAllocator(totalBlocks: data + metadata, metadataBlocks: metadata)
+        #expect(allocator.dataBlocks == data && allocator.reserveBlocks == data / 32)
+        var held: [[BlockExtent]] = []
+        for step in 0..<2000 {
+            if entropy.chance(3, in: 10), !held.isEmpty {
+                allocator.cancel(held.remove(at: Int(entropy.below(UInt64(held.count)))))
+                continue
+            }
+            let stream = BlockStream.allCases[Int(entropy.below(4))]
+            let wish = UInt32(1 + entropy.below(40))
+            let freeMetadata = allocator.freeMetadataBlocks
+            let freeData = allocator.freeBlocks - freeMetadata
+            do throws(BIOError) {
+                let extents = try allocator.reserve(blocks: wish, stream: stream)
+                let isOnMetadata = stream == .metadata && freeMetadata >= wish
+                for extent in extents {
+                    if isOnMetadata {
+                        #expect(extent.start >= data)
+                    } else {
+                        #expect(extent.end <= UInt64(data))
+                    }
+                }
+                held.append(extents)
+            } catch {
+                #expect(freeData < wish + allocator.reserveBlocks)
+                guard case .full = error else { throw error }
+            }
+            if step % 100 == 0 { allocator.checkInvariants() }
+        }
+        // An extent on both is what no store has.
+        for extents in held { allocator.cancel(extents) }
+        #expect(throws: BIOError.self) {
+            try allocator.markUsed(BlockExtent(start: data - 1, count: 2))
+        }
+        #expect(allocator.freeBlocks == data + metadata)
+        allocator.checkInvariants()
+    }
+
+    @Test func fragmentationCountsRuns() throws {
+        let allocator = BlockAllocator(totalBlocks: 10_100, metadataBlocks: 100, reserveBlocks: 0)
+        #expect(
+            allocator.fragmentation
+                == BlockFragmentation(
+                    freeBlocks: 10_000, freeRuns: 1, largestFreeRun: 10_000))
+        #expect(allocator.fragmentation.ratio == 0)
+        _ = try allocator.reserve(blocks: 10_000)
+        #expect(allocator.fragmentation == BlockFragmentation())
+        for (start, count) in [(0, 10), (20, 1), (63, 70), (9_999, 1)] as [(UInt32, UInt32)] {
+            allocator.free([BlockExtent(start: start, count: count)])
+        }
+        #expect(
+            allocator.fragmentation
+                == BlockFragmentation(freeBlocks: 82, freeRuns: 4, largestFreeRun: 70))
+        #expect(abs(allocator.fragmentation.ratio - 12.0 / 82) < 1e-9)
+    }
 }

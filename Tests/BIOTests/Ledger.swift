@@ -82,12 +82,14 @@ final class Ledger {
 
     /// Returns false when the store was full or out of service.
     @discardableResult
-    func update(cell: UInt8, blocks: UInt32, padding: Int) async throws -> Bool {
+    func update(
+        cell: UInt8, blocks: UInt32, padding: Int, stream: BlockStream = .foreground
+    ) async throws -> Bool {
         guard let store else { return false }
         nextValue = nextValue &+ 1
         let value = nextValue
         do throws(BIOError) {
-            let extents = try store.allocator.reserve(blocks: blocks)
+            let extents = try store.allocator.reserve(blocks: blocks, stream: stream)
             guard extents.count == 1 else {
                 store.allocator.cancel(extents)
                 return false
