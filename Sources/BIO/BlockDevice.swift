@@ -1,3 +1,5 @@
+public import DrayRuntime
+
 /// A block device or file, opened by one xstream.
 ///
 /// All offsets and lengths are multiples of `BlockDevice.blockSize`, and so are buffers' addresses
@@ -15,10 +17,19 @@ open class BlockDevice {
     /// What the device is called in messages: its path.
     public let name: String
 
+    /// What was asked of it since it was opened. (A subclass elsewhere counts nothing.)
+    @safe @exclusivity(unchecked) public internal(set) final var statistics = DeviceStatistics()
+
     public init(name: String, size: UInt64) {
         self.name = name
         self.size = size
     }
+
+    /// Makes transfers from and to `buffer` cheaper, where the device can do that and the limit of
+    /// locked memory allows. The device keeps the buffer until it is closed: register those that
+    /// are used again and again. Returns whether it did.
+    @discardableResult
+    open func register(_ buffer: IOBuffer) -> Bool { false }
 
     /// Reads `buffer.count` bytes at `offset`.
     open func read(

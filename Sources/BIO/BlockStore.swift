@@ -72,6 +72,7 @@ public final class BlockStore {
         groupBuffer = IOBuffer(
             count: Int(BlockStore.groupBlocks(logBlocks: superblock.logBlocks))
                 * BlockDevice.blockSize)
+        device.register(groupBuffer)
         gatherer = WriteGatherer(
             device: device, dataOffset: superblock.dataOffset, xstream: xstream)
         preparer = BlockPreparer(

@@ -32,6 +32,7 @@ internal import Glibc
     @safe @exclusivity(unchecked) private var completions: [dray_ring_completion]
     /// Rounds since something was queued that the kernel has not been given.
     @safe @exclusivity(unchecked) private var roundsQueued = 0
+    @safe @exclusivity(unchecked) private var registered = RegisteredBuffers()
     @safe @exclusivity(unchecked) private var closed = false
     @safe @exclusivity(unchecked) private var closing: Waiter<Void>?
 
@@ -63,10 +64,34 @@ internal import Glibc
 
     private var inFlight: Int { FileDevice.inFlightMax - freeSlots.count }
 
+    override func register(_ buffer: IOBuffer) -> Bool {
+        precondition(!closed, "a closed device was used")
+        // SAFETY: the table keeps the buffer until the ring is gone.
+        guard let number = registered.next,
+            unsafe dray_ring_register(
+                ring, number, buffer.bytes.baseAddress!, UInt64(buffer.count)) == 0
+        else {
+            // Not tried again: what is refused once costs a call each time.
+            registered.isFull = true
+            return false
+        }
+        registered.add(buffer)
+        return true
+    }
+
     override func read(
         into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64
     ) async throws(BIOError) {
         try unsafe checkTransfer(UnsafeRawBufferPointer(buffer), at: offset)
+        try await measured(.read, bytes: buffer.count, on: xstream) { () async throws(BIOError) in
+            try unsafe await transfer(into: buffer, at: offset)
+        }
+    }
+
+    private func transfer(
+        into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64
+    ) async throws(BIOError) {
+        let number = unsafe registered.number(of: buffer.baseAddress, count: buffer.count)
         var progress = TransferProgress(name: name, count: buffer.count, offset: offset)
         while progress.remaining > 0 {
             let slot = await takeSlot()
@@ -77,7 +102,7 @@ internal import Glibc
                     waiters[slot] = waiter
                     // SAFETY: the caller keeps the buffer until this returns.
                     let queued = unsafe dray_ring_read(
-                        ring, buffer.baseAddress! + done, length, offset + UInt64(done),
+                        ring, buffer.baseAddress! + done, length, offset + UInt64(done), number,
                         UInt64(slot))
                     precondition(queued, "more submissions than slots")
                 })
@@ -89,6 +114,17 @@ internal import Glibc
         _ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool
     ) async throws(BIOError) {
         try unsafe checkTransfer(buffer, at: offset)
+        try await measured(
+            durable ? .durableWrite : .write, bytes: buffer.count, on: xstream
+        ) { () async throws(BIOError) in
+            try unsafe await transfer(buffer, at: offset, durable: durable)
+        }
+    }
+
+    private func transfer(
+        _ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool
+    ) async throws(BIOError) {
+        let number = unsafe registered.number(of: buffer.baseAddress, count: buffer.count)
         var progress = TransferProgress(name: name, count: buffer.count, offset: offset)
         while progress.remaining > 0 {
             let slot = await takeSlot()
@@ -99,8 +135,8 @@ internal import Glibc
                     waiters[slot] = waiter
                     // SAFETY: the caller keeps the buffer until this returns.
                     let queued = unsafe dray_ring_write(
-                        ring, buffer.baseAddress! + done, length, offset + UInt64(done), durable,
-                        UInt64(slot))
+                        ring, buffer.baseAddress! + done, length, offset + UInt64(done), number,
+                        durable, UInt64(slot))
                     precondition(queued, "more submissions than slots")
                 })
             try progress.check()
@@ -115,23 +151,41 @@ internal import Glibc
             return try unsafe await write(buffer, at: offset, durable: true)
         }
         try unsafe checkTransfer(buffer, at: offset)
+        try await measured(
+            .durableWrite, bytes: buffer.count, on: xstream
+        ) { () async throws(BIOError) in
+            try unsafe await transferAndSync(buffer, at: offset)
+        }
+    }
+
+    private func transferAndSync(
+        _ buffer: UnsafeRawBufferPointer, at offset: UInt64
+    ) async throws(BIOError) {
         if buffer.count > 0, buffer.count <= FileDevice.submissionBytesMax {
+            let number = unsafe registered.number(of: buffer.baseAddress, count: buffer.count)
             let slot = await takeSlot()
             let result = await Waiter<Int32>.suspend { waiter in
                 waiters[slot] = waiter
                 // SAFETY: the caller keeps the buffer until this returns.
                 let queued = unsafe dray_ring_write_and_flush(
-                    ring, buffer.baseAddress!, UInt32(buffer.count), offset, UInt64(slot))
+                    ring, buffer.baseAddress!, UInt32(buffer.count), offset, number,
+                    UInt64(slot))
                 precondition(queued, "more submissions than slots")
             }
             // Cancelled: the write failed or was short, and no flush has been tried.
             if result != -ECANCELED { return try checkFlush(result) }
         }
-        try unsafe await write(buffer, at: offset, durable: false)
-        try await flush()
+        try unsafe await transfer(buffer, at: offset, durable: false)
+        try await sync()
     }
 
     override func flush() async throws(BIOError) {
+        try await measured(.flush, bytes: 0, on: xstream) { () async throws(BIOError) in
+            try await sync()
+        }
+    }
+
+    private func sync() async throws(BIOError) {
         let slot = await takeSlot()
         let result = await Waiter<Int32>.suspend { waiter in
             waiters[slot] = waiter
@@ -159,6 +213,7 @@ internal import Glibc
         xstream.removeSource(self)
         unsafe dray_ring_destroy(ring)
         unsafe ring = nil
+        registered = RegisteredBuffers()
         file = nil
     }
 

@@ -6,17 +6,18 @@ internal import Synchronization
 final class SimulatedDevice: BlockDevice {
     private let disk: SimulatedDisk
     private let store: SimulatedDeviceStore
-    private let node: Int
+    private let xstream: XStream
+    private var node: Int { xstream.node }
     private var inFlight = 0
     private var closed = false
     private var closing: Waiter<Void>?
 
     private var simulation: Simulation { store.simulation }
 
-    init(disk: SimulatedDisk, store: SimulatedDeviceStore, node: Int) {
+    init(disk: SimulatedDisk, store: SimulatedDeviceStore, on xstream: XStream) {
         self.disk = disk
         self.store = store
-        self.node = node
+        self.xstream = xstream
         super.init(name: disk.path, size: disk.size)
     }
 
@@ -30,7 +31,7 @@ final class SimulatedDevice: BlockDevice {
             return fails
         }
         let disk = disk
-        try await perform {
+        try await perform(.read, bytes: buffer.count) {
             let done =
                 !fails
                 && disk.contents.withLock {
@@ -50,7 +51,7 @@ final class SimulatedDevice: BlockDevice {
         let id =
             simulation.isDead(node)
             ? 0 : disk.contents.withLock { unsafe $0.medium.begin(buffer, at: offset) }
-        try await perform {
+        try await perform(durable ? .durableWrite : .write, bytes: buffer.count) {
             let error = unsafe self.endWrite(id, buffer, at: offset, durable: durable)
             self.store.reached(.writeEnds, node: self.node)
             return error
@@ -94,7 +95,7 @@ final class SimulatedDevice: BlockDevice {
         simulation.record("disk flush", 0)
         store.reached(.flushBegins, node: node)
         let mark = disk.contents.withLock { $0.medium.flushMark }
-        try await perform {
+        try await perform(.flush, bytes: 0) {
             let failed = self.disk.contents.withLock { contents in
                 if contents.strikes(contents.faults.flushErrorChance) {
                     contents.counts.flushErrors += 1
@@ -119,6 +120,14 @@ final class SimulatedDevice: BlockDevice {
             await Waiter.suspend { closing = $0 }
         }
         disk.release(node: node)
+    }
+
+    private func perform(
+        _ kind: DeviceStatistics.Kind, bytes: Int, _ body: @escaping () -> BIOError?
+    ) async throws(BIOError) {
+        try await measured(kind, bytes: bytes, on: xstream) { () async throws(BIOError) in
+            try await perform(body)
+        }
     }
 
     /// Runs `body` after the device's latency, and returns when it has; never when the process

@@ -43,7 +43,7 @@ public final class SimulatedDeviceStore: DeviceStore {
         precondition(xstream.simulation === simulation, "an xstream of another world")
         let disk = try disk(path)
         try disk.acquire(node: xstream.node, simulation: simulation)
-        return SimulatedDevice(disk: disk, store: self, node: xstream.node)
+        return SimulatedDevice(disk: disk, store: self, on: xstream)
     }
 
     private func disk(_ path: String) throws(BIOError) -> SimulatedDisk {

@@ -24,6 +24,14 @@ final class ThreadPoolDevice: BlockDevice {
         into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64
     ) async throws(BIOError) {
         try unsafe checkTransfer(UnsafeRawBufferPointer(buffer), at: offset)
+        try await measured(.read, bytes: buffer.count, on: xstream) { () async throws(BIOError) in
+            try unsafe await transfer(into: buffer, at: offset)
+        }
+    }
+
+    private func transfer(
+        into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64
+    ) async throws(BIOError) {
         var progress = TransferProgress(name: name, count: buffer.count, offset: offset)
         let address = UInt(bitPattern: buffer.baseAddress)
         while progress.remaining > 0 {
@@ -43,6 +51,16 @@ final class ThreadPoolDevice: BlockDevice {
         _ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool
     ) async throws(BIOError) {
         try unsafe checkTransfer(buffer, at: offset)
+        try await measured(
+            durable ? .durableWrite : .write, bytes: buffer.count, on: xstream
+        ) { () async throws(BIOError) in
+            try unsafe await transfer(buffer, at: offset, durable: durable)
+        }
+    }
+
+    private func transfer(
+        _ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool
+    ) async throws(BIOError) {
         var progress = TransferProgress(name: name, count: buffer.count, offset: offset)
         let address = UInt(bitPattern: buffer.baseAddress)
         while progress.remaining > 0 {
@@ -59,9 +77,12 @@ final class ThreadPoolDevice: BlockDevice {
     }
 
     override func flush() async throws(BIOError) {
-        let result = await perform { dray_file_flush($0) }
-        guard result >= 0 else {
-            throw .failed(path: name, offset: 0, code: -result, message: BIOError.message(-result))
+        try await measured(.flush, bytes: 0, on: xstream) { () async throws(BIOError) in
+            let result = await perform { dray_file_flush($0) }
+            guard result >= 0 else {
+                throw .failed(
+                    path: name, offset: 0, code: -result, message: BIOError.message(-result))
+            }
         }
     }
 

@@ -55,9 +55,15 @@ final class WriteGatherer {
         if let error { throw error }
     }
 
+    private func newBuffer() -> IOBuffer {
+        let buffer = IOBuffer(count: WriteGatherer.writeBytesMax)
+        device.register(buffer)
+        return buffer
+    }
+
     /// Writes until nothing waits.
     private func run() async {
-        let buffer = spare.popLast() ?? IOBuffer(count: WriteGatherer.writeBytesMax)
+        let buffer = spare.popLast() ?? newBuffer()
         var run: [Piece] = []
         while !pieces.isEmpty {
             await letGather()

@@ -25,6 +25,8 @@ struct dray_ring {
     // task work nothing wakes a poll of it (seen on 6.18).
     int event;
     bool armed;
+    // Whether there is a table of registered buffers.
+    bool has_table;
 };
 
 // Newest first: deferred task work spares interrupts of the xstream; older kernels have fewer.
@@ -92,20 +94,48 @@ static inline bool finish(struct io_uring_sqe *sqe, uint64_t slot) {
     return true;
 }
 
-bool dray_ring_read(
-    struct dray_ring *ring, void *buffer, uint32_t length, uint64_t offset, uint64_t slot) {
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->ring);
-    if (sqe == NULL) return false;
-    io_uring_prep_read(sqe, 0, buffer, length, offset);
-    return finish(sqe, slot);
+int dray_ring_register(struct dray_ring *ring, int32_t number, void *buffer, uint64_t length) {
+    int result;
+    if (!ring->has_table) {
+        result = io_uring_register_buffers_sparse(&ring->ring, DRAY_RING_BUFFERS);
+        if (result < 0) return -result;
+        ring->has_table = true;
+    }
+    struct iovec vector = {.iov_base = buffer, .iov_len = length};
+    __u64 tag = 0;
+    result = io_uring_register_buffers_update_tag(
+        &ring->ring, (unsigned)number, &vector, &tag, 1);
+    if (result == 1) return 0;
+    return result < 0 ? -result : EINVAL;
 }
 
-bool dray_ring_write(
-    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, bool durable,
+bool dray_ring_read(
+    struct dray_ring *ring, void *buffer, uint32_t length, uint64_t offset, int32_t number,
     uint64_t slot) {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->ring);
     if (sqe == NULL) return false;
-    io_uring_prep_write(sqe, 0, buffer, length, offset);
+    if (number < 0)
+        io_uring_prep_read(sqe, 0, buffer, length, offset);
+    else
+        io_uring_prep_read_fixed(sqe, 0, buffer, length, offset, number);
+    return finish(sqe, slot);
+}
+
+static void prepare_write(
+    struct io_uring_sqe *sqe, const void *buffer, uint32_t length, uint64_t offset,
+    int32_t number) {
+    if (number < 0)
+        io_uring_prep_write(sqe, 0, buffer, length, offset);
+    else
+        io_uring_prep_write_fixed(sqe, 0, buffer, length, offset, number);
+}
+
+bool dray_ring_write(
+    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, int32_t number,
+    bool durable, uint64_t slot) {
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->ring);
+    if (sqe == NULL) return false;
+    prepare_write(sqe, buffer, length, offset, number);
     if (durable) sqe->rw_flags = RWF_DSYNC;
     return finish(sqe, slot);
 }
@@ -118,10 +148,11 @@ bool dray_ring_flush(struct dray_ring *ring, uint64_t slot) {
 }
 
 bool dray_ring_write_and_flush(
-    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, uint64_t slot) {
+    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, int32_t number,
+    uint64_t slot) {
     if (io_uring_sq_space_left(&ring->ring) < 2) return false;
     struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->ring);
-    io_uring_prep_write(sqe, 0, buffer, length, offset);
+    prepare_write(sqe, buffer, length, offset, number);
     finish(sqe, DRAY_RING_SILENT);
     sqe->flags |= IOSQE_IO_LINK;
     return dray_ring_flush(ring, slot);

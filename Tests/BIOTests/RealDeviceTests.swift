@@ -96,6 +96,49 @@ final class TemporaryFolder {
         #expect(good == count)
     }
 
+    /// Parts of a registered buffer, one that is not, and more than may be registered.
+    @Test(arguments: [RealDeviceStore.Mode.ring, .threads])
+    func registeredBuffersHoldWhatOthersWouldHold(mode: RealDeviceStore.Mode) async throws {
+        let folder = TemporaryFolder()
+        let path = folder.path + "/disk"
+        let store = RealDeviceStore(mode: mode)
+        try store.create(path: path, size: 4 << 20)
+        let xstream = World.real().makeXStream(name: "bio-test")
+        defer { xstream.stop() }
+        let (taken, good) = try await xstream.run { () async throws(BIOError) -> ([Bool], Int) in
+            let device = try store.open(path: path, on: xstream)
+            let (buffer, other) = (IOBuffer(count: 65536), IOBuffer(count: 65536))
+            var taken = [device.register(buffer)]
+            for _ in 0..<70 { taken.append(device.register(IOBuffer(count: 4096))) }
+            var good = 0
+            for step in 0..<48 {
+                let part = step % 15 * 4096..<(step % 15 + 2) * 4096
+                let source = UnsafeMutableRawBufferPointer(
+                    rebasing: (step % 2 == 0 ? buffer : other).bytes[part])
+                let target = UnsafeMutableRawBufferPointer(
+                    rebasing: (step % 3 == 0 ? buffer : other).bytes[part])
+                source.initializeMemory(as: UInt8.self, repeating: UInt8(step + 1))
+                let bytes = UnsafeRawBufferPointer(source)
+                switch step % 3 {
+                case 0: try await device.writeAndFlush(bytes, at: UInt64(step) * 8192)
+                case let kind:
+                    try await device.write(bytes, at: UInt64(step) * 8192, durable: kind == 1)
+                }
+                target.initializeMemory(as: UInt8.self, repeating: 0)
+                try await device.read(into: target, at: UInt64(step) * 8192)
+                if target.allSatisfy({ $0 == UInt8(step + 1) }) { good += 1 }
+            }
+            await device.close()
+            return (taken, good)
+        }
+        #expect(good == 48)
+        let count = taken.count { $0 }
+        // As many as the limit of locked memory allows, and never more than the table has.
+        #expect(
+            mode == .threads ? count == 0 : count <= 64 && taken.prefix(count).allSatisfy { $0 })
+        print("\(mode): \(count) buffers registered")
+    }
+
     @Test(arguments: [RealDeviceStore.Mode.ring, .threads])
     func errorsAreTyped(mode: RealDeviceStore.Mode) async throws {
         let folder = TemporaryFolder()

@@ -25,17 +25,30 @@ void dray_ring_destroy(struct dray_ring *ring);
 /// there is one already. Until then, completions signal nothing. The next reap undoes it.
 int dray_ring_arm(struct dray_ring *ring);
 
-/// Queue a transfer with the registered file; false when the submission queue is full.
+/// How many buffers a ring can have registered.
+#define DRAY_RING_BUFFERS 64
+/// A buffer that is not registered.
+#define DRAY_RING_NO_BUFFER (-1)
+
+/// Registers a buffer under a number below DRAY_RING_BUFFERS, not used before: its pages are looked
+/// up and locked once, not for each transfer. Returns 0, or an errno (ENOMEM: the limit of locked
+/// memory).
+int dray_ring_register(struct dray_ring *ring, int32_t number, void *buffer, uint64_t length);
+
+/// Queue a transfer with the registered file; false when the submission queue is full. `number` is
+/// that of a registered buffer that holds all of `buffer`, or DRAY_RING_NO_BUFFER.
 bool dray_ring_read(
-    struct dray_ring *ring, void *buffer, uint32_t length, uint64_t offset, uint64_t slot);
-bool dray_ring_write(
-    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, bool durable,
+    struct dray_ring *ring, void *buffer, uint32_t length, uint64_t offset, int32_t number,
     uint64_t slot);
+bool dray_ring_write(
+    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, int32_t number,
+    bool durable, uint64_t slot);
 bool dray_ring_flush(struct dray_ring *ring, uint64_t slot);
 /// A write, and a flush that begins when it has ended: the kernel needs no word from us between.
 /// Only the flush reports; -ECANCELED means that the write failed or ended short.
 bool dray_ring_write_and_flush(
-    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, uint64_t slot);
+    struct dray_ring *ring, const void *buffer, uint32_t length, uint64_t offset, int32_t number,
+    uint64_t slot);
 
 /// Gives what is queued to the kernel. Returns how many, or a negative errno; what was refused
 /// stays queued.
