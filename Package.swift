@@ -120,8 +120,9 @@ let package = Package(
         .executableTarget(
             name: "DrayCLI",
             dependencies: [
-                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayPlacement", "DrayProtocol",
-                "DrayEngine", "Dray", "DrayFileSystem", argumentParser, logging, yams,
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "DrayPlacement",
+                "DrayProtocol", "DrayEngine", "Dray", "DrayFileSystem", argumentParser, logging,
+                yams,
             ],
             exclude: ["README.md"], swiftSettings: settings),
         .target(
@@ -178,8 +179,8 @@ let package = Package(
         .testTarget(
             name: "DrayCLITests",
             dependencies: [
-                "DrayRuntime", "DrayFabric", "CaRT", "DrayPlacement", "DrayProtocol", "DrayEngine",
-                "Dray", "DrayFileSystem", "DrayCLI",
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayPlacement", "DrayProtocol",
+                "DrayEngine", "Dray", "DrayFileSystem", "DrayCLI",
             ],
             swiftSettings: testSettings),
         .testTarget(

@@ -2,7 +2,7 @@ internal import BIO
 
 /// How an engine divides its device: a partition for metadata, then one per target, all of whole
 /// mebibytes. What does not divide evenly is left unused at the end.
-struct DevicePartitions {
+package struct DevicePartitions {
     static let system: UInt64 = 64 << 20
     static let alignment: UInt64 = 1 << 20
     static let targetMin: UInt64 = 64 << 20
@@ -35,7 +35,7 @@ struct DevicePartitions {
     }
 
     /// A log of a sixteenth of the partition, within limits.
-    static func logSize(of partition: Range<UInt64>) -> UInt64 {
+    package static func logSize(of partition: Range<UInt64>) -> UInt64 {
         let share = UInt64(partition.count) / 16 / alignment * alignment
         return min(logMax, max(logMin, share))
     }

@@ -5,7 +5,15 @@ internal import DrayRuntime
 
 struct BenchCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "bench", abstract: "Measure storage: durable writes and reads of objects.",
+        commandName: "bench",
+        abstract: "Measure storage: of a cluster (the default), or of one target alone.",
+        subcommands: [ObjectBenchCommand.self, VOSBenchCommand.self],
+        defaultSubcommand: ObjectBenchCommand.self)
+}
+
+struct ObjectBenchCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "objects", abstract: "Durable writes and reads of objects of a cluster.",
         discussion: """
             Writes and reads values of one size in objects of the given class, so many at a time, \
             each under a key of its own. Every write is on stable storage when it counts. What is \
@@ -67,8 +75,8 @@ struct BenchCommand: AsyncParsableCommand {
         guard size.allSatisfy({ (1...64 << 20).contains($0.bytes) }) else {
             throw ValidationError("--size is 1 byte to 64MiB.")
         }
-        guard depth.allSatisfy({ (1...BenchCommand.depthMax).contains($0) }) else {
-            throw ValidationError("--depth is 1 to \(BenchCommand.depthMax).")
+        guard depth.allSatisfy({ (1...ObjectBenchCommand.depthMax).contains($0) }) else {
+            throw ValidationError("--depth is 1 to \(ObjectBenchCommand.depthMax).")
         }
     }
 
@@ -83,7 +91,8 @@ struct BenchCommand: AsyncParsableCommand {
                         objectClass: objectClass?.objectClass ?? container.objectClass,
                         objects: objects, perTransaction: perTransaction, size: Int(size.bytes),
                         depth: depth, readPercent: read, duration: time.duration, count: count,
-                        values: max(depth, min(values, Int(BenchCommand.sizeMax / size.bytes))),
+                        values: max(
+                            depth, min(values, Int(ObjectBenchCommand.sizeMax / size.bytes))),
                         verify: verify, seed: seed, pause: pause.duration)
                     let result = try await cluster.run { () async throws(CommandFailure) in
                         try await Bench(plan, container, cluster.xstream).run()

@@ -1,0 +1,219 @@
+internal import DrayRuntime
+internal import Glibc
+internal import VOS
+
+/// Long loads: many keys, overwriting, work in the background.
+extension VOSBench {
+    // MARK: - Opening
+
+    /// Fills a store with keys, looks at its memory, and has other processes open it.
+    func measureOpening() async throws(CommandFailure) {
+        let values = values(VOSBenchPlan.filledSize, count: plan.keys)
+        try await format()
+        ProcessFigures.resetPeak()
+        let before = try ProcessFigures.current()
+        let target = try await open()
+        let start = xstream.now
+        var after = before
+        var seconds = 0.0
+        try await with(target) { () async throws(CommandFailure) in
+            try await fill(target, values)
+            seconds = HumanDuration(xstream.now.since(start)).seconds
+            after = try ProcessFigures.current()
+        }
+        var opened: [VOSBenchOpened] = []
+        for _ in 0..<plan.rounds { opened.append(try await openElsewhere()) }
+        for one in opened where one.keys != plan.keys {
+            throw CommandFailure(
+                .different, file.path.text, "has \(one.keys) keys, where \(plan.keys) are",
+                advice: "keep the file as it is and report this")
+        }
+        report.opening = VOSBenchOpening(
+            keys: plan.keys, keySize: plan.keySize, valueSize: VOSBenchPlan.filledSize,
+            fillSeconds: seconds, fillWritten: after.written - before.written,
+            residentBefore: before.resident, residentFillPeak: after.residentPeak,
+            residentFilled: after.resident, opened: opened)
+    }
+
+    /// Opens the store in a process that has done nothing else, and returns what that tells.
+    private func openElsewhere() async throws(CommandFailure) -> VOSBenchOpened {
+        let output = LocalPath(file.path.bytes + Array(".\(getpid()).json".utf8))
+        defer { try? LocalFiles.remove(output) }
+        let arguments = [
+            Array("bench".utf8), Array("vos".utf8), file.path.bytes, Array("--open-only".utf8),
+            Array("--cache=\(plan.cache)".utf8),
+            Array("--retention=\(plan.retention.nanosecondsClamped)ns".utf8),
+        ]
+        let program = try ChildProcess.ownPath()
+        let pid: Int32
+        do throws(Errno) {
+            pid = try ChildProcess.spawn(
+                program, arguments, input: .null, output: .append(output), error: .descriptor(2),
+                detached: false)
+        } catch {
+            throw CommandFailure(program.text, error.text)
+        }
+        var status = ChildProcess.reap(pid)
+        while status == nil {
+            await xstream.sleep(for: .milliseconds(5))
+            status = ChildProcess.reap(pid)
+        }
+        guard status == 0 else {
+            throw CommandFailure(file.path.text, "cannot be opened again")
+        }
+        let bytes = (try? LocalFiles.read(output)) ?? []
+        return try JSON.decode(VOSBenchOpened.self, from: bytes, file: output.text)
+    }
+
+    /// What the process that opens the store does: it opens it and looks at its memory.
+    static func openOnly(
+        _ file: BenchFile, _ plan: VOSBenchPlan, world: World, on xstream: XStream
+    ) async throws(CommandFailure) -> VOSBenchOpened {
+        let before = try ProcessFigures.current()
+        let target = try await BenchTarget.open(
+            file, cache: plan.cache, retention: plan.retention, world: world, on: xstream)
+        let after = try ProcessFigures.current()
+        // Each key has one version, once aggregation has been there; none was overwritten.
+        let keys = target.vos.pools.reduce(0) { $0 + target.vos.usage(pool: $1).entries }
+        let opening = target.opening
+        await target.close()
+        return VOSBenchOpened(
+            keys: keys, logSeconds: HumanDuration(opening.log).seconds,
+            storeSeconds: HumanDuration(opening.store).seconds, residentBefore: before.resident,
+            resident: after.resident, residentPeak: after.residentPeak)
+    }
+
+    // MARK: - Background
+
+    /// Updates with work in the background and without, in turn. Each time the store is opened
+    /// again, with a fresh checkpoint: so none is needed while nobody takes one.
+    func measureBackground(_ size: Int) async throws(CommandFailure) {
+        let values = values(size, count: plan.count(of: size, in: plan.workingSet))
+        try await format()
+        let filled = try await open()
+        try await with(filled) { () async throws(CommandFailure) in
+            try await fill(filled, values)
+        }
+        var latencies: [Bool: LatencyHistogram] = [:]
+        var rounds: [Bool: [Double]] = [:]
+        for _ in 0..<plan.rounds {
+            for isOn in plan.background {
+                let target = try await open(background: false)
+                try await with(target) { () async throws(CommandFailure) in
+                    try await rest(target)
+                    if isOn { target.startBackground(on: xstream) }
+                    let word = isOn ? "on" : "off"
+                    let load = Load(
+                        "update \(Size(bytes: UInt64(size)).exact), background \(word)",
+                        end: xstream.now + plan.time, now: xstream.now)
+                    try await drive(load, VOSBenchPlan.overwriteDepth, target, values) {
+                        worker async throws(VOSError) in
+                        try await self.updateOne(worker, load, target, values)
+                    }
+                    latencies[isOn, default: LatencyHistogram()].merge(load.latencies)
+                    rounds[isOn, default: []].append(Double(load.done) / load.seconds)
+                }
+            }
+        }
+        for isOn in plan.background {
+            report.background.append(
+                VOSBenchBackground(
+                    size: size, depth: VOSBenchPlan.overwriteDepth, isOn: isOn,
+                    perSecond: Median.of(rounds[isOn] ?? []),
+                    latency: VOSBenchLatency(latencies[isOn] ?? LatencyHistogram())))
+        }
+    }
+
+    /// Drops what nobody can see any more, and takes a checkpoint.
+    private func rest(_ target: BenchTarget) async throws(CommandFailure) {
+        do throws(VOSError) {
+            try await target.vos.aggregate(upTo: target.clock.now())
+            try await target.vos.checkpoint()
+        } catch {
+            throw CommandFailure(error, file.path.text)
+        }
+    }
+
+    // MARK: - Overwriting
+
+    /// Overwrites a working set, any value at any time, and counts bytes and blocks.
+    func measureOverwrite(_ size: Int) async throws(CommandFailure) {
+        let values = values(size, count: plan.count(of: size, in: plan.workingSet))
+        let live = values.count * values.bytesOfEach
+        try await format()
+        let target = try await open()
+        try await with(target) { () async throws(CommandFailure) in
+            try await fill(target, values)
+            try await rest(target)
+            let before = try ProcessFigures.current()
+            let load = Load(
+                "overwriting \(Size(bytes: UInt64(size)).exact)",
+                limit: plan.overwrite / UInt64(size) + 1, end: xstream.now + plan.overwriteTime,
+                now: xstream.now)
+            let space = SpaceWatch(target.vos)
+            space.start(on: xstream)
+            try await drive(load, VOSBenchPlan.overwriteDepth, target, values) {
+                worker async throws(VOSError) in
+                load.next += 1
+                try await self.updateOne(worker, load, target, values)
+            }
+            let after = try ProcessFigures.current()
+            let used = space.stop()
+            try await settle(target)
+            report.overwrites.append(
+                VOSBenchOverwrite(
+                    size: size, depth: VOSBenchPlan.overwriteDepth, values: values.count,
+                    liveBytes: live, updates: load.done, updatedBytes: load.bytes,
+                    seconds: load.seconds, waits: load.waits,
+                    written: after.written - before.written, usedMost: used,
+                    usedAtRest: SpaceWatch.used(target.vos),
+                    latency: VOSBenchLatency(load.latencies)))
+        }
+    }
+
+    /// Waits until what is kept for the retention time has gone, and space does not change.
+    private func settle(_ target: BenchTarget) async throws(CommandFailure) {
+        await xstream.sleep(for: plan.retention)
+        var last = SpaceWatch.used(target.vos)
+        var calm = 0
+        for _ in 0..<VOSBench.settlingMax where calm < 4 {
+            await xstream.sleep(for: .milliseconds(500))
+            let now = SpaceWatch.used(target.vos)
+            calm = now == last ? calm + 1 : 0
+            last = now
+        }
+    }
+
+    /// How many half seconds aggregation gets to catch up.
+    private static let settlingMax = 120
+
+    /// Looks at the space in use now and then. Confined to the xstream.
+    private final class SpaceWatch {
+        private let vos: VOS
+        private var most: UInt64
+        private var isStopped = false
+
+        init(_ vos: VOS) {
+            self.vos = vos
+            most = SpaceWatch.used(vos)
+        }
+
+        /// Bytes of blocks in use.
+        static func used(_ vos: VOS) -> UInt64 { vos.space.total - vos.space.free }
+
+        func start(on xstream: XStream) {
+            xstream.spawn {
+                while !self.isStopped {
+                    self.most = max(self.most, SpaceWatch.used(self.vos))
+                    await xstream.sleep(for: .milliseconds(50))
+                }
+            }
+        }
+
+        /// The most that was in use.
+        func stop() -> UInt64 {
+            isStopped = true
+            return max(most, SpaceWatch.used(vos))
+        }
+    }
+}
