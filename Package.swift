@@ -105,7 +105,7 @@ let package = Package(
             ],
             exclude: ["README.md"], swiftSettings: settings),
         .executableTarget(
-            name: "dray-simulate", dependencies: ["DraySimulator", argumentParser],
+            name: "dray-simulate", dependencies: ["VOSSimulator", "DraySimulator", argumentParser],
             exclude: ["README.md"], swiftSettings: settings),
         .executableTarget(
             name: "dray-kill",

@@ -198,6 +198,9 @@ public struct DeviceImage: Sendable {
         return image
     }
 
+    /// Whether some of its sectors cannot be read.
+    public var hasUnreadable: Bool { medium.hasUnreadable }
+
     /// Two clean images with the same contents have the same, others hardly ever.
     public var fingerprint: UInt64 { medium.fingerprint }
 

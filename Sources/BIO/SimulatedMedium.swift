@@ -37,6 +37,9 @@ struct SimulatedMedium: Sendable {
     /// Whether everything that was written is durable.
     var isClean: Bool { pending.isEmpty && inFlight.isEmpty }
 
+    /// Whether some sectors cannot be read.
+    var hasUnreadable: Bool { !unreadable.isEmpty }
+
     private func visible(_ block: UInt64) -> [UInt8] {
         pending[block]?.last?.bytes ?? stable[block] ?? SimulatedMedium.zeroes
     }

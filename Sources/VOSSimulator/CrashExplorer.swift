@@ -169,7 +169,7 @@ package final class CrashExplorer {
             } catch {
                 guard !scenario.isFormatted, case .device(.foreign) = error else { throw error }
                 // The format did not come to its end.
-                if !moment.journal.visible.epochs.isEmpty { player.violate("the store is gone") }
+                if !moment.journal.model.epochs.isEmpty { player.violate("the store is gone") }
                 try await process.format(overwrite: true)
                 try await player.openStore()
             }

@@ -88,7 +88,8 @@ package struct StoreComparison {
 
     // MARK: - Lists
 
-    private mutating func listDifference(
+    /// The first difference between what is listed and what should be.
+    package mutating func listDifference(
         _ container: UniqueID, _ epoch: UInt64
     ) async throws(VOSError) -> String? {
         let objects = model.objects(container, epoch)

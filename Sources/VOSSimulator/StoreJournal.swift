@@ -16,10 +16,19 @@ package struct StoreJournal: Sendable {
         package var isAborted = false
         package var isCompletionTold = false
         package var isCompletionDurable = false
+
+        /// Nothing more can become of it.
+        var isFinished: Bool {
+            isAborted || isCommitDurable && (!isLeader || isCompletionDurable)
+        }
+
+        /// Prepared, as far as anybody knows, and not decided.
+        package var isPending: Bool { isPrepared && !isCommitTold && !isAbortBegun }
     }
 
-    /// Everything that is acknowledged and durable.
-    private(set) var model = StoreModel()
+    /// What can be read: everything that is acknowledged. Commits are visible before they are
+    /// durable.
+    package private(set) var model = StoreModel()
     /// Updates that were begun and not acknowledged, in order.
     package private(set) var underWay: [(number: Int, update: StoreUpdate)] = []
     /// Updates that were acknowledged, by transaction.
@@ -35,15 +44,6 @@ package struct StoreJournal: Sendable {
     private var number = 0
 
     package init() {}
-
-    /// What can be read now: commits are visible before they are durable.
-    package var visible: StoreModel {
-        var model = model
-        for fate in fates where fate.isCommitTold && !fate.isCommitDurable {
-            model.apply(fate.update)
-        }
-        return model
-    }
 
     // MARK: - Updates
 
@@ -108,15 +108,35 @@ package struct StoreJournal: Sendable {
         for id in told.completions { change(id) { $0.isCompletionDurable = true } }
     }
 
-    /// Changes a fate; a commit that has become durable goes into the model.
+    /// Changes a fate.
     package mutating func change(_ id: UniqueID, _ body: (inout Fate) -> Void) {
         version += 1
         guard let index = fates.firstIndex(where: { $0.update.transaction == id }) else {
             preconditionFailure("a transaction that nobody knows")
         }
-        let before = fates[index].isCommitDurable
         body(&fates[index])
-        if fates[index].isCommitDurable, !before { model.apply(fates[index].update) }
+    }
+
+    /// A prepared transaction is about to be committed.
+    package mutating func tellCommit(of id: UniqueID) {
+        change(id) { $0.isCommitTold = true }
+        if let fate = fates.first(where: { $0.update.transaction == id }) {
+            model.apply(fate.update)
+        }
+    }
+
+    /// A transaction that was begun has failed without a trace.
+    package mutating func dropFate(of id: UniqueID) {
+        version += 1
+        fates.removeAll { $0.update.transaction == id }
+    }
+
+    /// Forgets all but the last `count` of those fates that nothing more can happen to.
+    package mutating func forgetFinished(keeping count: Int) {
+        let finished = fates.filter(\.isFinished).dropLast(count).map(\.update.transaction)
+        guard !finished.isEmpty else { return }
+        version += 1
+        fates.removeAll { finished.contains($0.update.transaction) }
     }
 
     package mutating func beginPreparation(_ update: StoreUpdate, isLeader: Bool) {
@@ -177,7 +197,7 @@ package struct StoreJournal: Sendable {
                 candidate.acknowledge(update)
             }
             var comparison = StoreComparison(
-                vos, candidate.visible, entropy: Entropy(seed: UInt64(choice)))
+                vos, candidate.model, entropy: Entropy(seed: UInt64(choice)))
             let readable = epochs.filter { $0 >= vos.aggregatedEpoch }
             guard let found = try await comparison.difference(at: readable) else {
                 self = candidate
@@ -195,8 +215,16 @@ package struct StoreJournal: Sendable {
             let isUncompleted = vos.uncompleted.contains { $0.id == id }
             switch vos.state(of: id) {
             case .unknown:
-                guard !fate.isPrepared, !fate.isAborted else { return "\(id) is unknown" }
-                fates.removeAll { $0.update.transaction == id }
+                // It may have been forgotten after it was decided.
+                let isForgotten =
+                    fate.update.epoch <= vos.transactionHorizon
+                    && (fate.isCommitTold || fate.isAbortBegun)
+                guard isForgotten || !fate.isPrepared && !fate.isAborted else {
+                    return "\(id) is unknown"
+                }
+                dropFate(of: id)
+                guard !isUncompleted else { return "\(id) is to be completed, and is unknown" }
+                continue
             case .active(let dtx):
                 guard dtx.phase == .prepared, dtx.epoch == fate.update.epoch else {
                     return "\(id) is \(dtx.phase)"
@@ -204,6 +232,7 @@ package struct StoreJournal: Sendable {
                 guard !fate.isCommitDurable, !fate.isAborted else {
                     return "\(id) is undecided again"
                 }
+                if fate.isCommitTold { model.revert(fate.update) }
                 change(id) { fate in
                     fate.isPrepared = true
                     fate.isCommitTold = false

@@ -30,6 +30,12 @@ package struct StoreModel: Sendable {
         var punches: [Point] = []
         var singles: [Single] = []
         var extents: [Extent] = []
+
+        mutating func remove(_ epoch: UInt64) {
+            punches.removeAll { $0.epoch == epoch }
+            singles.removeAll { $0.point.epoch == epoch }
+            extents.removeAll { $0.point.epoch == epoch }
+        }
     }
 
     private struct Dkey: Sendable {
@@ -88,6 +94,27 @@ package struct StoreModel: Sendable {
             object.dkeys[dkey, default: Dkey()].akeys[akey, default: Akey()].extents.append(
                 Extent(point: point, offset: offset, bytes: bytes))
         }
+    }
+
+    /// Takes an update back that was applied at an epoch of its own.
+    package mutating func revert(_ update: StoreUpdate) {
+        let epoch = update.epoch
+        for change in update.changes {
+            StoreModel.remove(
+                epoch,
+                from: &containers[update.container, default: [:]][
+                    change.object, default: Object()], change)
+        }
+    }
+
+    private static func remove(
+        _ epoch: UInt64, from object: inout Object, _ change: StoreChange
+    ) {
+        object.punches.removeAll { $0.epoch == epoch }
+        guard let dkey = change.dkey else { return }
+        object.dkeys[dkey, default: Dkey()].punches.removeAll { $0.epoch == epoch }
+        guard let akey = change.akey else { return }
+        object.dkeys[dkey, default: Dkey()].akeys[akey, default: Akey()].remove(epoch)
     }
 
     /// The container was destroyed, with everything that was ever in it.

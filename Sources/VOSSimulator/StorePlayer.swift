@@ -57,7 +57,7 @@ package final class StorePlayer {
 
     // MARK: - Changes
 
-    private func freshTransaction() -> UniqueID {
+    package func freshTransaction() -> UniqueID {
         transactions += 1
         return UniqueID(high: 0x7a, low: transactions)
     }
@@ -73,12 +73,17 @@ package final class StorePlayer {
                 container: container))
     }
 
-    package func send(_ update: StoreUpdate) async throws(VOSError) {
+    /// `patience`: for keys that transactions hold.
+    package func send(_ update: StoreUpdate, patience: Duration? = nil) async throws(VOSError) {
         let number = journal.begin(update)
         let told = journal.told
         do throws(VOSError) {
-            let epoch = try await vos.apply(update)
+            let limit = patience.map { process.xstream.now + $0 }
+            let epoch = try await vos.apply(update, patience: limit)
             if epoch != update.epoch { violate("applied at \(epoch), not \(update.epoch)") }
+        } catch .device(let error) {
+            // It may be there after the next start.
+            throw .device(error)
         } catch {
             journal.end(number, isApplied: false)
             throw error
@@ -117,15 +122,26 @@ package final class StorePlayer {
 
     package static func dtx(_ number: UInt64) -> UniqueID { UniqueID(high: 0xd7, low: number) }
 
+    /// Begins and prepares a transaction of a container's objects, at an epoch of its own.
     @discardableResult
     package func prepare(
-        _ number: UInt64, _ changes: [StoreChange], epoch: UInt64, isLeader: Bool = true
+        _ number: UInt64, _ changes: [StoreChange], epoch: UInt64, isLeader: Bool = true,
+        container: UniqueID = StoreNames.container
     ) async throws(VOSError) -> UniqueID {
         let id = StorePlayer.dtx(number)
-        let update = StoreUpdate(changes, epoch: epoch, transaction: id)
+        let update = StoreUpdate(changes, epoch: epoch, transaction: id, container: container)
         let told = journal.told
         journal.beginPreparation(update, isLeader: isLeader)
-        _ = try await vos.prepare(update, isLeader: isLeader)
+        do throws(VOSError) {
+            _ = try await vos.prepare(update, isLeader: isLeader)
+        } catch {
+            if case .aborted = vos.state(of: id) {
+                journal.change(id) { $0.isAbortBegun = true }
+            } else {
+                journal.dropFate(of: id)
+            }
+            throw error
+        }
         journal.change(id) { $0.isPrepared = true }
         settle(told)
         return id
@@ -133,7 +149,7 @@ package final class StorePlayer {
 
     package func commit(_ id: UniqueID) {
         guard case .active(let dtx) = vos.state(of: id) else { return violate("\(id) is not here") }
-        journal.change(id) { $0.isCommitTold = true }
+        journal.tellCommit(of: id)
         vos.commit(dtx)
     }
 
@@ -171,14 +187,14 @@ package final class StorePlayer {
     /// Compares everything with the journal: at the end, and at some of the epochs that there
     /// were.
     package func compare(epochs count: Int = 2) async throws(VOSError) {
-        var comparison = StoreComparison(vos, journal.visible, entropy: entropy.fork("compare"))
+        var comparison = StoreComparison(vos, journal.model, entropy: entropy.fork("compare"))
         if let found = try await comparison.difference(at: epochs(count)) { violate(found) }
     }
 
     /// The last epoch and up to `count` others that can be read.
-    private func epochs(_ count: Int) -> [UInt64] {
+    package func epochs(_ count: Int) -> [UInt64] {
         let bound = vos.aggregatedEpoch
-        var all = journal.visible.epochs.filter { $0 >= bound }.sorted()
+        var all = journal.model.epochs.filter { $0 >= bound }.sorted()
         var epochs: [UInt64] = [.max]
         if bound > 0 { epochs.append(bound) }
         for _ in 0..<count where !all.isEmpty {
@@ -226,7 +242,7 @@ package final class StorePlayer {
 
     /// The store goes on: it takes updates, drops what is superseded, and still has everything.
     package func goOn() async throws {
-        let epoch = max(vos.aggregatedEpoch, journal.visible.epochs.max() ?? 0) + 100
+        let epoch = max(vos.aggregatedEpoch, journal.model.epochs.max() ?? 0) + 100
         try await put(200, 9000, epoch: epoch)
         try await put(200, 100, epoch: epoch + 1, isTransaction: false)
         try await vos.aggregate(upTo: epoch + 1)
