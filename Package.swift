@@ -66,6 +66,10 @@ let package = Package(
             dependencies: ["DrayRuntime", "BIO", deque, logging],
             exclude: ["README.md"], swiftSettings: settings),
         .target(
+            name: "VOSSimulator",
+            dependencies: ["DrayRuntime", "BIO", "VOS"],
+            exclude: ["README.md"], swiftSettings: settings),
+        .target(
             name: "DrayPlacement",
             dependencies: ["DrayRuntime"],
             exclude: ["README.md"], swiftSettings: settings),
@@ -101,7 +105,7 @@ let package = Package(
             ],
             exclude: ["README.md"], swiftSettings: settings),
         .executableTarget(
-            name: "dray-simulate", dependencies: ["DraySimulator", argumentParser],
+            name: "dray-simulate", dependencies: ["VOSSimulator", "DraySimulator", argumentParser],
             exclude: ["README.md"], swiftSettings: settings),
         .executableTarget(
             name: "dray-kill",
@@ -143,7 +147,7 @@ let package = Package(
             name: "BIOTests", dependencies: ["DrayRuntime", "BIO"],
             swiftSettings: testSettings),
         .testTarget(
-            name: "VOSTests", dependencies: ["DrayRuntime", "BIO", "VOS"],
+            name: "VOSTests", dependencies: ["DrayRuntime", "BIO", "VOS", "VOSSimulator"],
             swiftSettings: testSettings),
         .testTarget(
             name: "DrayPlacementTests", dependencies: ["DrayRuntime", "DrayPlacement"],

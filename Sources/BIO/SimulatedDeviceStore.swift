@@ -185,7 +185,37 @@ public final class SimulatedDeviceStore: DeviceStore {
 
 /// A copy of what a simulated device held at some moment.
 public struct DeviceImage: Sendable {
-    let medium: SimulatedMedium
+    var medium: SimulatedMedium
+
+    /// Whether everything in it is durable: then a crash changes nothing.
+    public var isClean: Bool { medium.isClean }
+
+    /// What a power failure at that moment leaves. `seed` draws, where `outcome` leaves a choice.
+    public func crashed(_ outcome: CrashOutcome, seed: UInt64) -> DeviceImage {
+        var image = self
+        var entropy = Entropy(seed: seed)
+        _ = image.medium.crash(outcome, entropy: &entropy)
+        return image
+    }
+
+    /// Whether some of its sectors cannot be read.
+    public var hasUnreadable: Bool { medium.hasUnreadable }
+
+    /// Two clean images with the same contents have the same, others hardly ever.
+    public var fingerprint: UInt64 { medium.fingerprint }
+
+    /// Puts `bytes` at `offset`, durably, behind everybody's back.
+    public mutating func overwrite(at offset: UInt64, with bytes: [UInt8]) {
+        medium.overwrite(at: offset, with: bytes)
+    }
+
+    /// What a read of `count` bytes at `offset` would see.
+    public func bytes(at offset: UInt64, count: Int) -> [UInt8] {
+        medium.bytes(at: offset, count: count)
+    }
+
+    /// The sector at `offset` fails to read until it is written again.
+    public mutating func makeUnreadable(at offset: UInt64) { medium.makeUnreadable(at: offset) }
 }
 
 /// One simulated device, shared by those who have it open.

@@ -47,6 +47,9 @@ struct SimulatedMedium: Sendable {
     /// Whether everything that was written is durable.
     var isClean: Bool { pending.isEmpty && inFlight.isEmpty }
 
+    /// Whether some sectors cannot be read.
+    var hasUnreadable: Bool { !unreadable.isEmpty }
+
     private func visible(_ block: UInt64) -> [UInt8] {
         pending[block]?.last?.bytes ?? stable[block] ?? SimulatedMedium.zeroes
     }
@@ -222,6 +225,42 @@ struct SimulatedMedium: Sendable {
         if let count = pending[block]?.count {
             for index in 0..<count { pending[block]![index].bytes[place] ^= mask }
         }
+    }
+
+    /// Puts `bytes` at `offset`, in every version.
+    mutating func overwrite(at offset: UInt64, with bytes: [UInt8]) {
+        for (index, byte) in bytes.enumerated() {
+            let place = offset + UInt64(index)
+            let block = place / UInt64(BlockDevice.blockSize)
+            let old = visible(block)[Int(place % UInt64(BlockDevice.blockSize))]
+            if old != byte { damage(at: place, mask: old ^ byte) }
+        }
+    }
+
+    /// What stands in `count` bytes at `offset`.
+    func bytes(at offset: UInt64, count: Int) -> [UInt8] {
+        (0..<UInt64(count)).map { index in
+            let place = offset + index
+            return visible(place / UInt64(BlockDevice.blockSize))[
+                Int(place % UInt64(BlockDevice.blockSize))]
+        }
+    }
+
+    /// A checksum of all durable blocks that are not zero.
+    var fingerprint: UInt64 {
+        var sum: UInt64 = 0
+        // Addition does not depend on the order.
+        for (block, bytes) in stable {
+            let checksum = unsafe bytes.withUnsafeBytes { unsafe CRC32C.checksum(of: $0) }
+            guard checksum != SimulatedMedium.zeroChecksum else { continue }
+            var mixer = Entropy(seed: block << 32 | UInt64(checksum))
+            sum &+= mixer.next()
+        }
+        return sum
+    }
+
+    private static let zeroChecksum = unsafe zeroes.withUnsafeBytes {
+        unsafe CRC32C.checksum(of: $0)
     }
 
     /// Puts what stands in the block at byte `source` into the one at byte `target`, durably.

@@ -8,7 +8,8 @@ struct DraySimulate: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "dray-simulate",
         abstract: "Runs Dray, or parts of it, on virtual time under faults.",
-        subcommands: [Simulate.self, Swim.self, Transport.self], defaultSubcommand: Simulate.self)
+        subcommands: [Simulate.self, Swim.self, Transport.self, Store.self],
+        defaultSubcommand: Simulate.self)
 }
 
 /// Runs simulated clusters, one per seed.

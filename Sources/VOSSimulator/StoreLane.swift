@@ -1,0 +1,286 @@
+internal import DrayRuntime
+internal import VOS
+
+/// One user of a simulated store, with a container of its own.
+final class StoreLane {
+    private let player: StorePlayer
+    private let simulation: StoreSimulation
+    private let container: UniqueID
+    private var entropy: Entropy
+
+    private static let dkeys: [[UInt8]] = [
+        [], [0], [0, 255], [1], Array("dkey".utf8), [255, 255],
+        [UInt8](repeating: 7, count: 300),
+    ]
+    private static let akeys: [[UInt8]] = [[], [0, 1], [7]]
+    private static let objects = [
+        ObjectID(high: 0, low: 1), ObjectID(high: 7 << 32, low: 0), ObjectID(high: .max, low: .max),
+    ]
+    /// How long a user waits for what a transaction holds.
+    private static let patience: Duration = .microseconds(20)
+
+    init(
+        _ player: StorePlayer, simulation: StoreSimulation, index: UInt64, entropy: Entropy
+    ) {
+        self.player = player
+        self.simulation = simulation
+        self.entropy = entropy
+        container = UniqueID(high: 0xbb, low: index)
+    }
+
+    private func pick<Value>(_ values: [Value]) -> Value {
+        values[Int(entropy.below(UInt64(values.count)))]
+    }
+
+    /// Own transactions that are prepared and not decided.
+    private var pending: [StoreJournal.Fate] {
+        player.journal.fates.filter { $0.isPending && $0.update.container == container }
+    }
+
+    private func isHeld(_ object: ObjectID) -> Bool {
+        pending.contains { $0.update.changes.contains { $0.object == object } }
+    }
+
+    func step() async throws {
+        switch entropy.below(100) {
+        case 0...49: try await update()
+        case 50...79: try await read()
+        case 80...84: try await list()
+        case 85...92: try await transaction()
+        case 93...96: try await decide()
+        case 97, 98: try await resend()
+        default: if entropy.chance(1, in: 5) { try await destroy() }
+        }
+    }
+
+    // MARK: - Changes
+
+    private func bytes() -> [UInt8] {
+        let count: UInt64 =
+            switch entropy.below(40) {
+            case 0: 0
+            case 1...22: entropy.below(100)
+            case 23...32: entropy.below(5000)
+            case 33: 4096 * (1 + entropy.below(3))
+            case 34...38: entropy.below(20_000)
+            default: entropy.below(140_000)
+            }
+        return .pattern(Int(count), seed: entropy.next())
+    }
+
+    private func offset() -> UInt64 {
+        switch entropy.below(8) {
+        case 0...3: entropy.below(300)
+        case 4...6: entropy.below(60_000)
+        default: 1 << 33 + 4096 * entropy.below(8)
+        }
+    }
+
+    private func change(_ object: ObjectID) -> StoreChange {
+        let (dkey, akey) = (pick(StoreLane.dkeys), pick(StoreLane.akeys))
+        var change: StoreChange
+        switch entropy.below(30) {
+        case 0: change = StoreChange(object)
+        case 1: change = StoreChange(object, dkey)
+        case 2, 3: change = StoreChange(object, dkey, akey)
+        case 4...16: change = StoreChange(object, dkey, akey, .single(bytes()))
+        default:
+            var bytes = bytes()
+            if bytes.isEmpty { bytes = [1] }
+            change = StoreChange(object, dkey, akey, .extent(offset(), bytes))
+        }
+        if entropy.chance(1, in: 5) {
+            change.condition =
+                change.akey == nil
+                ? .update : pick([.insert, .update, .insertDkey, .updateDkey])
+        }
+        return change
+    }
+
+    /// What the first condition that does not hold makes of it.
+    private func refusal(_ changes: [StoreChange]) -> VOSError? {
+        for change in changes {
+            if let refusal = player.journal.model.refusal(container, change) { return refusal }
+        }
+        return nil
+    }
+
+    private func update() async throws {
+        let object = pick(StoreLane.objects)
+        let changes = (0...entropy.below(entropy.chance(1, in: 4) ? 5 : 1)).map { _ in
+            change(object)
+        }
+        let refusal = refusal(changes)
+        let update = StoreUpdate(
+            changes, epoch: simulation.nextEpoch(&entropy, isTransaction: false),
+            transaction: entropy.chance(3, in: 4) ? player.freshTransaction() : .zero,
+            container: container)
+        let isHeld = isHeld(object)
+        do throws(VOSError) {
+            try await player.send(update, patience: isHeld ? StoreLane.patience : nil)
+            simulation.report.updates += 1
+            if let refusal { player.violate("an update that should end with \(refusal) did not") }
+        } catch {
+            simulation.report.refusals += 1
+            try await judge(error, refusal, epoch: update.epoch, isHeld: isHeld)
+        }
+    }
+
+    /// Whether an error may be.
+    private func judge(
+        _ error: VOSError, _ refusal: VOSError?, epoch: UInt64, isHeld: Bool
+    ) async throws {
+        switch error {
+        case .exists, .notFound:
+            if error != refusal {
+                player.violate("\(error), expected \(refusal.map { "\($0)" } ?? "success")")
+            }
+        case .epochTooOld:
+            if epoch > player.vos.aggregatedEpoch { player.violate("\(error) for \(epoch)") }
+        case .undecided: if !isHeld { player.violate("\(error), and nothing is") }
+        case .noSpace: try await simulation.didFill(player)
+        default: throw error
+        }
+    }
+
+    private func destroy() async throws {
+        for fate in pending { try await player.abort(fate.update.transaction) }
+        try await player.destroy(container)
+        simulation.report.destructions += 1
+    }
+
+    private func resend() async throws {
+        let updates = player.journal.acknowledged.filter { $0.value.container == container }
+        guard let (_, update) = updates.min(by: { $0.key < $1.key }) else { return }
+        // The oldest, or one of the others: sorted, as the order of a dictionary is not repeated.
+        var chosen = update
+        if entropy.chance(1, in: 2) {
+            let ids = updates.keys.sorted()
+            chosen = updates[pick(ids)] ?? update
+        }
+        let vos = player.vos
+        guard chosen.epoch > max(vos.aggregatedEpoch, vos.transactionHorizon) else { return }
+        let epoch = try await vos.apply(chosen)
+        if epoch != chosen.epoch { player.violate("sent again, applied at \(epoch)") }
+    }
+
+    // MARK: - Distributed transactions
+
+    private func transaction() async throws {
+        guard pending.count < 3 else { return }
+        let objects =
+            entropy.chance(1, in: 3) ? StoreLane.objects : [pick(StoreLane.objects)]
+        let changes = objects.flatMap { object in
+            (0...entropy.below(2)).map { _ in change(object) }
+        }
+        let refusal = refusal(changes)
+        let epoch = simulation.nextEpoch(&entropy, isTransaction: true)
+        let isHeld = objects.contains { self.isHeld($0) }
+        do throws(VOSError) {
+            try await player.prepare(
+                simulation.nextNumber(), changes, epoch: epoch,
+                isLeader: entropy.chance(1, in: 2), container: container)
+            simulation.report.transactions += 1
+            if let refusal { player.violate("prepared, and should end with \(refusal)") }
+        } catch .conflict {
+            simulation.report.refusals += 1
+            if !isHeld { player.violate("a conflict with nobody") }
+        } catch {
+            simulation.report.refusals += 1
+            try await judge(error, refusal, epoch: epoch, isHeld: isHeld)
+        }
+    }
+
+    private func decide() async throws {
+        let pending = pending
+        guard !pending.isEmpty else {
+            let uncompleted = player.journal.fates.filter {
+                $0.isLeader && $0.isCommitTold && !$0.isCompletionTold
+                    && $0.update.container == container
+            }
+            if let fate = uncompleted.first { player.complete(fate.update.transaction) }
+            return
+        }
+        let id = pick(pending).update.transaction
+        if entropy.chance(2, in: 3) { player.commit(id) } else { try await player.abort(id) }
+    }
+
+    // MARK: - Reading
+
+    private func someEpoch() -> UInt64 {
+        let bound = player.vos.aggregatedEpoch
+        switch entropy.below(4) {
+        case 0: return .max
+        case 1: return max(1, bound)
+        default: return max(bound, simulation.newestEpoch - entropy.below(150))
+        }
+    }
+
+    private func read() async throws {
+        let object = pick(StoreLane.objects)
+        let name = StoreName(
+            container: container, object: object, dkey: pick(StoreLane.dkeys),
+            akey: pick(StoreLane.akeys))
+        let epoch = someEpoch()
+        if isHeld(object) { return try await readHeld(name, epoch) }
+        simulation.report.reads += 1
+        try await compare(epoch) { comparison throws(VOSError) in
+            try await comparison.difference(name, epoch)
+        }
+    }
+
+    private func list() async throws {
+        guard pending.isEmpty else { return try await decide() }
+        simulation.report.lists += 1
+        let epoch = someEpoch()
+        try await compare(epoch) { [container] comparison throws(VOSError) in
+            try await comparison.listDifference(container, epoch)
+        }
+    }
+
+    private func compare(
+        _ epoch: UInt64,
+        _ body: (inout StoreComparison) async throws(VOSError) -> String?
+    ) async throws {
+        var comparison = StoreComparison(
+            player.vos, player.journal.model, entropy: Entropy(seed: entropy.next()))
+        comparison.readsDevice = entropy.chance(1, in: 4)
+        do throws(VOSError) {
+            if let found = try await body(&comparison) {
+                player.violate("\(found), at epoch \(epoch)")
+            }
+        } catch .epochTooOld {
+            if epoch >= player.vos.aggregatedEpoch { player.violate("epoch \(epoch) is too old") }
+        } catch {
+            throw error
+        }
+    }
+
+    /// Something in the object is held, maybe this key: an answer is right, or there is none.
+    private func readHeld(_ name: StoreName, _ epoch: UInt64) async throws {
+        var fetch = name.fetch(epoch)
+        fetch.patience = player.process.xstream.now + StoreLane.patience
+        let expected = player.journal.model.single(name, epoch)
+        let buffer = IOBuffer(count: 1 << 20)
+        let isHeld = pending.contains { fate in
+            fate.update.changes.contains {
+                $0.object == name.object && ($0.dkey == nil || $0.dkey == name.dkey)
+            }
+        }
+        do throws(VOSError) {
+            let result = try unsafe await player.vos.fetchSingle(fetch, into: buffer.bytes)
+            if isHeld { player.violate("read of what is held: \(name)") }
+            let isRight =
+                expected.map { $0.epoch == result.epoch && $0.bytes.count == result.byteCount }
+            if isRight != true { player.violate("beside what is held: \(name)") }
+        } catch .undecided {
+            if !isHeld { player.violate("undecided, and not held: \(name)") }
+        } catch .notFound {
+            if isHeld || expected != nil { player.violate("no value beside what is held") }
+        } catch .epochTooOld {
+            if epoch >= player.vos.aggregatedEpoch { player.violate("epoch \(epoch) is too old") }
+        } catch {
+            throw error
+        }
+    }
+}
