@@ -97,8 +97,8 @@ extension VOS {
         return (extents, nil)
     }
 
-    /// Where the first extent, visible or not, lies that reaches beyond `offset`; or one of those
-    /// that begin in the same window of the array.
+    /// Where the window of the array begins, if it has the first extent, visible or not, that reaches
+    /// beyond `offset`.
     private func nextExtent(
         _ path: NamePath, from offset: UInt64, _ view: ReadView
     ) async throws(VOSError) -> UInt64? {
@@ -114,7 +114,9 @@ extension VOS {
         try await cursor.seek(target)
         while cursor.isValid {
             let head = try cursor.entry.head()
-            if head.end > offset { return head.offset }
+            if head.end > offset {
+                return head.offset / IndexKey.windowBytes * IndexKey.windowBytes
+            }
             try await cursor.next()
         }
         return nil

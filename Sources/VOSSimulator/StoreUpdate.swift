@@ -177,5 +177,5 @@ extension VOS {
 
 /// The store's own check, called from here alone.
 package func checkInvariants(of vos: VOS) async throws {
-    vos.checkInvariants()
+    try await vos.checkInvariants()
 }
