@@ -57,6 +57,7 @@ import Testing
         #expect(opening.keys == 3000 && opening.opened.map(\.keys) == [3000, 3000])
         #expect(opening.opened.allSatisfy { $0.storeSeconds > 0 && $0.resident > 1 << 20 })
         #expect(opening.residentFilled <= opening.residentFillPeak)
+        #expect(opening.openSeconds > 0)
         #expect(opening.fillWritten > 3000 * 64)
         #expect(found.background.map(\.isOn) == [true, false, true, false])
         #expect(found.background.map(\.size) == [64, 64, 4096, 4096])
@@ -67,6 +68,7 @@ import Testing
             #expect(row.updates * UInt64(row.size) >= 128 << 10)
             #expect(row.updatedBytes == row.updates * UInt64(row.size + 32 + 4))
             #expect(row.writeAmplification > 1)
+            #expect(row.flushes > 0 && row.flushes <= row.updates + 100)
             #expect(row.usedMost >= row.usedAtRest)
         }
         // A block of its own for each value, and what aggregation has left behind is gone.
@@ -222,8 +224,8 @@ import Testing
 
     @Test func whatTheKernelSays() throws {
         let fields = ProcessFigures.parse(
-            "Name:\tdray\nVmHWM:\t  1234 kB\nVmRSS:\t 1000 kB\nwrite_bytes: 4096\nOdd: line: 3\n:")
-        #expect(fields == ["VmHWM": 1234, "VmRSS": 1000, "write_bytes": 4096])
+            "Name:\tdray\nVmHWM:\t  1234 kB\nVmRSS:\t 1000 kB\nThreads: 7\nOdd: line: 3\n:")
+        #expect(fields == ["VmHWM": 1234, "VmRSS": 1000, "Threads": 7])
         let figures = try ProcessFigures.current()
         #expect(figures.resident > 1 << 20 && figures.residentPeak >= figures.resident)
     }

@@ -81,6 +81,9 @@ final class BenchTarget {
         }
     }
 
+    /// What the store has asked of the device since it was opened.
+    var statistics: DeviceStatistics { device.statistics }
+
     /// Starts what an engine runs beside requests. It ends with the store.
     func startBackground(on xstream: XStream) {
         let vos = vos

@@ -5,21 +5,15 @@ struct ProcessFigures: Equatable {
     /// Memory that is resident, and the most that was, in bytes.
     var resident: UInt64
     var residentPeak: UInt64
-    /// Bytes that were given to devices to write.
-    var written: UInt64
 
     /// Figures of now. Throws when `/proc` is not there.
     static func current() throws(CommandFailure) -> ProcessFigures {
         let status = try fields("/proc/self/status")
-        let transfers = try fields("/proc/self/io")
-        guard let resident = status["VmRSS"], let peak = status["VmHWM"],
-            let written = transfers["write_bytes"]
-        else {
-            throw CommandFailure("/proc/self", "does not tell memory and transfers")
+        guard let resident = status["VmRSS"], let peak = status["VmHWM"] else {
+            throw CommandFailure("/proc/self/status", "does not tell resident memory")
         }
-        // What `status` says is in KiB.
-        return ProcessFigures(
-            resident: resident << 10, residentPeak: peak << 10, written: written)
+        // Both in KiB.
+        return ProcessFigures(resident: resident << 10, residentPeak: peak << 10)
     }
 
     /// Makes the peak begin again from what is resident now. Where the kernel does not let us, it

@@ -1,3 +1,4 @@
+internal import BIO
 internal import DrayRuntime
 internal import Glibc
 internal import VOS
@@ -16,9 +17,11 @@ extension VOSBench {
         let start = xstream.now
         var after = before
         var seconds = 0.0
+        var written: UInt64 = 0
         try await with(target) { () async throws(CommandFailure) in
             try await fill(target, values)
             seconds = HumanDuration(xstream.now.since(start)).seconds
+            written = target.statistics.bytesWritten
             after = try ProcessFigures.current()
         }
         var opened: [VOSBenchOpened] = []
@@ -30,9 +33,10 @@ extension VOSBench {
         }
         report.opening = VOSBenchOpening(
             keys: plan.keys, keySize: plan.keySize, valueSize: VOSBenchPlan.filledSize,
-            fillSeconds: seconds, fillWritten: after.written - before.written,
+            fillSeconds: seconds, fillWritten: written,
             residentBefore: before.resident, residentFillPeak: after.residentPeak,
-            residentFilled: after.resident, opened: opened)
+            residentFilled: after.resident, opened: opened,
+            openSeconds: Median.of(opened.map { $0.logSeconds + $0.storeSeconds }))
     }
 
     /// Opens the store in a process that has done nothing else, and returns what that tells.
@@ -145,7 +149,7 @@ extension VOSBench {
         try await with(target) { () async throws(CommandFailure) in
             try await fill(target, values)
             try await rest(target)
-            let before = try ProcessFigures.current()
+            let before = target.statistics
             let load = Load(
                 "overwriting \(Size(bytes: UInt64(size)).exact)",
                 limit: plan.overwrite / UInt64(size) + 1, end: xstream.now + plan.overwriteTime,
@@ -157,7 +161,7 @@ extension VOSBench {
                 load.next += 1
                 try await self.updateOne(worker, load, target, values)
             }
-            let after = try ProcessFigures.current()
+            let asked = target.statistics.since(before)
             let used = space.stop()
             try await settle(target)
             report.overwrites.append(
@@ -165,9 +169,10 @@ extension VOSBench {
                     size: size, depth: VOSBenchPlan.overwriteDepth, values: values.count,
                     liveBytes: live, updates: load.done, updatedBytes: load.bytes,
                     seconds: load.seconds, waits: load.waits,
-                    written: after.written - before.written, usedMost: used,
+                    written: asked.bytesWritten, flushes: asked.flushCount, usedMost: used,
                     usedAtRest: SpaceWatch.used(target.vos),
-                    latency: VOSBenchLatency(load.latencies)))
+                    latency: VOSBenchLatency(load.latencies)
+                ).divided())
         }
     }
 

@@ -179,9 +179,8 @@ struct VOSBenchOpening: Codable, Hashable, Sendable {
     var residentFilled: UInt64
     /// Each by a process of its own.
     var opened: [VOSBenchOpened]
-
     /// The median of the times to open.
-    var openSeconds: Double { Median.of(opened.map { $0.logSeconds + $0.storeSeconds }) }
+    var openSeconds = 0.0
 
     var text: String {
         var table = Table([
@@ -246,14 +245,25 @@ struct VOSBenchOverwrite: Codable, Hashable, Sendable {
     var waits: UInt64
     /// Bytes that were given to the device.
     var written: UInt64
+    /// How often something was made durable.
+    var flushes: UInt64
     /// Bytes of blocks in use: the most while it ran, and after the retention time.
     var usedMost: UInt64
     var usedAtRest: UInt64
     var latency: VOSBenchLatency
+    /// Bytes written for each that was updated.
+    var writeAmplification = 0.0
+    /// Bytes in use for each that is live: at rest, and at most.
+    var spaceAmplification = 0.0
+    var spaceAmplificationMost = 0.0
 
-    var writeAmplification: Double { Double(written) / Double(max(1, updatedBytes)) }
-    var spaceAmplification: Double { Double(usedAtRest) / Double(max(1, liveBytes)) }
-    var spaceAmplificationMost: Double { Double(usedMost) / Double(max(1, liveBytes)) }
+    /// The same with the quotients.
+    consuming func divided() -> VOSBenchOverwrite {
+        writeAmplification = Double(written) / Double(max(1, updatedBytes))
+        spaceAmplification = Double(usedAtRest) / Double(max(1, liveBytes))
+        spaceAmplificationMost = Double(usedMost) / Double(max(1, liveBytes))
+        return self
+    }
 
     static func table(_ rows: [VOSBenchOverwrite]) -> String {
         var table = Table([
