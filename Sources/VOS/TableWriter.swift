@@ -150,7 +150,8 @@ struct TableWriter {
         let blocks = piece.count / BlockDevice.blockSize
         let extents: [BlockExtent]
         do throws(BIOError) {
-            extents = try store.allocator.reserve(blocks: UInt32(blocks), privileged: true)
+            extents = try store.allocator.reserve(
+                blocks: UInt32(blocks), privileged: true, stream: .metadata)
         } catch {
             throw VOS.error(error)
         }

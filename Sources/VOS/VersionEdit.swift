@@ -50,27 +50,27 @@ extension VOS {
         for extent in edit.cleared { blockMap.clear(extent) }
         for extent in edit.marked { blockMap.mark(extent) }
         var manifest = self.manifest
-        var written: [BlockExtent] = []
+        var metadata = MetadataWrite()
         do throws(VOSError) {
             if let flushed = edit.flushed {
                 manifest.sequence = flushed.sequence
                 manifest.horizon = flushed.horizon
                 manifest.transactionCount = UInt64(flushed.transactions.count)
                 manifest.chunks = []
-                try await writeChunks(of: flushed, to: &manifest, &written)
+                try await addChunks(of: flushed, to: &manifest, &metadata)
             }
-            try await writePages(to: &manifest, &written)
+            try addPages(to: &manifest, &metadata)
             manifest.aggregatedEpoch = aggregatedEpoch
             manifest.nextTable = nextTable
             manifest.tables = next.tables.map(\.info)
             manifest.usages = usages.entries.map { Manifest.Usage(name: $0.name, usage: $0.usage) }
             manifest.setSnapshots(snapshots)
             manifest.destroyed = destroyed.filter { !edit.finished.contains($0) }
-            try await writeRoot(manifest, &written)
+            try await write(manifest, &metadata)
         } catch {
             for extent in edit.marked { blockMap.clear(extent) }
             for extent in edit.cleared { blockMap.mark(extent) }
-            if !written.isEmpty { store.allocator.cancel(written) }
+            if !metadata.extents.isEmpty { store.allocator.cancel(metadata.extents) }
             throw error
         }
         blockMap.setClean()
@@ -97,8 +97,8 @@ extension VOS {
 
     // MARK: - Writing
 
-    private func writeChunks(
-        of frozen: FrozenMemtable, to manifest: inout Manifest, _ written: inout [BlockExtent]
+    private func addChunks(
+        of frozen: FrozenMemtable, to manifest: inout Manifest, _ metadata: inout MetadataWrite
     ) async throws(VOSError) {
         var bytes: [UInt8] = []
         let goal = Manifest.Chunk.byteCountGoal
@@ -107,47 +107,43 @@ extension VOS {
             bytes.put(entry.epoch)
             bytes.append(entry.isCommitted ? 1 : 0)
             if count % 1024 == 1023 { await giveWay() }
-            if bytes.count >= goal {
-                try await writeChunk(.transactions, &bytes, &manifest, &written)
-            }
+            if bytes.count >= goal { try addChunk(.transactions, &bytes, &manifest, &metadata) }
         }
-        try await writeChunk(.transactions, &bytes, &manifest, &written)
+        try addChunk(.transactions, &bytes, &manifest, &metadata)
         for (sequence, record) in frozen.prepared {
             if bytes.count + record.count > goal {
-                try await writeChunk(.prepared, &bytes, &manifest, &written)
+                try addChunk(.prepared, &bytes, &manifest, &metadata)
             }
             bytes.put(sequence)
             bytes.put(string: record)
         }
-        try await writeChunk(.prepared, &bytes, &manifest, &written)
+        try addChunk(.prepared, &bytes, &manifest, &metadata)
         for completion in frozen.completions {
             bytes.append(id: completion.id)
             bytes.put(completion.epoch)
             bytes.put(string: completion.members)
-            if bytes.count >= goal {
-                try await writeChunk(.completions, &bytes, &manifest, &written)
-            }
+            if bytes.count >= goal { try addChunk(.completions, &bytes, &manifest, &metadata) }
         }
-        try await writeChunk(.completions, &bytes, &manifest, &written)
+        try addChunk(.completions, &bytes, &manifest, &metadata)
     }
 
-    private func writeChunk(
+    private func addChunk(
         _ type: Manifest.ChunkType, _ bytes: inout [UInt8], _ manifest: inout Manifest,
-        _ written: inout [BlockExtent]
-    ) async throws(VOSError) {
+        _ metadata: inout MetadataWrite
+    ) throws(VOSError) {
         guard !bytes.isEmpty else { return }
-        let extents = try await write(bytes, &written)
         manifest.chunks.append(
             Manifest.Chunk(
                 type: type, byteCount: bytes.count,
-                checksum: bytes.checksum(first: bytes.count), extents: extents))
+                checksum: bytes.checksum(first: bytes.count),
+                extents: try metadata.add(bytes, store)))
         bytes.removeAll(keepingCapacity: true)
     }
 
-    /// Writes the pages of the block map that have changed.
-    private func writePages(
-        to manifest: inout Manifest, _ written: inout [BlockExtent]
-    ) async throws(VOSError) {
+    /// Adds the pages of the block map that have changed.
+    private func addPages(
+        to manifest: inout Manifest, _ metadata: inout MetadataWrite
+    ) throws(VOSError) {
         if manifest.pages.isEmpty {
             manifest.pages = Array(
                 repeating: BlockMap.Page(block: nil, checksum: 0), count: blockMap.pageCount)
@@ -157,21 +153,23 @@ extension VOS {
                 manifest.pages[index] = BlockMap.Page(block: nil, checksum: 0)
                 continue
             }
-            let extents = try await write(bytes, &written)
             manifest.pages[index] = BlockMap.Page(
-                block: extents[0].start, checksum: bytes.checksum(first: bytes.count))
+                block: try metadata.add(bytes, store)[0].start,
+                checksum: bytes.checksum(first: bytes.count))
         }
     }
 
-    private func writeRoot(
-        _ manifest: Manifest, _ written: inout [BlockExtent]
+    /// Writes it all, and makes the manifest the one that counts.
+    private func write(
+        _ manifest: Manifest, _ metadata: inout MetadataWrite
     ) async throws(VOSError) {
         let bytes = manifest.encode()
-        let root = try await write(bytes, &written)
+        let root = try metadata.add(bytes, store)
         guard root.count <= CheckpointRoot.extentsMax else {
             throw .noSpace(requested: UInt64(bytes.count), free: space.free)
         }
         do throws(BIOError) {
+            try await metadata.write(store)
             try await store.publishCheckpoint(
                 CheckpointRoot(
                     extents: root, byteCount: UInt64(bytes.count),
@@ -181,22 +179,40 @@ extension VOS {
             throw VOS.error(error)
         }
     }
+}
 
-    /// Writes `bytes` to blocks that are reserved for them, and adds those to `written`.
-    private func write(
-        _ bytes: [UInt8], _ written: inout [BlockExtent]
-    ) async throws(VOSError) -> [BlockExtent] {
-        let count = VOS.blockCount(bytes.count)
+/// Pieces of metadata that are written together.
+private struct MetadataWrite {
+    /// Of all pieces, in order; neighbours are one.
+    private(set) var extents: [BlockExtent] = []
+    private var bytes: [UInt8] = []
+
+    /// Reserves blocks for a piece.
+    mutating func add(_ piece: [UInt8], _ store: BlockStore) throws(VOSError) -> [BlockExtent] {
+        let count = VOS.blockCount(piece.count)
+        let reserved: [BlockExtent]
         do throws(BIOError) {
-            let extents = try store.allocator.reserve(blocks: UInt32(count), privileged: true)
-            written.append(contentsOf: extents)
-            let buffer = IOBuffer(count: count * BlockDevice.blockSize)
-            unsafe bytes.withUnsafeBytes { unsafe buffer.bytes.copyMemory(from: $0) }
-            try unsafe await store.write(UnsafeRawBufferPointer(buffer.bytes), to: extents)
-            return extents
+            reserved = try store.allocator.reserve(
+                blocks: UInt32(count), privileged: true, stream: .metadata)
         } catch {
             throw VOS.error(error)
         }
+        for extent in reserved {
+            if let last = extents.last, last.end == UInt64(extent.start) {
+                extents[extents.count - 1].count += extent.count
+            } else {
+                extents.append(extent)
+            }
+        }
+        bytes.append(contentsOf: piece)
+        bytes.append(
+            contentsOf: repeatElement(0, count: count * BlockDevice.blockSize - piece.count))
+        return reserved
+    }
+
+    func write(_ store: BlockStore) async throws(BIOError) {
+        let buffer = IOBuffer(copying: bytes)
+        try unsafe await store.write(UnsafeRawBufferPointer(buffer.bytes), to: extents)
     }
 }
 
