@@ -190,7 +190,8 @@ final class StoreLane {
         _ body: (inout StoreComparison) async throws(VOSError) -> String?
     ) async throws {
         var comparison = StoreComparison(
-            player.vos, player.journal.model, entropy: Entropy(seed: entropy.next()))
+            player.vos, player.journal.model, entropy: Entropy(seed: entropy.next()),
+            buffers: player.buffers)
         comparison.readsDevice = entropy.chance(1, in: 4)
         do throws(VOSError) {
             if let found = try await body(&comparison) {
@@ -208,7 +209,8 @@ final class StoreLane {
         var fetch = name.fetch(epoch)
         fetch.patience = player.process.xstream.now + StoreLane.patience
         let expected = player.journal.model.single(name, epoch)
-        let buffer = IOBuffer(count: 1 << 20)
+        let buffer = player.buffers.take()
+        defer { player.buffers.give(buffer) }
         let isHeld = pending.contains { fate in
             fate.update.changes.contains {
                 $0.object == name.object && ($0.dkey == nil || $0.dkey == name.dkey)

@@ -10,6 +10,7 @@ package final class StorePlayer {
     private var open: VOS?
     private var transactions: UInt64 = 0
     package var entropy: Entropy
+    let buffers = ReadBuffers()
 
     package init(_ process: SimulatedStore, journal: StoreJournal = StoreJournal(), seed: UInt64) {
         self.process = process
@@ -188,7 +189,8 @@ package final class StorePlayer {
     /// Compares everything with the journal: at the end, and at some of the epochs that there
     /// were.
     package func compare(epochs count: Int = 2) async throws(VOSError) {
-        var comparison = StoreComparison(vos, journal.model, entropy: entropy.fork("compare"))
+        var comparison = StoreComparison(
+            vos, journal.model, entropy: entropy.fork("compare"), buffers: buffers)
         if let found = try await comparison.difference(at: epochs(count)) { violate(found) }
     }
 

@@ -14,6 +14,7 @@ final class StorageLoad {
     private var epoch: UInt64 = 1000
     private var numbers: [UInt64]
     private var reads: UInt64 = 0
+    private let buffers = ReadBuffers()
     private(set) var violations: [String] = []
 
     /// Of a read that is reported.
@@ -164,7 +165,7 @@ final class StorageLoad {
             entropy: Entropy(seed: entropy.next()), names: StorageLoad.names)
         let name = generator.name(StorageLoad.container(lane))
         var comparison = StoreComparison(
-            vos, journal.model, entropy: Entropy(seed: entropy.next()))
+            vos, journal.model, entropy: Entropy(seed: entropy.next()), buffers: buffers)
         comparison.readsDevice = entropy.chance(1, in: 2)
         if let found = try await comparison.difference(name, .max) { violations.append(found) }
         reads += 1
