@@ -110,8 +110,8 @@ let package = Package(
         .executableTarget(
             name: "dray-kill",
             dependencies: [
-                "DrayRuntime", "DrayFabric", "CaRT", "DrayPlacement", "Dray", "DraySimulator",
-                argumentParser, logging,
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "VOSSimulator", "DrayPlacement",
+                "Dray", "DraySimulator", argumentParser, logging,
             ],
             exclude: ["README.md"], swiftSettings: settings),
         .target(name: "CAllocationCounter"),

@@ -1,10 +1,25 @@
 package import DrayRuntime
 package import VOS
 
+/// Memory to read into, used again and again: mapping it costs more than a read. What it holds is
+/// left from earlier reads.
+package final class ReadBuffers {
+    private var free: [IOBuffer] = []
+    /// The longest value, and room for the block that a read may fill beyond it.
+    private static let count = VOSLimits.valueLengthMax + 2 * 4096
+
+    package init() {}
+
+    func take() -> IOBuffer { free.popLast() ?? IOBuffer(count: ReadBuffers.count) }
+
+    func give(_ buffer: IOBuffer) { free.append(buffer) }
+}
+
 /// Reads a store back in every way there is, and compares it with a model.
 package struct StoreComparison {
     let vos: VOS
     let model: StoreModel
+    private let buffers: ReadBuffers
     /// Draws limits of pages and parts of arrays.
     var entropy: Entropy
     /// Whether damage may be reported: what is read must be right all the same.
@@ -19,8 +34,11 @@ package struct StoreComparison {
     /// A longer array is read in pieces around its segments.
     private static let pieceMax: UInt64 = 1 << 18
 
-    package init(_ vos: VOS, _ model: StoreModel, entropy: Entropy) {
+    package init(
+        _ vos: VOS, _ model: StoreModel, entropy: Entropy, buffers: ReadBuffers = ReadBuffers()
+    ) {
         self.vos = vos
+        self.buffers = buffers
         self.model = model
         self.entropy = entropy
     }
@@ -163,11 +181,13 @@ package struct StoreComparison {
     ) async throws(VOSError) -> String? {
         let expected = model.single(name, epoch)
         let room = (expected?.bytes.count ?? 0) + Int(entropy.chance(1, in: 2) ? 4096 : 0)
-        let buffer = IOBuffer(count: max(1, room))
+        let buffer = buffers.take()
+        defer { buffers.give(buffer) }
         var fetch = name.fetch(epoch)
         fetch.readsDevice = readsDevice
         do throws(VOSError) {
-            let result = try unsafe await vos.fetchSingle(fetch, into: buffer.bytes)
+            let result = try unsafe await vos.fetchSingle(
+                fetch, into: UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<room]))
             guard let expected else {
                 return "a single value of epoch \(result.epoch) that should not be there"
             }
@@ -242,12 +262,14 @@ package struct StoreComparison {
         _ range: Range<UInt64>
     ) async throws(VOSError) -> String? {
         let room = entropy.chance(1, in: 2) ? 4096 : 0
-        let buffer = IOBuffer(count: range.count + room)
+        let buffer = buffers.take()
+        defer { buffers.give(buffer) }
         let findsEnd = entropy.chance(1, in: 2)
         var fetch = name.fetch(epoch)
         fetch.readsDevice = readsDevice
         let result = try unsafe await vos.fetchArray(
-            fetch, offset: range.lowerBound, length: range.count, into: buffer.bytes,
+            fetch, offset: range.lowerBound, length: range.count,
+            into: UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<range.count + room]),
             findingEnd: findsEnd)
         let expected = StoreModel.bytes(segments, range)
         guard result.byteCount == range.count, result.epoch == expected.epoch else {

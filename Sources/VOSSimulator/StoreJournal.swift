@@ -104,8 +104,11 @@ package struct StoreJournal: Sendable {
     /// Something was logged that began after these were told.
     package mutating func settle(_ told: Told) {
         version += 1
-        for id in told.commits { change(id) { $0.isCommitDurable = true } }
-        for id in told.completions { change(id) { $0.isCompletionDurable = true } }
+        for index in fates.indices {
+            let id = fates[index].update.transaction
+            if told.commits.contains(id) { fates[index].isCommitDurable = true }
+            if told.completions.contains(id) { fates[index].isCompletionDurable = true }
+        }
     }
 
     /// Changes a fate.
@@ -215,12 +218,14 @@ package struct StoreJournal: Sendable {
             let isUncompleted = vos.uncompleted.contains { $0.id == id }
             switch vos.state(of: id) {
             case .unknown:
-                // It may have been forgotten after it was decided.
-                let isForgotten =
-                    fate.update.epoch <= vos.transactionHorizon
-                    && (fate.isCommitTold || fate.isAbortBegun)
-                guard isForgotten || !fate.isPrepared && !fate.isAborted else {
-                    return "\(id) is unknown"
+                // It may have been forgotten after it was decided. One whose abort was under way
+                // may be gone altogether, which comes to the same.
+                let isForgotten = fate.update.epoch <= vos.transactionHorizon && fate.isCommitTold
+                guard isForgotten || fate.isAbortBegun || !fate.isPrepared else {
+                    return "\(id) is unknown, and was prepared"
+                }
+                guard !fate.isAborted || fate.update.epoch <= vos.transactionHorizon else {
+                    return "\(id) is unknown, and was aborted"
                 }
                 dropFate(of: id)
                 guard !isUncompleted else { return "\(id) is to be completed, and is unknown" }
@@ -236,6 +241,7 @@ package struct StoreJournal: Sendable {
                 change(id) { fate in
                     fate.isPrepared = true
                     fate.isCommitTold = false
+                    fate.isCompletionTold = false
                 }
             case .committed(let epoch):
                 guard fate.isCommitTold, epoch == fate.update.epoch else {

@@ -7,15 +7,8 @@ final class StoreLane {
     private let simulation: StoreSimulation
     private let container: UniqueID
     private var entropy: Entropy
+    private var generator: StoreGenerator
 
-    private static let dkeys: [[UInt8]] = [
-        [], [0], [0, 255], [1], Array("dkey".utf8), [255, 255],
-        [UInt8](repeating: 7, count: 300),
-    ]
-    private static let akeys: [[UInt8]] = [[], [0, 1], [7]]
-    private static let objects = [
-        ObjectID(high: 0, low: 1), ObjectID(high: 7 << 32, low: 0), ObjectID(high: .max, low: .max),
-    ]
     /// How long a user waits for what a transaction holds.
     private static let patience: Duration = .microseconds(20)
 
@@ -25,6 +18,7 @@ final class StoreLane {
         self.player = player
         self.simulation = simulation
         self.entropy = entropy
+        generator = StoreGenerator(entropy: entropy.fork("generator"))
         container = UniqueID(high: 0xbb, low: index)
     }
 
@@ -55,48 +49,6 @@ final class StoreLane {
 
     // MARK: - Changes
 
-    private func bytes() -> [UInt8] {
-        let count: UInt64 =
-            switch entropy.below(40) {
-            case 0: 0
-            case 1...22: entropy.below(100)
-            case 23...32: entropy.below(5000)
-            case 33: 4096 * (1 + entropy.below(3))
-            case 34...38: entropy.below(20_000)
-            default: entropy.below(140_000)
-            }
-        return .pattern(Int(count), seed: entropy.next())
-    }
-
-    private func offset() -> UInt64 {
-        switch entropy.below(8) {
-        case 0...3: entropy.below(300)
-        case 4...6: entropy.below(60_000)
-        default: 1 << 33 + 4096 * entropy.below(8)
-        }
-    }
-
-    private func change(_ object: ObjectID) -> StoreChange {
-        let (dkey, akey) = (pick(StoreLane.dkeys), pick(StoreLane.akeys))
-        var change: StoreChange
-        switch entropy.below(30) {
-        case 0: change = StoreChange(object)
-        case 1: change = StoreChange(object, dkey)
-        case 2, 3: change = StoreChange(object, dkey, akey)
-        case 4...16: change = StoreChange(object, dkey, akey, .single(bytes()))
-        default:
-            var bytes = bytes()
-            if bytes.isEmpty { bytes = [1] }
-            change = StoreChange(object, dkey, akey, .extent(offset(), bytes))
-        }
-        if entropy.chance(1, in: 5) {
-            change.condition =
-                change.akey == nil
-                ? .update : pick([.insert, .update, .insertDkey, .updateDkey])
-        }
-        return change
-    }
-
     /// What the first condition that does not hold makes of it.
     private func refusal(_ changes: [StoreChange]) -> VOSError? {
         for change in changes {
@@ -106,10 +58,8 @@ final class StoreLane {
     }
 
     private func update() async throws {
-        let object = pick(StoreLane.objects)
-        let changes = (0...entropy.below(entropy.chance(1, in: 4) ? 5 : 1)).map { _ in
-            change(object)
-        }
+        let changes = generator.changes()
+        let object = changes[0].object
         let refusal = refusal(changes)
         let update = StoreUpdate(
             changes, epoch: simulation.nextEpoch(&entropy, isTransaction: false),
@@ -168,10 +118,10 @@ final class StoreLane {
 
     private func transaction() async throws {
         guard pending.count < 3 else { return }
-        let objects =
-            entropy.chance(1, in: 3) ? StoreLane.objects : [pick(StoreLane.objects)]
+        let all = entropy.chance(1, in: 3)
+        let objects = all ? generator.names.objects : [pick(generator.names.objects)]
         let changes = objects.flatMap { object in
-            (0...entropy.below(2)).map { _ in change(object) }
+            (0...entropy.below(2)).map { _ in generator.change(object) }
         }
         let refusal = refusal(changes)
         let epoch = simulation.nextEpoch(&entropy, isTransaction: true)
@@ -217,12 +167,9 @@ final class StoreLane {
     }
 
     private func read() async throws {
-        let object = pick(StoreLane.objects)
-        let name = StoreName(
-            container: container, object: object, dkey: pick(StoreLane.dkeys),
-            akey: pick(StoreLane.akeys))
+        let name = generator.name(container)
         let epoch = someEpoch()
-        if isHeld(object) { return try await readHeld(name, epoch) }
+        if isHeld(name.object) { return try await readHeld(name, epoch) }
         simulation.report.reads += 1
         try await compare(epoch) { comparison throws(VOSError) in
             try await comparison.difference(name, epoch)
@@ -243,7 +190,8 @@ final class StoreLane {
         _ body: (inout StoreComparison) async throws(VOSError) -> String?
     ) async throws {
         var comparison = StoreComparison(
-            player.vos, player.journal.model, entropy: Entropy(seed: entropy.next()))
+            player.vos, player.journal.model, entropy: Entropy(seed: entropy.next()),
+            buffers: player.buffers)
         comparison.readsDevice = entropy.chance(1, in: 4)
         do throws(VOSError) {
             if let found = try await body(&comparison) {
@@ -261,7 +209,8 @@ final class StoreLane {
         var fetch = name.fetch(epoch)
         fetch.patience = player.process.xstream.now + StoreLane.patience
         let expected = player.journal.model.single(name, epoch)
-        let buffer = IOBuffer(count: 1 << 20)
+        let buffer = player.buffers.take()
+        defer { player.buffers.give(buffer) }
         let isHeld = pending.contains { fate in
             fate.update.changes.contains {
                 $0.object == name.object && ($0.dkey == nil || $0.dkey == name.dkey)

@@ -151,7 +151,7 @@ package final class StoreSimulation {
         switch entropy.below(6) {
         case 0:
             do throws(VOSError) {
-                try await player.checkpoint()
+                try await player.checkpoint(isAlone: false)
                 report.checkpoints += 1
             } catch .noSpace {
                 report.full += 1

@@ -9,11 +9,12 @@ final class ChildProcess {
     ///
     /// - Parameters:
     ///   - input: the descriptor that becomes its standard input; `/dev/null` if there is none.
+    ///   - report: the descriptor that becomes its descriptor 3.
     ///   - endsWithUs: it stays in our session, in a process group of its own: the kernel hangs up
     ///     on it when we end while it is stopped.
     init(
-        _ program: String, _ arguments: [String], input: Int32? = nil, log: String,
-        endsWithUs: Bool = false
+        _ program: String, _ arguments: [String], input: Int32? = nil, report: Int32? = nil,
+        log: String, endsWithUs: Bool = false
     ) throws(Failure) {
         var actions = unsafe posix_spawn_file_actions_t()
         unsafe posix_spawn_file_actions_init(&actions)
@@ -26,6 +27,7 @@ final class ChildProcess {
         unsafe posix_spawn_file_actions_addopen(
             &actions, 1, log, O_WRONLY | O_CREAT | O_APPEND, 0o644)
         unsafe posix_spawn_file_actions_adddup2(&actions, 1, 2)
+        if let report { unsafe posix_spawn_file_actions_adddup2(&actions, report, 3) }
         ChildProcess.closeOnExecution()
         var attributes = posix_spawnattr_t()
         unsafe posix_spawnattr_init(&attributes)

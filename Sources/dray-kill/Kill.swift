@@ -9,7 +9,9 @@ struct DrayKill: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "dray-kill",
         abstract: "Kills and stops real processes under load and checks what the others see.",
-        subcommands: [Kill.self, TransportKill.self, TransportNode.self],
+        subcommands: [
+            Kill.self, TransportKill.self, TransportNode.self, StorageKill.self, StorageNode.self,
+        ],
         defaultSubcommand: Kill.self)
 
     static func main() async {

@@ -6,9 +6,9 @@ import VOSSimulator
     @Test(arguments: UInt64(1)...32)
     func storeEqualsModel(seed: UInt64) {
         var options = StoreSimulation.Options()
-        options.steps = 600
+        options.steps = 500
         let report = StoreSimulation(seed: seed, options: options).run()
-        #expect(report.violations == [], "dray-simulate vos --steps 600 --seed \(seed)")
+        #expect(report.violations == [], "dray-simulate vos --steps 500 --seed \(seed)")
         #expect(report.shortfalls == [])
     }
 

@@ -32,10 +32,7 @@ final class TransportProcesses {
         self.xstream = xstream
         count = options.processes
         directory = try Files.makeDirectory(options.directory + "/dray-kill-transport")
-        var path = [CChar](repeating: 0, count: 4_096)
-        let length = unsafe readlink("/proc/self/exe", &path, path.count - 1)
-        guard length > 0 else { throw Failure("no /proc/self/exe") }
-        program = String(decoding: path[0..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        program = try Files.ownProgram()
         var entropy = Entropy(seed: options.seed ^ UInt64(getpid())).fork("ports")
         var ports: [Int] = []
         while ports.count < options.processes * options.contexts {

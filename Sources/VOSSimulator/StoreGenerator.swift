@@ -1,0 +1,90 @@
+package import DrayRuntime
+internal import VOS
+
+/// Draws changes of all kinds on a few names.
+package struct StoreGenerator: Sendable {
+    /// The names that are drawn from.
+    package struct Names: Sendable {
+        package var objects = [
+            ObjectID(high: 0, low: 1), ObjectID(high: 7 << 32, low: 0),
+            ObjectID(high: .max, low: .max),
+        ]
+        package var dkeys: [[UInt8]] = [
+            [], [0], [0, 255], [1], Array("dkey".utf8), [255, 255],
+            [UInt8](repeating: 7, count: 300),
+        ]
+        package var akeys: [[UInt8]] = [[], [0, 1], [7]]
+
+        package init() {}
+    }
+
+    package let names: Names
+    private var entropy: Entropy
+
+    package init(entropy: Entropy, names: Names = Names()) {
+        self.entropy = entropy
+        self.names = names
+    }
+
+    private mutating func pick<Value>(_ values: [Value]) -> Value {
+        values[Int(entropy.below(UInt64(values.count)))]
+    }
+
+    /// An attribute key of a container.
+    package mutating func name(_ container: UniqueID) -> StoreName {
+        StoreName(
+            container: container, object: pick(names.objects), dkey: pick(names.dkeys),
+            akey: pick(names.akeys))
+    }
+
+    /// What an update of one object may consist of.
+    package mutating func changes() -> [StoreChange] {
+        let object = pick(names.objects)
+        let last = entropy.below(entropy.chance(1, in: 4) ? 5 : 1)
+        return (0...last).map { _ in change(object) }
+    }
+
+    /// A change of an object: a single value, an extent or a punch, with a condition at times.
+    package mutating func change(_ object: ObjectID) -> StoreChange {
+        let (dkey, akey) = (pick(names.dkeys), pick(names.akeys))
+        var change: StoreChange
+        switch entropy.below(30) {
+        case 0: change = StoreChange(object)
+        case 1: change = StoreChange(object, dkey)
+        case 2, 3: change = StoreChange(object, dkey, akey)
+        case 4...16: change = StoreChange(object, dkey, akey, .single(bytes()))
+        default:
+            var bytes = bytes()
+            if bytes.isEmpty { bytes = [1] }
+            change = StoreChange(object, dkey, akey, .extent(offset(), bytes))
+        }
+        if entropy.chance(1, in: 5) {
+            change.condition =
+                change.akey == nil
+                ? .update : pick([.insert, .update, .insertDkey, .updateDkey])
+        }
+        return change
+    }
+
+    /// Mostly short; of whole blocks, and of several chunks of a checksum, at times.
+    private mutating func bytes() -> [UInt8] {
+        let count: UInt64 =
+            switch entropy.below(40) {
+            case 0: 0
+            case 1...22: entropy.below(100)
+            case 23...32: entropy.below(5000)
+            case 33: 4096 * (1 + entropy.below(3))
+            case 34...38: entropy.below(20_000)
+            default: entropy.below(140_000)
+            }
+        return .pattern(Int(count), seed: entropy.next())
+    }
+
+    private mutating func offset() -> UInt64 {
+        switch entropy.below(8) {
+        case 0...3: entropy.below(300)
+        case 4...6: entropy.below(60_000)
+        default: 1 << 33 + 4096 * entropy.below(8)
+        }
+    }
+}

@@ -1,0 +1,95 @@
+internal import ArgumentParser
+internal import BIO
+internal import DrayRuntime
+internal import Glibc
+internal import Logging
+internal import VOS
+internal import VOSSimulator
+
+/// A process with a store in a file: it verifies everything that is known to be in it, then
+/// changes and reads it until it is killed.
+struct StorageNode: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "storage-node",
+        abstract: "A process of 'dray-kill storage'.",
+        shouldDisplay: false)
+
+    @Option(help: "The device.")
+    var path: String
+    @Option(help: "What is known from earlier lives.")
+    var events: String
+    @Option var lanes: Int
+    @Option var seed: UInt64
+    @Flag(help: "Make the device.")
+    var format = false
+    @Flag(help: "End when everything was verified.")
+    var verifyOnly = false
+
+    /// Where events go.
+    static let reportDescriptor: Int32 = 3
+    /// How long the file may still belong to a process that was killed.
+    private static let openMax: Duration = .seconds(10)
+
+    mutating func run() async throws {
+        let known = try Files.readBytes(events)
+        let world = World.real(log: LogFacilities(level: .error))
+        let xstream = world.makeXStream(name: "storage")
+        let node = self
+        let violations = try await xstream.run { () async throws -> [String] in
+            try await node.work(known, world, xstream)
+        }
+        for violation in violations { print("VIOLATION \(violation)") }
+        if !violations.isEmpty { throw ExitCode(1) }
+    }
+
+    private func work(
+        _ known: [UInt8], _ world: World, _ xstream: XStream
+    ) async throws -> [String] {
+        let devices = RealDeviceStore(mode: .automatic)
+        if format { try await makeStore(devices, xstream) }
+        let device = try await open(devices, xstream)
+        let store = try await BlockStore.open(
+            device, partition: 0..<device.size, identity: StoreNames.identity, on: xstream)
+        var options = VOSOptions()
+        options.inlineThreshold = 1024
+        options.cacheBytes = 1 << 20
+        options.backgroundPeriod = 20
+        options.retention = 0
+        let vos = try await VOS.open(store: store, world: world, on: xstream, options: options)
+        let load = StorageLoad(vos, xstream: xstream, lanes: lanes, seed: seed)
+        try await load.verify(known)
+        if load.violations.isEmpty {
+            guard StorageEvent(.verified).send(to: StorageNode.reportDescriptor) else {
+                throw ExitCode(2)
+            }
+            if !verifyOnly { await load.run() }
+        }
+        await vos.close()
+        await device.close()
+        return load.violations
+    }
+
+    private func makeStore(_ devices: RealDeviceStore, _ xstream: XStream) async throws {
+        try devices.create(path: path, size: StorageSetting.deviceSize)
+        let device = try devices.open(path: path, on: xstream)
+        try await BlockStore.format(
+            device, partition: 0..<device.size, identity: StoreNames.identity,
+            logSize: StorageSetting.logSize)
+        await device.close()
+    }
+
+    /// The kernel may take a moment to end the transfers of a process that was killed.
+    private func open(
+        _ devices: RealDeviceStore, _ xstream: XStream
+    ) async throws -> BlockDevice {
+        let limit = xstream.now + StorageNode.openMax
+        while true {
+            do throws(BIOError) {
+                return try devices.open(path: path, on: xstream)
+            } catch {
+                guard case .busy = error, xstream.now < limit else { throw error }
+            }
+            await xstream.sleep(for: .milliseconds(2))
+        }
+    }
+}
