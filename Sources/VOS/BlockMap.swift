@@ -44,7 +44,9 @@ struct BlockMap {
     }
 
     func isMarked(_ extent: BlockExtent) -> Bool {
-        (Int(extent.start)..<Int(extent.end)).allSatisfy { words[$0 / 64] >> UInt64($0 % 64) & 1 == 1 }
+        (Int(extent.start)..<Int(extent.end)).allSatisfy {
+            words[$0 / 64] >> UInt64($0 % 64) & 1 == 1
+        }
     }
 
     private mutating func forEachWord(

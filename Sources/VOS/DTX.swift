@@ -31,6 +31,9 @@ public final class DTX {
     @safe @exclusivity(unchecked) public internal(set) var epoch: UInt64 = 0
     @safe @exclusivity(unchecked) public internal(set) var phase = Phase.begun
 
+    /// The abort of what was prepared is on its way to the log.
+    @safe @exclusivity(unchecked) var isAborting = false
+
     @safe @exclusivity(unchecked) var locks: [KeyLocks.Request] = []
     /// Its changes, placed.
     @safe @exclusivity(unchecked) var operations: [PreparedOperation] = []

@@ -159,7 +159,8 @@ struct ExtentWindow {
             var joined = range
             while end < covered.count, covered[end].lowerBound <= range.upperBound {
                 joined =
-                    min(joined.lowerBound, covered[end].lowerBound)..<max(
+                    min(
+                        joined.lowerBound, covered[end].lowerBound)..<max(
                         joined.upperBound, covered[end].upperBound)
                 end += 1
             }

@@ -21,7 +21,9 @@ internal import DrayRuntime
                 MemtableCursor(
                     memtable, prefix: prefix, below: view.limit, isReversed: isReversed))
         }
-        let hash = name.map { name in unsafe name.withPrefix(name.count) { unsafe TableFilter.path($0) } }
+        let hash = name.map { name in
+            unsafe name.withPrefix(name.count) { unsafe TableFilter.path($0) }
+        }
         let version = view.version
         for candidate in version.candidates(from: prefix, prefix: prefix.count) {
             let table = candidate.table

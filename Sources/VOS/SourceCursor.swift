@@ -220,7 +220,6 @@ final class RunCursor: SourceCursor {
         return record
     }
 
-
     private var damaged: VOSError {
         .damaged(what: "an entry of table \(block?.table ?? 0) of the index")
     }

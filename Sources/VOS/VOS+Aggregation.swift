@@ -131,7 +131,9 @@ extension VOS {
                 let kept = isTight ? min(options.retention, 1_000_000_000) : options.retention
                 // No further than epochs go: the wall clock may be ahead, and the updates that come
                 // when it is right again must not be too old.
-                if now > kept { try await aggregateIfWorth(upTo: min(now - kept, transactions.newest)) }
+                if now > kept {
+                    try await aggregateIfWorth(upTo: min(now - kept, transactions.newest))
+                }
                 if wantsCheckpoint { try await checkpoint() }
             } catch .closed {
                 return

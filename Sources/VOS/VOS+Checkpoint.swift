@@ -43,7 +43,7 @@ extension VOS {
         frozen = FrozenMemtable(
             memtable: active, sequence: lastSequence, horizon: transactions.horizon,
             transactions: transactions.entries,
-            prepared: undecided.map { ($0.sequence, $0.record) }, completions: uncompleted)
+            prepared: preparedRecords, completions: uncompleted)
         active = Memtable()
         try await flushFrozen()
     }

@@ -19,6 +19,12 @@ extension VOS {
         dtxs.values.filter { $0.phase == .prepared }.sorted { $0.sequence < $1.sequence }
     }
 
+    /// The log records of what is prepared, in the order of the log: as long as no abort is durable.
+    var preparedRecords: [(sequence: UInt64, record: [UInt8])] {
+        dtxs.values.filter { $0.phase == .prepared || $0.isAborting }
+            .sorted { $0.sequence < $1.sequence }.map { ($0.sequence, $0.record) }
+    }
+
     /// The committed transactions that this target leads and that others may not know of yet, with
     /// their members, in the order of their epochs.
     public var uncompleted: [(id: UniqueID, epoch: UInt64, members: [UInt8])] {
@@ -219,14 +225,21 @@ extension VOS {
         case .prepared:
             try begin()
             defer { end() }
-            preparedBytes -= dtx.record.count
-            dtx.record = []
             dtx.phase = .aborted
+            dtx.isAborting = true
             let outcome = DTXOutcome(kind: .aborted, id: dtx.id, epoch: dtx.epoch)
-            try await append(LogRecord.encodeOutcomes([outcome])) { [self] sequence in
-                lastSequence = sequence
-                applyAbort(dtx)
-                finish(dtx, .aborted)
+            do throws(VOSError) {
+                try await append(LogRecord.encodeOutcomes([outcome])) { [self] sequence in
+                    lastSequence = sequence
+                    preparedBytes -= dtx.record.count
+                    dtx.isAborting = false
+                    applyAbort(dtx)
+                    finish(dtx, .aborted)
+                }
+            } catch {
+                dtx.phase = .prepared
+                dtx.isAborting = false
+                throw error
             }
         case .preparing, .committed, .aborted:
             preconditionFailure("a transaction that is \(dtx.phase) cannot be aborted")

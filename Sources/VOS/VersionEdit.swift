@@ -219,7 +219,8 @@ private struct MetadataWrite {
 extension Manifest {
     /// The blocks of chunks and pages.
     var metadata: [BlockExtent] {
-        chunks.flatMap(\.extents) + pages.compactMap { $0.block.map { BlockExtent(start: $0, count: 1) } }
+        chunks.flatMap(\.extents)
+            + pages.compactMap { $0.block.map { BlockExtent(start: $0, count: 1) } }
     }
 
     mutating func setSnapshots(_ table: SnapshotTable) {

@@ -136,6 +136,10 @@ extension VOSOptions {
         options.inlineThreshold = 64
         options.cacheBytes = 4096
         options.transactionsMax = 5
+        // A few kilobytes are an index of several levels.
+        options.indexBytes = 16 << 10
+        options.memtableBytes = 2 << 10
+        options.tableBytes = 4 << 10
         return options
     }
 }

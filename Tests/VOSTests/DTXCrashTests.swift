@@ -224,4 +224,32 @@ import Testing
             }
         }
     }
+
+    /// While an abort is on its way to the log, a checkpoint must not forget what was prepared: after
+    /// a crash it is there, or known to be aborted.
+    @Test(arguments: 0..<60)
+    func anAbortUnderWayIsNotForgotten(boundary: Int) {
+        let target = SimulatedTarget(seed: UInt64(boundary))
+        target.run {
+            let vos = try await target.open()
+            let dtx = try await vos.prepare(.dtx(1), [.single([1], [1])], epoch: 10)
+            target.devices.crash(atBoundary: boundary)
+            var isDone = false
+            target.xstream.spawn {
+                try? await vos.abort(dtx)
+                isDone = true
+            }
+            await target.xstream.yield()
+            try await vos.checkpoint()
+            while !isDone { await target.xstream.sleep(for: .microseconds(10)) }
+        }
+        target.devices.crash(atBoundary: nil)
+        target.restart()
+        let finished = target.run {
+            let vos = try await target.open()
+            #expect(vos.outcome(of: .dtx(1)) != "unknown")
+            try await vos.checkInvariants()
+        }
+        #expect(finished)
+    }
 }
