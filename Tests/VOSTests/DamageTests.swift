@@ -56,7 +56,7 @@ import VOSSimulator
 
     private static let sample: Sample = {
         var shape = SimulatedStore.Shape()
-        shape.blocks = 72
+        shape.blocks = 104
         let process = SimulatedStore(seed: 3, shape: shape)
         let player = StorePlayer(process, seed: 3)
         let finished = process.run {
@@ -99,7 +99,12 @@ import VOSSimulator
                 return
             }
             isOpen = true
-            try await checkInvariants(of: player.vos)
+            do {
+                try await checkInvariants(of: player.vos)
+            } catch let error as VOSError {
+                if !StoreComparison.isDamage(error) { player.violate("\(error)") }
+                damaged += 1
+            }
             for (id, update) in journal.acknowledged {
                 if player.vos.transactionOutcome(id) != update.epoch {
                     player.violate("a transaction of epoch \(update.epoch) is not remembered")
