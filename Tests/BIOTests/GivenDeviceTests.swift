@@ -181,6 +181,9 @@ import Testing
                 // As if killed, but for the last.
                 if round == 1 { await ledger.close() }
             }
+            print(
+                "\(device.name): \(type(of: device)), \((device as? MemoryDevice)?.isSynchronous ?? false)"
+            )
             // What foreign data is guarded against.
             do throws(BIOError) {
                 try await BlockStore.format(
