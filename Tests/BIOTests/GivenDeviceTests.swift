@@ -5,7 +5,8 @@ import Testing
 @testable import BIO
 
 /// Tests of whatever devices the environment names, of which everything is overwritten:
-/// `DRAY_TEST_DEVICES`, paths separated by commas. Without it, of a file, and of one that is mapped.
+/// `DRAY_TEST_DEVICES`, paths separated by commas. Without it, of a file, and of one that is
+/// mapped.
 @Suite(.serialized) struct GivenDeviceTests {
     private static var given: [String] {
         guard let text = getenv("DRAY_TEST_DEVICES") else { return [] }
@@ -178,12 +179,10 @@ import Testing
                         padding: step * 37)
                     if step % 25 == 24 { try await ledger.checkpoint() }
                 }
-                // As if killed, but for the last.
-                if round == 1 { await ledger.close() }
+                if round == 1 { await ledger.close() } else { await blocks.abandon() }
             }
-            print(
-                "\(device.name): \(type(of: device)), \((device as? MemoryDevice)?.isSynchronous ?? false)"
-            )
+            let isSynchronous = (device as? MemoryDevice)?.isSynchronous
+            print("\(device.name): \(type(of: device))", isSynchronous == true ? "MAP_SYNC" : "")
             // What foreign data is guarded against.
             do throws(BIOError) {
                 try await BlockStore.format(
