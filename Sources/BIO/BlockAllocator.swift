@@ -49,7 +49,8 @@ public final class BlockAllocator {
     /// How many of these are on the metadata device.
     @safe @exclusivity(unchecked) public private(set) var freeMetadataBlocks: UInt32
 
-    /// Blocks on the data device kept back for deletes and checkpoints, which need space to make space.
+    /// Blocks on the data device kept back for deletes and checkpoints, which need space to make
+    /// space.
     public let reserveBlocks: UInt32
 
     /// Blocks in use, reserved, or freed a moment ago and not reusable yet.

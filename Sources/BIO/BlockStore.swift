@@ -247,6 +247,14 @@ public final class BlockStore {
         if phase == .ready, failure == nil { discarder.advance() }
     }
 
+    /// Ends the use of the store as a kill would, but for what is under way: for tests.
+    func abandon() async {
+        await waitForCommits()
+        await preparer.stop()
+        await discarder.stop()
+        phase = .closed
+    }
+
     /// Waits for the appends under way and seals the log, so that the last records need no
     /// checking at the next open. The device stays open.
     public func close() async {

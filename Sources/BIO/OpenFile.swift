@@ -19,7 +19,8 @@ final class OpenFile: Sendable {
     private let locks: FileLocks
     private let identity: FileIdentity
 
-    /// Opens and locks `path`, a file or block device, or a DAX device when `isMemory`. Throws `.missing`, `.busy` or `.unusable`.
+    /// Opens and locks `path`, a file or block device, or a DAX device when `isMemory`. Throws
+    /// `.missing`, `.busy` or `.unusable`.
     init(path: String, isMemory: Bool = false, locks: FileLocks) throws(BIOError) {
         let identity = try locks.acquire(path: path)
         var descriptor = unsafe path.withCString { unsafe dray_file_open_direct($0) }

@@ -7,8 +7,9 @@ internal import Synchronization
 /// The devices of this machine: files, block devices, generic devices of NVMe, and persistent
 /// memory.
 ///
-/// Which kind a path is decides how it is used (`DeviceKind`). Files are opened with O_DIRECT where the file system can, and locked for this process. Where
-/// io_uring is forbidden, a pool of threads does the transfers.
+/// Which kind a path is decides how it is used (`DeviceKind`). Files are opened with O_DIRECT where
+/// the file system can, and locked for this process. Where io_uring is forbidden, a pool of threads
+/// does the transfers.
 public final class RealDeviceStore: DeviceStore {
     /// How transfers are done.
     public enum Mode: String, CaseIterable, Sendable {

@@ -29,32 +29,30 @@ public final class Engine: Sendable {
     /// Prepares the device of an engine: every partition gets its superblock and an empty log.
     ///
     /// The metadata partition comes last, so a device is either wholly formatted or refused by
-    /// `start`. Throws `.device(.foreign)`, and changes nothing, when there is anything on it.
+    /// `start`. Throws `.device(.foreign)`, and changes nothing, when there is anything on it; with
+    /// `overwrite`, what was there is lost.
     public static func format(
-        _ configuration: EngineConfiguration, world: World
+        _ configuration: EngineConfiguration, world: World, overwrite: Bool = false
     ) async throws(EngineError) {
         if let problem = configuration.problem { throw .configuration(problem) }
         let xstream = world.makeXStream(name: "format")
         defer { xstream.stop() }
         try await xstream.run { () async throws(EngineError) in
             do throws(BIOError) {
-                let device = try world.devices.open(path: configuration.devicePath, on: xstream)
-                guard
-                    let partitions = DevicePartitions(
-                        deviceSize: device.size, targetCount: configuration.targetCount)
-                else { throw tooSmall(device, configuration) }
-                for (index, partition) in partitions.targets.enumerated() {
+                let devices = try EngineDevices(configuration, world: world, on: xstream)
+                var entropy = world.entropy.fork("format")
+                let targets = (0..<UInt32(configuration.targetCount)).map { $0 }
+                for target in targets + [DevicePartitions.systemTarget] {
+                    let metadata = devices.metadataPartition(of: target)
                     try await BlockStore.format(
-                        device, partition: partition,
-                        identity: configuration.identity(target: UInt32(index)),
-                        logSize: configuration.logSize(of: partition))
+                        devices.device, partition: devices.partition(of: target),
+                        identity: configuration.identity(target: target),
+                        logSize: devices.logSize(of: target, configuration),
+                        // Tells this pair of devices from all others.
+                        salt: metadata == nil ? 0 : entropy.next(), overwrite: overwrite,
+                        metadata: metadata)
                 }
-                let partition = partitions.systemPartition
-                try await BlockStore.format(
-                    device, partition: partition,
-                    identity: configuration.identity(target: DevicePartitions.systemTarget),
-                    logSize: configuration.logSize(of: partition))
-                await device.close()
+                await devices.close()
             } catch {
                 throw .device(error)
             }
@@ -162,20 +160,14 @@ public final class Engine: Sendable {
 /// The store of one partition.
 func openStore(
     _ configuration: EngineConfiguration, target: UInt32, world: World, xstream: XStream
-) async throws(EngineError) -> VOS {
+) async throws(EngineError) -> (vos: VOS, blocks: BlockStore) {
     let store: BlockStore
     do throws(BIOError) {
-        let device = try world.devices.open(path: configuration.devicePath, on: xstream)
-        guard
-            let partitions = DevicePartitions(
-                deviceSize: device.size, targetCount: configuration.targetCount)
-        else { throw tooSmall(device, configuration) }
-        let partition =
-            target == DevicePartitions.systemTarget
-            ? partitions.systemPartition : partitions.targets[Int(target)]
+        let devices = try EngineDevices(configuration, world: world, on: xstream)
         store = try await BlockStore.open(
-            device, partition: partition, identity: configuration.identity(target: target),
-            on: xstream)
+            devices.device, partition: devices.partition(of: target),
+            identity: configuration.identity(target: target),
+            metadata: devices.metadataPartition(of: target), on: xstream)
         store.faults = world.faults
     } catch {
         throw .device(error)
@@ -186,17 +178,11 @@ func openStore(
     if let retention = configuration.retention { options.retention = retention }
     if let age = configuration.transactionAge { options.transactionAge = age }
     do throws(VOSError) {
-        return try await VOS.open(store: store, world: world, on: xstream, options: options)
+        let vos = try await VOS.open(store: store, world: world, on: xstream, options: options)
+        return (vos, store)
     } catch {
         throw .store("\(configuration.devicePath): \(error)")
     }
-}
-
-private func tooSmall(_ device: BlockDevice, _ configuration: EngineConfiguration) -> BIOError {
-    let needed = DevicePartitions.sizeMin(targetCount: configuration.targetCount)
-    return .outOfRange(
-        "\(device.name) has \(device.size) bytes; \(configuration.targetCount) targets need "
-            + "\(needed)")
 }
 
 /// Opens a context of an engine on one of its networks.

@@ -14,8 +14,11 @@ public struct EngineConfiguration: Sendable {
     /// Every engine of the cluster, this one included, with the addresses of all their contexts.
     public var engines: [EngineRecord]
 
-    /// The device file or block device.
+    /// The device: a file, a block device, a generic device of NVMe, or persistent memory.
     public var devicePath: String
+
+    /// A second, faster device for the logs, the index and small values; nil for none.
+    public var metadataDevicePath: String?
 
     /// Values shorter than this stay in the log and the index; longer ones go to blocks (DAOS:
     /// `data_thresh`).
@@ -119,6 +122,9 @@ public struct EngineConfiguration: Sendable {
         }
         let addresses = engines.flatMap { $0.networks.joined() }
         if Set(addresses).count != addresses.count { return "an address is given twice" }
+        if metadataDevicePath == devicePath {
+            return "the metadata device must be another than the device"
+        }
         return swim.problem
     }
 

@@ -16,7 +16,9 @@ public struct EngineMetrics: Sendable {
     ])
 
     /// Every metric that an engine has.
-    public static let definitions = set.definitions + ContextMetrics.set.definitions
+    public static let definitions =
+        set.definitions + StoreMetrics.definitions + DeviceMetrics.definitions
+        + ContextMetrics.set.definitions
 }
 
 /// Turns the samples of a registry into what is sent.
@@ -95,8 +97,13 @@ extension SystemService {
         publisher.publish(own)
         self.publisher = publisher
         contexts?.publishMetrics()
+        var storage =
+            storagePublisher
+            ?? StoragePublisher(blocks, world: world, rank: configuration.rank, target: "system")
+        storage.publish(blocks)
+        storagePublisher = storage
         for target in targets {
-            await target.xstream.run { target.value.contexts?.publishMetrics() }
+            await target.xstream.run { target.value.publishMetrics() }
         }
         if let membership {
             await membership.xstream.run { membership.value.publishMetrics() }

@@ -1,3 +1,4 @@
+internal import BIO
 internal import CaRT
 internal import DrayPlacement
 internal import DrayProtocol
@@ -13,6 +14,8 @@ final class SystemService {
     private let clock: HybridLogicalClock
     let xstream: XStream
     let vos: VOS
+    /// What the store stands on.
+    let blocks: BlockStore
     let started: Instant
     private(set) var contexts: EngineContexts?
     private(set) var targets: [XStreamBound<TargetService>] = []
@@ -20,6 +23,7 @@ final class SystemService {
     private(set) var membership: XStreamBound<MembershipService>?
     /// Made when somebody first asks for the metrics.
     var publisher: MetricPublisher<EngineMetrics>?
+    var storagePublisher: StoragePublisher?
     private var entropy: Entropy
     private let log: Logger
 
@@ -43,7 +47,7 @@ final class SystemService {
         started = xstream.now
         entropy = world.entropy.fork("system")
         log = world.log.logger(.engine)
-        vos = try await openStore(
+        (vos, blocks) = try await openStore(
             configuration, target: DevicePartitions.systemTarget, world: world, xstream: xstream)
         acceptor = MetadataAcceptor()
         acceptor = try await load()

@@ -1,3 +1,4 @@
+internal import BIO
 internal import CaRT
 internal import DrayPlacement
 internal import DrayProtocol
@@ -13,6 +14,10 @@ final class TargetService {
     let clock: HybridLogicalClock
     let xstream: XStream
     let vos: VOS
+    /// What the store stands on.
+    let blocks: BlockStore
+    /// Made when somebody first asks for the metrics.
+    private var storagePublisher: StoragePublisher?
     @safe @exclusivity(unchecked) private(set) var contexts: EngineContexts?
     /// The one that other engines are called from.
     @safe @exclusivity(unchecked) private(set) var context: Context?
@@ -34,7 +39,7 @@ final class TargetService {
         self.world = world
         self.clock = clock
         self.xstream = xstream
-        vos = try await openStore(
+        (vos, blocks) = try await openStore(
             configuration, target: UInt32(index), world: world, xstream: xstream)
         clock.advance(past: vos.newestEpoch)
         // Nobody knows any more what was read before.
@@ -45,6 +50,17 @@ final class TargetService {
     /// Which target this is.
     var address: TargetAddress {
         TargetAddress(rank: configuration.rank, target: UInt32(index))
+    }
+
+    /// Brings what this target counts to the world's factory.
+    func publishMetrics() {
+        contexts?.publishMetrics()
+        var publisher =
+            storagePublisher
+            ?? StoragePublisher(
+                blocks, world: world, rank: configuration.rank, target: "\(index)")
+        publisher.publish(blocks)
+        storagePublisher = publisher
     }
 
     /// Opens the contexts. From here on requests are answered.

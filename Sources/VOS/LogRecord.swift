@@ -28,7 +28,8 @@ struct PreparedOperation {
 ///     outcomes: count 2, each: kind 1 (1 committed, 2 aborted, 3 completed), transaction 16,
 ///               epoch 8
 ///
-/// Type 2 is not used. Numbers are little-endian; identifiers and keys big-endian, as in `IndexKey`.
+/// Type 2 is not used. Numbers are little-endian; identifiers and keys big-endian, as in
+/// `IndexKey`.
 enum LogRecord {
     static let version: UInt8 = 3
 

@@ -11,8 +11,8 @@ struct MergeJob {
 /// (O'Neil 1996; Dong 2017 for the sizes).
 ///
 /// The last level has no limit; each one above it may have an eighth of the one below it, so that
-/// what newer versions hide there is a small part of everything. Levels that would be smaller than a
-/// few memtables are left out: level 0 is merged into the first that is not.
+/// what newer versions hide there is a small part of everything. Levels that would be smaller than
+/// a few memtables are left out: level 0 is merged into the first that is not.
 struct MergePicker {
     private static let ratio = 8
     /// So many tables in level 0 are merged.
@@ -79,9 +79,9 @@ struct MergePicker {
         return best?.job
     }
 
-    /// The job that merges `tables`, of one level, into `level`, with what overlaps them there: with
-    /// every version of what they have versions of. Small neighbours are taken along, so that small
-    /// flushes do not leave many small tables.
+    /// The job that merges `tables`, of one level, into `level`, with what overlaps them there:
+    /// with every version of what they have versions of. Small neighbours are taken along, so that
+    /// small flushes do not leave many small tables.
     func job(_ tables: [IndexTable], to level: Int) -> MergeJob {
         let bounds = tables.map(\.info.bounds)
         guard let start = bounds.map(\.start).min(by: { IndexKey.compare($0, $1) < 0 }),

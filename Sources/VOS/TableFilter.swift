@@ -5,7 +5,8 @@ internal import DrayRuntime
 /// and akeys that have entries, and of what its punches remove. Ten bits for each, six of which are
 /// looked at: one in a hundred that is not there seems to be.
 ///
-/// In a table: a header like that of an `EntryBlock` (its count is that of the bits), then the bits.
+/// In a table: a header like that of an `EntryBlock` (its count is that of the bits), then the
+/// bits.
 enum TableFilter {
     private static let bitsPerHash = 10
     private static let probes = 6

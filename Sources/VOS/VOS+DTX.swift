@@ -19,7 +19,8 @@ extension VOS {
         dtxs.values.filter { $0.phase == .prepared }.sorted { $0.sequence < $1.sequence }
     }
 
-    /// The log records of what is prepared, in the order of the log: as long as no abort is durable.
+    /// The log records of what is prepared, in the order of the log, as long as no abort is
+    /// durable.
     var preparedRecords: [(sequence: UInt64, record: [UInt8])] {
         dtxs.values.filter { $0.phase == .prepared || $0.isAborting }
             .sorted { $0.sequence < $1.sequence }.map { ($0.sequence, $0.record) }

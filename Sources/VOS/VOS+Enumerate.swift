@@ -97,8 +97,8 @@ extension VOS {
         return (extents, nil)
     }
 
-    /// Where the window of the array begins, if it has the first extent, visible or not, that reaches
-    /// beyond `offset`.
+    /// Where the window begins that has the first extent, visible or not, which reaches beyond
+    /// `offset`.
     private func nextExtent(
         _ path: NamePath, from offset: UInt64, _ view: ReadView
     ) async throws(VOSError) -> UInt64? {

@@ -45,7 +45,7 @@ extension VOS {
         }
         let bytes = job.inputs.reduce(0) { $0 + $1.info.byteCount }
         log.info(
-            "merged \(job.inputs.count) tables, \(bytes) bytes, to \(edit.adding.count) of level \(job.level)"
+            "merged \(job.inputs.count) tables, \(bytes) bytes, to level \(job.level)"
         )
     }
 

@@ -10,8 +10,7 @@ extension VOS {
         try await replayLog()
         adoptUndecided()
         log.info(
-            "opened: \(version.tables.count) tables, \(active.tree.count) entries, log to \(lastSequence)"
-        )
+            "\(version.tables.count) tables, \(active.tree.count) entries, log to \(lastSequence)")
     }
 
     // MARK: - Manifest

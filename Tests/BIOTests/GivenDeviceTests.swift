@@ -5,14 +5,19 @@ import Testing
 @testable import BIO
 
 /// Tests of whatever devices the environment names, of which everything is overwritten:
-/// `DRAY_TEST_DEVICES`, paths separated by commas. Without it, of a file, and of one that is mapped.
+/// `DRAY_TEST_DEVICES`, paths separated by commas. Without it, of a file in
+/// each way that a file can be used.
 @Suite(.serialized) struct GivenDeviceTests {
     private static var given: [String] {
         guard let text = getenv("DRAY_TEST_DEVICES") else { return [] }
         return String(cString: text).split(separator: ",").map(String.init)
     }
 
-    static var devices: [String] { given.isEmpty ? ["a file", "a mapped file"] : given }
+    static var devices: [String] { given.isEmpty ? modes.keys.sorted() : given }
+
+    private static let modes: [String: RealDeviceStore.Mode] = [
+        "a file": .automatic, "a file by threads": .threads, "a mapped file": .memory,
+    ]
 
     /// Runs `body` with the opened device.
     private func with<Result: Sendable>(
@@ -20,7 +25,7 @@ import Testing
         _ body: @escaping @Sendable (BlockDevice, RealDeviceStore, XStream) async throws -> Result
     ) async throws -> Result {
         let folder = TemporaryFolder()
-        let store = RealDeviceStore(mode: path == "a mapped file" ? .memory : .automatic)
+        let store = RealDeviceStore(mode: Self.modes[path] ?? .automatic)
         var path = path
         if Self.given.isEmpty {
             path = folder.path + "/disk"
@@ -178,9 +183,10 @@ import Testing
                         padding: step * 37)
                     if step % 25 == 24 { try await ledger.checkpoint() }
                 }
-                // As if killed, but for the last.
-                if round == 1 { await ledger.close() }
+                if round == 1 { await ledger.close() } else { await blocks.abandon() }
             }
+            let isSynchronous = (device as? MemoryDevice)?.isSynchronous
+            print("\(device.name): \(type(of: device))", isSynchronous == true ? "MAP_SYNC" : "")
             // What foreign data is guarded against.
             do throws(BIOError) {
                 try await BlockStore.format(

@@ -129,7 +129,7 @@ final class Ledger {
     }
 
     /// Writes the cells as a checkpoint.
-    func checkpoint() async throws {
+    func checkpoint(stream: BlockStream = .foreground) async throws {
         guard let store else { return }
         let sequence = store.appliedSequence
         let entries = cells.values.sorted { $0.cell < $1.cell }
@@ -141,7 +141,7 @@ final class Ledger {
         let buffer = IOBuffer(count: max(1, (bytes.count + 4095) / 4096) * 4096)
         bytes.withUnsafeBytes { buffer.bytes.copyMemory(from: $0) }
         let extents = try store.allocator.reserve(
-            blocks: UInt32(buffer.count / 4096), privileged: true)
+            blocks: UInt32(buffer.count / 4096), privileged: true, stream: stream)
         try await store.write(UnsafeRawBufferPointer(buffer.bytes), to: extents)
         try await store.publishCheckpoint(
             CheckpointRoot(

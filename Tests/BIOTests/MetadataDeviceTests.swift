@@ -81,7 +81,7 @@ import Testing
             }
         }
         while running > 0 {
-            try await ledger.checkpoint()
+            try await ledger.checkpoint(stream: .metadata)
             await node.xstream.sleep(for: .microseconds(700))
         }
     }

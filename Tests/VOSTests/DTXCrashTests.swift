@@ -225,8 +225,8 @@ import Testing
         }
     }
 
-    /// While an abort is on its way to the log, a checkpoint must not forget what was prepared: after
-    /// a crash it is there, or known to be aborted.
+    /// While an abort is on its way to the log, a checkpoint must not forget what was prepared:
+    /// after a crash it is there, or known to be aborted.
     @Test(arguments: 0..<60)
     func anAbortUnderWayIsNotForgotten(boundary: Int) {
         let target = SimulatedTarget(seed: UInt64(boundary))

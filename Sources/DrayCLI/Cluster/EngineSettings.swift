@@ -20,6 +20,7 @@ struct EngineSettings: Sendable {
         case engines
         case provider
         case device
+        case metadataDevice = "metadata_device"
         case inlineThreshold = "inline_threshold"
         case valueCache = "value_cache"
         case credits
@@ -37,7 +38,7 @@ struct EngineSettings: Sendable {
             switch self {
             case .clusterID, .engines, .device: nil
             case .rank: "0"
-            case .provider: ""
+            case .provider, .metadataDevice: ""
             case .inlineThreshold: "4KiB"
             case .valueCache: "32MiB"
             case .credits: "128"
@@ -60,7 +61,9 @@ struct EngineSettings: Sendable {
             case .provider:
                 "providers that the engines listen with, separated by commas: one that no address "
                     + "names gets the ports after those of the engine, or a name of shared memory"
-            case .device: "device file or block device"
+            case .device: "device file, block device, NVMe generic device, or persistent memory"
+            case .metadataDevice:
+                "a second, faster device for logs, index and small values; empty for none"
             case .inlineThreshold: "values shorter than this stay in the log and the index"
             case .valueCache: "memory of each target for values that are read often; 0 for none"
             case .credits: "requests in flight that each client is allowed per target"
@@ -141,6 +144,8 @@ struct EngineSettings: Sendable {
         }
         var configuration = EngineConfiguration(
             cluster: cluster, rank: rank, engines: engines, devicePath: try text(.device))
+        let metadataDevice = try text(.metadataDevice)
+        configuration.metadataDevicePath = metadataDevice.isEmpty ? nil : metadataDevice
         configuration.inlineThreshold = Int(threshold.bytes)
         configuration.valueCacheBytes = Int(cache.bytes)
         configuration.credits = credits

@@ -35,6 +35,10 @@ struct EngineCommand: ParsableCommand {
         var provider: [String] = []
         @Option(name: .long, help: "Device file or block device.", completion: .file())
         var device: String?
+        @Option(
+            name: .long,
+            help: "A second, faster device for logs, index and small values.", completion: .file())
+        var metadataDevice: String?
         @Option(name: .long, help: "Values shorter than this stay in the log and the index.")
         var inlineThreshold: String?
         @Option(name: .long, help: "Memory of each target for values that are read often.")
@@ -63,6 +67,7 @@ struct EngineCommand: ParsableCommand {
             flags[.engines] = engines
             if !provider.isEmpty { flags[.provider] = provider.joined(separator: ",") }
             flags[.device] = device
+            flags[.metadataDevice] = metadataDevice
             flags[.inlineThreshold] = inlineThreshold
             flags[.valueCache] = valueCache
             flags[.credits] = credits
@@ -224,7 +229,7 @@ struct EngineRunner {
     /// Formats a device, making its file of `size` bytes first if asked to. That file goes again
     /// when it cannot be formatted.
     static func format(
-        _ configuration: EngineConfiguration, size: Size?, world: World
+        _ configuration: EngineConfiguration, size: Size?, world: World, overwrite: Bool = false
     ) async throws(CommandFailure) {
         let what = "engine \(configuration.rank)"
         var made = false
@@ -237,7 +242,7 @@ struct EngineRunner {
                     throw .device(error)
                 }
             }
-            try await Engine.format(configuration, world: world)
+            try await Engine.format(configuration, world: world, overwrite: overwrite)
         } catch {
             if made { try? LocalFiles.remove(LocalPath(configuration.devicePath)) }
             throw CommandFailure(what, "\(error)")

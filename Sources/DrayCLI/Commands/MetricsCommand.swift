@@ -107,6 +107,16 @@ enum MetricsDocumentation {
                 "One value for each engine, under the label `rank`."
             ),
             (
+                "dray_storage_", "Storage",
+                "One value for each target of an engine, under the labels `rank` and `target` (a "
+                    + "number, or\n`system` for the engine's own metadata)."
+            ),
+            (
+                "dray_device_", "Devices",
+                "What each target has asked of its devices, under the labels `rank`, `target` and "
+                    + "`device`\n(`data` or `metadata`)."
+            ),
+            (
                 "dray_cart_", "Transport",
                 "One value for each context of an engine, under the labels `rank`, `tag` (0 is the "
                     + "system's\ncontext, 1 that of the first target, the last one that of the "

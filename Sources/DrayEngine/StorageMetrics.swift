@@ -1,0 +1,116 @@
+internal import BIO
+public import DrayRuntime
+
+/// What an engine's metrics say about one device of one target.
+public struct DeviceMetrics: Sendable {
+    let statistics: DeviceStatistics
+
+    static let set = MetricSet<DeviceMetrics>([
+        .counter("dray_device_read", unit: .bytes, "Bytes read from the device.") {
+            Int(clamping: $0.statistics.bytesRead)
+        },
+        .counter("dray_device_written", unit: .bytes, "Bytes written to the device.") {
+            Int(clamping: $0.statistics.bytesWritten)
+        },
+        .counter("dray_device_reads", "Reads.") { Int(clamping: $0.statistics.reads.count) },
+        .counter("dray_device_writes", "Writes, durable ones included.") {
+            Int(clamping: $0.statistics.writes.count + $0.statistics.durableWrites.count)
+        },
+        .counter("dray_device_flushes", "Flushes, and writes that were durable themselves.") {
+            Int(clamping: $0.statistics.flushCount)
+        },
+        .counter("dray_device_discards", "Ranges of freed blocks given back to the device.") {
+            Int(clamping: $0.statistics.discards.count)
+        },
+        .counter("dray_device_errors", "Operations that failed.") {
+            Int(clamping: $0.statistics.errors)
+        },
+        .times("dray_device_read_time", "How long reads took.") { $0.statistics.reads.latency },
+        .times("dray_device_write_time", "How long writes took that were not durable.") {
+            $0.statistics.writes.latency
+        },
+        .times("dray_device_durable_write_time", "How long durable writes took.") {
+            $0.statistics.durableWrites.latency
+        },
+        .times("dray_device_flush_time", "How long flushes took.") {
+            $0.statistics.flushes.latency
+        },
+    ])
+
+    /// Every metric of a device. Their labels are `rank`, `target` and `device`, which is "data" or
+    /// "metadata".
+    public static let definitions = set.definitions
+}
+
+/// What an engine's metrics say about the store of one target.
+public struct StoreMetrics: Sendable {
+    let totalBlocks: UInt32
+    let usedBlocks: UInt32
+    let fragmentation: BlockFragmentation
+    let logBytes: UInt64
+    let logUsedBytes: UInt64
+    let isOutOfService: Bool
+
+    init(_ store: BlockStore) {
+        totalBlocks = store.allocator.totalBlocks
+        usedBlocks = store.allocator.usedBlocks
+        fragmentation = store.allocator.fragmentation
+        logBytes = store.logSize
+        logUsedBytes = store.logUsed
+        isOutOfService = store.isOutOfService
+    }
+
+    private static func bytes(_ blocks: UInt32) -> Int { Int(blocks) * BlockDevice.blockSize }
+
+    static let set = MetricSet<StoreMetrics>([
+        .gauge("dray_storage_size", unit: .bytes, "Space for data.") { bytes($0.totalBlocks) },
+        .gauge("dray_storage_used", unit: .bytes, "Space in use.") { bytes($0.usedBlocks) },
+        .gauge("dray_storage_free_runs", "Runs in which the free blocks lie.") {
+            Int($0.fragmentation.freeRuns)
+        },
+        .gauge("dray_storage_largest_free_run", unit: .bytes, "The longest of them.") {
+            bytes($0.fragmentation.largestFreeRun)
+        },
+        .gauge("dray_storage_log_size", unit: .bytes, "Size of the log.") {
+            Int(clamping: $0.logBytes)
+        },
+        .gauge("dray_storage_log_used", unit: .bytes, "What the log holds since the checkpoint.") {
+            Int(clamping: $0.logUsedBytes)
+        },
+        .gauge(
+            "dray_storage_out_of_service",
+            "1 when an error of the device has taken the target's store out of service."
+        ) { $0.isOutOfService ? 1 : 0 },
+    ])
+
+    /// Every metric of a store. Their labels are `rank` and `target`.
+    public static let definitions = set.definitions
+}
+
+/// Brings the metrics of a store and its devices to a factory.
+struct StoragePublisher {
+    private var store: MetricPublisher<StoreMetrics>
+    private var data: MetricPublisher<DeviceMetrics>
+    private var metadata: MetricPublisher<DeviceMetrics>?
+
+    /// `target` is what the label says: a number, or "system".
+    init(_ blocks: BlockStore, world: World, rank: UInt32, target: String) {
+        let factory = world.metrics
+        let labels = [("rank", "\(rank)"), ("target", target)]
+        store = MetricPublisher(StoreMetrics.set, factory: factory, dimensions: labels)
+        data = MetricPublisher(
+            DeviceMetrics.set, factory: factory, dimensions: labels + [("device", "data")])
+        if blocks.metadataDevice != nil {
+            metadata = MetricPublisher(
+                DeviceMetrics.set, factory: factory, dimensions: labels + [("device", "metadata")])
+        }
+    }
+
+    mutating func publish(_ blocks: BlockStore) {
+        store.publish(StoreMetrics(blocks))
+        data.publish(DeviceMetrics(statistics: blocks.device.statistics))
+        if let device = blocks.metadataDevice {
+            metadata?.publish(DeviceMetrics(statistics: device.statistics))
+        }
+    }
+}

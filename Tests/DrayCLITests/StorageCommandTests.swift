@@ -1,0 +1,218 @@
+import DrayEngine
+import DrayProtocol
+import DrayRuntime
+import Foundation
+import Testing
+
+@testable import DrayCLI
+
+@Suite struct StorageCommandTests {
+    private static let cluster = "7d1f0a52-2c3b-4d8e-9f60-a1b2c3d4e5f6"
+    private static let settings = [
+        "--cluster-id", cluster, "--engines", "3=ofi+tcp://127.0.0.1:7500*2", "--rank", "3",
+    ]
+
+    private func run(_ program: Program, _ arguments: [String]) throws -> Program.Result {
+        try program.run((["storage"] + arguments).map { Array($0.utf8) })
+    }
+
+    @Test func formatGuardsWhatIsThere() throws {
+        let program = try Program()
+        defer { Program.remove(program.directory) }
+        let path = program.directory.text + "/device"
+        let made = try run(program, ["format", path, "--size", "256MiB"] + Self.settings)
+        #expect(made.status == 0, "\(made.error)")
+        let query = try run(program, ["query", path, "--json"])
+        #expect(query.status == 0, "\(query.error)")
+        let row = try JSONDecoder().decode(DeviceRow.self, from: Data(query.output))
+        #expect(row.content == "dray" && row.kind == "file" && row.usedBy == nil)
+        // The engine's own, then its targets.
+        #expect(row.stores.map(\.target) == [nil, 0, 1])
+        #expect(row.stores.allSatisfy { $0.cluster == Self.cluster && $0.engine == 3 })
+        #expect(row.stores.allSatisfy { $0.role == "whole" && $0.isIntact && $0.pair == nil })
+        let text = try run(program, ["query", path]).text
+        #expect(text.hasPrefix("\(path): 256 MiB, engine 3 of cluster \(Self.cluster), 2 targets"))
+
+        let again = try run(program, ["format", path] + Self.settings)
+        #expect(again.status == 1)
+        #expect(again.error.contains("holds something that is not this engine's"))
+        for words in ["yes", "destroy", "destroy " + path + "2"] {
+            let refused = try run(program, ["format", path, "--force", words] + Self.settings)
+            #expect(refused.status == 64)
+            #expect(refused.error.contains("--force 'destroy \(path)'"), "\(refused.error)")
+        }
+        #expect(try run(program, ["query", path, "--json"]).output == query.output)
+        let forced = try run(
+            program, ["format", path, "--force", "destroy \(path)"] + Self.settings)
+        #expect(forced.status == 0, "\(forced.error)")
+        let two = try run(program, ["format", path, "--device", "/x"] + Self.settings)
+        #expect(two.status == 64)
+    }
+
+    @Test func twoDevicesAreAPair() throws {
+        let program = try Program()
+        defer { Program.remove(program.directory) }
+        let paths = ["device", "metadata"].map { program.directory.text + "/" + $0 }
+        for path in paths {
+            #expect(FileManager.default.createFile(atPath: path, contents: nil))
+            #expect(truncate(path, 256 << 20) == 0)
+        }
+        let pair = [paths[0], "--metadata-device", paths[1]]
+        let made = try run(program, ["format"] + pair + Self.settings)
+        #expect(made.status == 0, "\(made.error)")
+        let scan = try run(program, ["scan", "--json"] + paths)
+        let rows = try JSONDecoder().decode([DeviceRow].self, from: Data(scan.output))
+        try #require(rows.count == 2)
+        #expect(rows[0].stores.map(\.role) == ["data", "data", "data"])
+        #expect(rows[1].stores.map(\.role) == ["metadata", "metadata", "metadata"])
+        #expect(rows[0].stores.map(\.pair) == rows[1].stores.map(\.pair))
+        #expect(Set(rows[0].stores.map(\.pair)).count == 3)
+        let words = "destroy \(paths[0]) and \(paths[1])"
+        let refused = try run(program, ["format", "--force", "yes"] + pair + Self.settings)
+        #expect(refused.error.contains("'\(words)'"))
+        let same = try run(
+            program, ["format", paths[0], "--metadata-device", paths[0]] + Self.settings)
+        #expect(same.status == 64)
+    }
+
+    @Test func scanSaysWhatIsThere() throws {
+        let program = try Program()
+        defer { Program.remove(program.directory) }
+        let folder = program.directory.text
+        #expect(
+            FileManager.default.createFile(
+                atPath: folder + "/empty", contents: Data(count: 1 << 20)))
+        var bytes = Data(count: 1 << 20)
+        bytes.replaceSubrange(0..<4, with: Array("XFSB".utf8))
+        #expect(FileManager.default.createFile(atPath: folder + "/xfs", contents: bytes))
+        let paths = ["empty", "xfs", "none"].map { folder + "/" + $0 }
+        let table = try run(program, ["scan"] + paths)
+        #expect(table.status == 0)
+        #expect(table.text.hasPrefix("DEVICE"))
+        #expect(table.text.contains("XFS file system"))
+        #expect(table.text.contains("No such file or directory"))
+        let free = try run(program, ["scan", "--free", "--json"] + paths)
+        let rows = try JSONDecoder().decode([DeviceRow].self, from: Data(free.output))
+        #expect(rows.map(\.path) == [folder + "/empty"])
+        #expect(try run(program, ["scan", "--free", folder + "/xfs"]).status == 4)
+        let foreign = try run(program, ["query", folder + "/xfs"])
+        #expect(foreign.status == 4 && foreign.error.contains("XFS file system"))
+        #expect(try run(program, ["query", folder + "/none"]).status == 1)
+        // This machine's own; there may be none.
+        #expect([0, 4].contains(try run(program, ["scan"]).status))
+    }
+
+    /// An engine with a metadata device is killed, started again, and refused without it.
+    @Test func anEngineOnTwoDevices() throws {
+        let program = try Program()
+        defer { Program.remove(program.directory) }
+        let folder = program.directory.text
+        let paths = ["device", "metadata"].map { folder + "/" + $0 }
+        for path in paths {
+            #expect(FileManager.default.createFile(atPath: path, contents: nil))
+            #expect(truncate(path, 512 << 20) == 0)
+        }
+        var entropy = Entropy(seed: UInt64(getpid()))
+        let port = try FreePorts.find(3, at: "127.0.0.1", taken: [], using: &entropy)
+        let address = "ofi+tcp://127.0.0.1:\(port)"
+        let settings = [
+            "--cluster-id", Self.cluster, "--engines", "0=\(address)*1", "--device", paths[0],
+        ]
+        let metadata = ["--metadata-device", paths[1]]
+        let made = try run(program, ["format"] + settings + metadata)
+        #expect(made.status == 0, "\(made.error)")
+        let log = program.directory.appending(Array("log".utf8))
+        func start() throws -> GuardedProcess {
+            try GuardedProcess(
+                Program.path(),
+                (["engine", "start"] + settings + metadata).map { Array($0.utf8) }, log: log)
+        }
+        func dray(_ arguments: String...) throws -> Program.Result {
+            try program.run((arguments + ["--cluster", address]).map { Array($0.utf8) })
+        }
+        let first = try start()
+        for command in [
+            ["pool", "create", "tank", "--size", "64MiB"], ["container", "create", "tank/box"],
+        ] {
+            let result = try program.run(
+                (command + ["--cluster", address]).map { Array($0.utf8) })
+            #expect(result.status == 0, "\(result.error)")
+        }
+        // One that stays in the log, and one that goes to blocks.
+        let values = [
+            ("small", "of few bytes"), ("large", String(repeating: "many ", count: 9999)),
+        ]
+        for (key, value) in values {
+            let result = try dray("kv", "put", "tank/box", key, value)
+            #expect(result.status == 0, "\(result.error)")
+        }
+        let query = try dray("storage", "query", "--json")
+        #expect(query.status == 0, "\(query.error)")
+        let rows = try JSONDecoder().decode([StorageRow].self, from: Data(query.output))
+        #expect(rows.map(\.target) == ["system", "system", "0", "0"])
+        #expect(rows.map(\.device) == ["data", "metadata", "data", "metadata"])
+        #expect(rows.allSatisfy { !$0.isOutOfService && $0.errors == 0 && $0.size > 0 })
+        // The large value is on the data device, and every record on the other.
+        #expect(rows[2].bytesWritten >= 50_000 && rows[2].durableWrites == nil)
+        #expect(rows[3].bytesWritten > 0 && rows[3].durableWrites != nil)
+        #expect(try dray("storage", "query").text.contains("in service"))
+        let looked = try run(program, ["query", paths[1], "--json"])
+        let row = try JSONDecoder().decode(DeviceRow.self, from: Data(looked.output))
+        #expect(row.usedBy?.hasPrefix("process ") == true)
+        #expect(try first.kill() == GuardedProcess.killed)
+
+        let alone = try program.run(
+            (["engine", "start"] + settings).map { Array($0.utf8) })
+        #expect(alone.status == 1)
+        #expect(alone.error.contains("no metadata device"), "\(alone.error)")
+        let second = try start()
+        for (key, value) in values {
+            let result = try dray("kv", "get", "tank/box", key)
+            #expect(result.status == 0, "\(result.error)")
+            #expect(result.text.hasPrefix(value))
+        }
+        #expect(try second.kill() == GuardedProcess.killed)
+    }
+
+    // MARK: - What engines say
+
+    private func family(_ name: String, _ samples: [([String: String], Double)]) -> MetricFamily {
+        var family = MetricFamily()
+        family.name = name
+        family.samples = samples.map { labels, value in
+            var sample = MetricSample()
+            sample.labels = labels.sorted { $0.key < $1.key }.map {
+                MetricLabel(name: $0.key, value: $0.value)
+            }
+            sample.value = value
+            return sample
+        }
+        return family
+    }
+
+    @Test func rowsAreMadeOfMetrics() throws {
+        let store = ["rank": "4", "target": "0"]
+        let data: [String: String] = store.merging(["device": "data"]) { first, _ in first }
+        let metadata: [String: String] = store.merging(["device": "metadata"]) { first, _ in first }
+        var times = family("dray_device_read_time_seconds", [(data, 0)])
+        var histogram = LatencyHistogram(precision: 3)
+        histogram.record(nanoseconds: 1000)
+        times.samples[0].histogram = histogram
+        let rows = StorageRow.rows([
+            family("dray_device_written_bytes_total", [(data, 4096), (metadata, 8192)]),
+            family("dray_device_read_bytes_total", [(data, 12288)]),
+            family("dray_device_errors_total", [(metadata, 2)]),
+            family("dray_storage_size_bytes", [(store, 1_048_576)]),
+            family("dray_storage_out_of_service", [(store, 1)]),
+            times,
+        ])
+        try #require(rows.count == 2)
+        #expect(rows[0].device == "data" && rows[0].bytesWritten == 4096)
+        #expect(rows[0].bytesRead == 12288 && rows[0].errors == 0)
+        #expect(rows[0].reads?.count == 1 && rows[0].reads?.maximum == 1e-6)
+        #expect(rows[1].device == "metadata" && rows[1].errors == 2 && rows[1].reads == nil)
+        #expect(rows.allSatisfy { $0.size == 1 << 20 && $0.isOutOfService && $0.rank == 4 })
+        #expect(StorageRow.table(rows).contains("OUT OF SERVICE"))
+        #expect(StorageRow.table([]).isEmpty)
+    }
+}
