@@ -175,6 +175,7 @@ func openStore(
     var options = VOSOptions()
     options.inlineThreshold = configuration.inlineThreshold
     options.cacheBytes = configuration.valueCacheBytes
+    options.indexBytes = configuration.indexBytes
     if let retention = configuration.retention { options.retention = retention }
     if let age = configuration.transactionAge { options.transactionAge = age }
     do throws(VOSError) {

@@ -27,6 +27,9 @@ public struct EngineConfiguration: Sendable {
     /// Memory of each target for values that are read again and again, in bytes; 0 for none.
     public var valueCacheBytes = 32 << 20
 
+    /// Memory of each target for its index, in bytes; at least 256 KiB.
+    public var indexBytes = 64 << 20
+
     /// Requests in flight that each client is allowed per target.
     public var credits: UInt32 = 128
 

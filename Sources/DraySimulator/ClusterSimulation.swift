@@ -108,6 +108,8 @@ public final class ClusterSimulation {
         configuration.logSize = ClusterSimulation.logSize
         // Small, so that values come and go.
         configuration.valueCacheBytes = 32 << 10
+        // The least: the index of a run is of several tables then.
+        configuration.indexBytes = 64 << 10
         configuration.retention = ClusterSimulation.retention.nanosecondsClamped
         configuration.transactionAge = plan.transactionAge?.nanosecondsClamped
         return configuration

@@ -36,6 +36,7 @@ import Testing
         #expect(configuration.devicePath == "/from/environment")
         #expect(configuration.inlineThreshold == 4096)
         #expect(configuration.valueCacheBytes == 32 << 20)
+        #expect(configuration.indexBytes == 64 << 20)
         #expect(configuration.swim.suspicionTimeout == .seconds(5))
         #expect(configuration.engines.map(\.targetCount) == [2, 3])
         #expect(
@@ -102,6 +103,7 @@ import Testing
         (.swimPeriod, "0"), (.swimPeriod, "often"), (.swimPeriod, "50ms"),
         (.swimPingTimeout, "1s"), (.swimSuspicionTimeout, "100ms"),
         (.valueCache, "much"), (.valueCache, "-1"), (.valueCache, "2TiB"),
+        (.indexMemory, "4k"), (.indexMemory, "little"),
     ]
 
     @Test(arguments: wrong) func wrongValuesAreRefused(key: EngineSettings.Key, text: String) throws

@@ -23,6 +23,7 @@ struct EngineSettings: Sendable {
         case metadataDevice = "metadata_device"
         case inlineThreshold = "inline_threshold"
         case valueCache = "value_cache"
+        case indexMemory = "index_memory"
         case credits
         case swimPeriod = "swim_period"
         case swimPingTimeout = "swim_ping_timeout"
@@ -41,6 +42,7 @@ struct EngineSettings: Sendable {
             case .provider, .metadataDevice: ""
             case .inlineThreshold: "4KiB"
             case .valueCache: "32MiB"
+            case .indexMemory: "64MiB"
             case .credits: "128"
             case .swimPeriod: "200ms"
             case .swimPingTimeout: "100ms"
@@ -66,6 +68,7 @@ struct EngineSettings: Sendable {
                 "a second, faster device for logs, index and small values; empty for none"
             case .inlineThreshold: "values shorter than this stay in the log and the index"
             case .valueCache: "memory of each target for values that are read often; 0 for none"
+            case .indexMemory: "memory of each target for its index, of whatever size that is"
             case .credits: "requests in flight that each client is allowed per target"
             case .swimPeriod: "how often another engine is asked whether it is alive"
             case .swimPingTimeout:
@@ -139,6 +142,9 @@ struct EngineSettings: Sendable {
         guard let cache = Size(argument: try text(.valueCache)), cache.bytes <= 1 << 40 else {
             throw bad(.valueCache, "a size, such as 256MiB, or 0")
         }
+        guard let index = Size(argument: try text(.indexMemory)),
+            (256 << 10...1 << 40).contains(index.bytes)
+        else { throw bad(.indexMemory, "a size, such as 64MiB, from 256KiB on") }
         guard let credits = UInt32(try text(.credits)) else {
             throw bad(.credits, "a number; 0 for any number of requests")
         }
@@ -148,6 +154,7 @@ struct EngineSettings: Sendable {
         configuration.metadataDevicePath = metadataDevice.isEmpty ? nil : metadataDevice
         configuration.inlineThreshold = Int(threshold.bytes)
         configuration.valueCacheBytes = Int(cache.bytes)
+        configuration.indexBytes = Int(index.bytes)
         configuration.credits = credits
         configuration.faults = try faults()
         configuration.swim.period = try duration(.swimPeriod)

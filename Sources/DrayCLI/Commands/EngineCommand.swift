@@ -43,6 +43,8 @@ struct EngineCommand: ParsableCommand {
         var inlineThreshold: String?
         @Option(name: .long, help: "Memory of each target for values that are read often.")
         var valueCache: String?
+        @Option(name: .long, help: "Memory of each target for its index.")
+        var indexMemory: String?
         @Option(name: .long, help: "Requests in flight per client and target.")
         var credits: String?
         @Option(name: .long, help: "How often another engine is asked whether it is alive.")
@@ -70,6 +72,7 @@ struct EngineCommand: ParsableCommand {
             flags[.metadataDevice] = metadataDevice
             flags[.inlineThreshold] = inlineThreshold
             flags[.valueCache] = valueCache
+            flags[.indexMemory] = indexMemory
             flags[.credits] = credits
             flags[.swimPeriod] = swimPeriod
             flags[.swimPingTimeout] = swimPingTimeout
