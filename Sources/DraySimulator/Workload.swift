@@ -392,7 +392,7 @@ package final class Workload {
                 after = last
             }
         } catch {
-            violation("list failed: \(error)")
+            readFailed(error, "list", mustSucceed: true)
             return
         }
         let expected = (0..<Workload.keyCount).filter { keys[$0].states[0] != nil }.map(key)
