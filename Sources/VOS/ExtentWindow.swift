@@ -106,10 +106,9 @@ struct ExtentWindow {
         // When aggregation reaches the newest, all that is hidden now can go.
         let latest = all.reduce(0) { max($0, $1.epoch) }
         for index in ExtentWindow.hidden(all, Array(all.indices))
-        where index < heads.count && !result[index].isHidden
-            && !filter.isInSnapshot(heads[index].epoch, before: latest)
-        {
-            result[index].hiddenFrom = latest
+        where index < heads.count && !result[index].isHidden {
+            let isHeld = filter.isInSnapshot(heads[index].epoch, before: latest)
+            result[index].hiddenFrom = isHeld ? .max : latest
         }
         return result
     }

@@ -23,18 +23,20 @@ struct PreparedOperation {
 ///               operation: kind 1, flags 1 (1 = in blocks, 2 = dkey of the one before),
 ///               dkey 4 + n, akey 4 + n (what the kind has), value (`RecordCoding`)
 ///     range:    from 4 + n, to 4 + n
+///     snapshot: pool 16, container 16, epoch 8, 1 (taken) or 0 (dropped) 1
 ///     prepared: transaction 16, epoch 8, leader 1, members 4 + n, locks 2 (each key 8, mode 1),
 ///               changes of objects 2 (each: changes)
 ///     outcomes: count 2, each: kind 1 (1 committed, 2 aborted, 3 completed), transaction 16,
 ///               epoch 8
 ///
-/// Type 2 is not used. Numbers are little-endian; identifiers and keys big-endian, as in
+/// Numbers are little-endian; identifiers and keys big-endian, as in
 /// `IndexKey`.
 enum LogRecord {
     static let version: UInt8 = 3
 
     private enum RecordType: UInt8 {
         case update = 1
+        case snapshot = 2
         case range = 3
         case prepared = 4
         case outcomes = 5
@@ -43,6 +45,8 @@ enum LogRecord {
     case update(epoch: UInt64, transaction: UniqueID, operations: [PreparedOperation])
     /// Everything from one key up to another is destroyed.
     case range(from: IndexKey.Bytes, to: IndexKey.Bytes)
+    /// An epoch of a container is kept, or no longer.
+    case snapshot(ContainerName, epoch: UInt64, isTaken: Bool)
     /// This target's part of a distributed transaction is durable, and undecided.
     case prepared(DTX)
     /// What became of transactions that were prepared.
@@ -204,6 +208,15 @@ enum LogRecord {
         return bytes
     }
 
+    static func encodeSnapshot(_ name: ContainerName, epoch: UInt64, isTaken: Bool) -> [UInt8] {
+        var bytes: [UInt8] = [RecordType.snapshot.rawValue, version]
+        bytes.append(id: name.pool)
+        bytes.append(id: name.container)
+        bytes.put(epoch)
+        bytes.append(isTaken ? 1 : 0)
+        return bytes
+    }
+
     // MARK: - Decoding
 
     /// Reads a record. Any bytes are safe.
@@ -221,6 +234,10 @@ enum LogRecord {
             record = .range(
                 from: try reader.countedString(maximum: IndexKey.lengthMax),
                 to: try reader.countedString(maximum: IndexKey.lengthMax))
+        case .snapshot:
+            record = .snapshot(
+                ContainerName(pool: try reader.id(), container: try reader.id()),
+                epoch: try reader.quad(), isTaken: try reader.byte() != 0)
         case .prepared: record = try decodePrepared(&reader)
         case .outcomes: record = try decodeOutcomes(&reader)
         case nil: throw MalformedBytes(what: "log record type \(type)")

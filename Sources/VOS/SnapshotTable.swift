@@ -26,6 +26,10 @@ struct ContainerName: Hashable, Comparable {
     }
 }
 
+extension Fetch {
+    var containerName: ContainerName { ContainerName(pool: pool, container: container) }
+}
+
 /// The epochs of containers that can be read however old they are.
 struct SnapshotTable {
     private(set) var epochs: [ContainerName: [UInt64]] = [:]

@@ -34,6 +34,8 @@ struct TableInfo {
     /// and the epoch that aggregation has to reach for the first of them to go.
     var hiddenWeight: UInt64 = 0
     var hiddenEpoch: UInt64 = .max
+    /// How many hidden versions a snapshot held.
+    var held: UInt64 = 0
     /// Where the names end that its punches remove, if that is behind `lastKey`.
     var reach: IndexKey.Bytes = []
 
@@ -57,7 +59,7 @@ struct TableInfo {
 extension TableInfo {
     /// id 8, level 1, extents 4 (each: start 4, count 4), fence place, filter place, blocks,
     /// ends of the names in the first and the last key 4 each,
-    /// entries, punches, oldest epoch, weight, value blocks, hidden weight, hidden epoch 8 each,
+    /// entries, punches, oldest epoch, weight, value blocks, hidden weight, hidden epoch, held 8 each,
     /// first key, last key, reach 4 + n each.
     func encode(to bytes: inout [UInt8]) {
         bytes.put(id)
@@ -71,7 +73,7 @@ extension TableInfo {
             bytes.put(UInt32(number))
         }
         for number in [
-            entries, punches, epochMin, weight, valueBlocks, hiddenWeight, hiddenEpoch,
+            entries, punches, epochMin, weight, valueBlocks, hiddenWeight, hiddenEpoch, held,
         ] {
             bytes.put(number)
         }
@@ -96,6 +98,7 @@ extension TableInfo {
         valueBlocks = try reader.quad()
         hiddenWeight = try reader.quad()
         hiddenEpoch = try reader.quad()
+        held = try reader.quad()
         firstKey = try reader.countedString(maximum: IndexKey.lengthMax)
         lastKey = try reader.countedString(maximum: IndexKey.lengthMax)
         reach = try reader.countedString(maximum: IndexKey.lengthMax)

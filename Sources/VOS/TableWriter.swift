@@ -136,7 +136,9 @@ struct TableWriter {
                 ofPrefix: unsafe IndexKey.Bytes(key[0..<head.nameEnd]))
             if IndexKey.compare(end, info.reach) > 0 { info.reach = end }
         }
-        if let hiddenFrom {
+        if hiddenFrom == .max {
+            info.held += 1
+        } else if let hiddenFrom {
             info.hiddenWeight += head.weight
             info.hiddenEpoch = min(info.hiddenEpoch, hiddenFrom)
         }

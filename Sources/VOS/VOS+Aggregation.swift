@@ -67,6 +67,7 @@ extension VOS {
     /// Whether a table has something to drop that can be told from it alone.
     private func hasGarbage(_ info: TableInfo) -> Bool {
         info.hiddenEpoch <= aggregatedEpoch || info.punches > 0
+            || info.held > 0 && snapshots.changes != aggregated?.snapshots
             || destroyed.contains { info.overlaps($0.from, $0.to) }
     }
 
@@ -153,7 +154,8 @@ extension VOS {
     /// so much was written that there must be more of it.
     private func aggregateIfWorth(upTo bound: UInt64) async throws(VOSError) {
         let newest = transactions.newest
-        guard weightApplied != aggregatedWeight else { return }
+        guard weightApplied != aggregatedWeight || snapshots.changes != aggregated?.snapshots ?? 0
+        else { return }
         if aggregationMark == 0 { aggregationMark = newest }
         guard bound >= aggregationMark else { return }
         let tables = version.tables

@@ -15,6 +15,9 @@ extension VOS {
         case .outcomes(let outcomes):
             lastSequence = sequence
             replay(outcomes)
+        case .snapshot(let name, let epoch, let isTaken):
+            lastSequence = sequence
+            if isTaken { snapshots.insert(epoch, name) } else { snapshots.remove(epoch, name) }
         case .range(let from, let to):
             lastSequence = sequence
             destroy(from: from, to: to, sequence: sequence)

@@ -8,7 +8,7 @@ extension VOS {
         pool: UniqueID, container: UniqueID, after anchor: ObjectID? = nil, limit: Int,
         epoch: UInt64 = .max
     ) async throws(VOSError) -> (objects: [ObjectID], next: ObjectID?) {
-        try checkEpoch(epoch)
+        try checkEpoch(epoch, in: ContainerName(pool: pool, container: container))
         try begin()
         defer { end() }
         let prefix = IndexKey.container(pool, container)
@@ -132,7 +132,7 @@ extension VOS {
         guard await locks.waitForUpdates(ofObject: parent, until: patience) else {
             throw .undecided
         }
-        try checkEpoch(epoch)
+        try checkEpoch(epoch, in: unsafe parent.withUnsafeBytes { unsafe ContainerName($0) })
         if isTransactional { try noteRead(KeyLocks.object(parent), nil, snapshot: epoch) }
         let prefix = parent + [IndexKey.childTag]
         var start = prefix

@@ -103,7 +103,7 @@ extension VOS {
     func settle(_ path: NamePath, _ fetch: Fetch) async throws(VOSError) {
         guard await locks.waitForUpdates(of: path, until: fetch.patience) else { throw .undecided }
         // Aggregation may have gone on meanwhile.
-        try checkEpoch(fetch.epoch)
+        try checkEpoch(fetch.epoch, in: fetch.containerName)
         guard fetch.isTransactional else { return }
         try noteRead(
             KeyLocks.object(path.bytes), KeyLocks.dkey(path.bytes, length: path.dkeyEnd),
@@ -111,7 +111,7 @@ extension VOS {
     }
 
     func path(of fetch: Fetch) throws(VOSError) -> NamePath {
-        try checkEpoch(fetch.epoch)
+        try checkEpoch(fetch.epoch, in: fetch.containerName)
         try checkKey(fetch.dkey)
         try checkKey(fetch.akey)
         return NamePath(
@@ -119,9 +119,13 @@ extension VOS {
             akey: fetch.akey)
     }
 
-    /// What was visible before the aggregated epoch may be gone.
-    func checkEpoch(_ epoch: UInt64) throws(VOSError) {
-        guard epoch >= aggregatedEpoch else {
+    /// What was visible before the aggregated epoch may be gone, unless a snapshot of the container
+    /// holds it.
+    func checkEpoch(_ epoch: UInt64, in name: ContainerName? = nil) throws(VOSError) {
+        guard
+            epoch >= aggregatedEpoch
+                || name.map({ snapshots.epochs(of: $0).contains(epoch) }) ?? false
+        else {
             throw .epochTooOld(epoch: epoch, oldest: aggregatedEpoch)
         }
     }

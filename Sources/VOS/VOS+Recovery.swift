@@ -199,7 +199,7 @@ extension VOS {
         switch record {
         case .update(_, _, let list): operations = list
         case .prepared(let dtx): operations = dtx.operations
-        case .outcomes, .range: return
+        case .outcomes, .range, .snapshot: return
         }
         do throws(BIOError) {
             for operation in operations {

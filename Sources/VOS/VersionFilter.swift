@@ -35,7 +35,7 @@ struct VersionFilter {
     private var singleEnd = 0
 
     /// The epoch from which on the entry that was judged last cannot be seen, though it must be
-    /// kept for now; nil when nothing hides it, or a snapshot holds it.
+    /// kept for now; `UInt64.max` when a snapshot holds it, nil when nothing hides it.
     private(set) var hiddenFrom: UInt64?
 
     init(
@@ -72,12 +72,7 @@ struct VersionFilter {
         }
     }
 
-    /// Whether a version at `epoch` is needed by somebody who reads below `hider`.
-    func isReadable(_ epoch: UInt64, before hider: UInt64) -> Bool {
-        if hider > bound { return true }
-        return isInSnapshot(epoch, before: hider)
-    }
-
+    /// Whether a snapshot shows a version at `epoch` that something at `hider` hides later.
     func isInSnapshot(_ epoch: UInt64, before hider: UInt64) -> Bool {
         epochs.contains { $0 >= epoch && $0 < hider }
     }
@@ -128,7 +123,9 @@ struct VersionFilter {
     /// Whether `newer` hides `head` wherever somebody may read; if not, but later it will,
     /// `hiddenFrom` says when.
     private mutating func hides(_ newer: EntryHead, _ head: EntryHead) -> Bool {
-        guard newer.isNewer(than: head), !isInSnapshot(head.epoch, before: newer.epoch) else {
+        guard newer.isNewer(than: head) else { return false }
+        if isInSnapshot(head.epoch, before: newer.epoch) {
+            hiddenFrom = hiddenFrom ?? .max
             return false
         }
         if newer.epoch <= bound { return true }
