@@ -8,18 +8,21 @@ extension VOS {
     package func checkInvariants() async throws(VOSError) {
         try begin()
         defer { end() }
-        while try await !checkTables() {}
-        checkCounts()
+        // Nobody merges meanwhile.
+        try await mergeLock.withLock { () async throws(VOSError) in
+            while try await !checkTables() {}
+            checkCounts()
+        }
     }
 
-    /// Compares the tables with what is kept of them in memory. False when they have changed
-    /// meanwhile, or are about to.
+    /// Compares the tables with what is kept of them in memory. False when a flush has changed them
+    /// meanwhile, or is about to.
     private func checkTables() async throws(VOSError) -> Bool {
-        while isCheckpointing || isMerging { await giveWay() }
+        while isCheckpointing { await giveWay() }
         let version = version
         var counted = CountedBlocks(map: BlockMap(totalBlocks: store.allocator.totalBlocks))
         for table in version.tables { try await check(table, &counted) }
-        guard version === self.version, !isCheckpointing, !isMerging else { return false }
+        guard version === self.version, !isCheckpointing else { return false }
         precondition(counted.map.words == blockMap.words, "the block map is wrong")
         let areUsagesRight = counted.usages.entries.elementsEqual(tableUsages.entries) {
             $0.name == $1.name && $0.usage == $1.usage
