@@ -1,0 +1,291 @@
+import BIO
+import DrayRuntime
+import Testing
+import VOSSimulator
+
+@testable import VOS
+
+/// What the tools say of a healthy store, and of one with damage of every kind.
+@Suite struct StoreInspectorTests {
+    private static let path = SimulatedTarget.path
+
+    /// A closed store with several tables, values in blocks, and something in the log.
+    private func makeStore(seed: UInt64 = 1) -> SimulatedTarget {
+        var options = VOSOptions()
+        options.makeSmall()
+        let target = SimulatedTarget(seed: seed, options: options)
+        target.run {
+            let vos = try await target.open()
+            for number in 0..<60 as Range<UInt64> {
+                let dkey = [1, UInt8(number % 40)]
+                try await vos.putSingle(dkey, [2], .pattern(90, seed: number), epoch: 100 + number)
+                if number % 4 == 0 {
+                    try await vos.putArray(
+                        [3], [UInt8(number)], at: number * 100, .pattern(40_000, seed: number),
+                        epoch: 200 + number)
+                }
+                if number % 16 == 15 { try await vos.checkpoint() }
+            }
+            let punch = Operation(.punchDkey([1, 3]))
+            try await vos.update(
+                Update(
+                    pool: Names.pool, container: Names.container, object: Names.object, epoch: 400,
+                    transaction: .zero, operations: [punch]))
+            try await vos.checkpoint()
+            try await vos.putArray([4], [4], at: 0, .pattern(9000, seed: 9), epoch: 500)
+            try await vos.putSingle([5], [5], .pattern(10, seed: 9), epoch: 501)
+            await target.close(vos)
+        }
+        return target
+    }
+
+    private func inspect(
+        _ target: SimulatedTarget, depth: StoreInspector.Depth = .values,
+        visit: @escaping (StoreEntry) -> Void = { _ in }
+    ) -> InspectionReport? {
+        var report: InspectionReport?
+        target.run {
+            let device = ReadOnlyDevice(
+                try target.devices.open(path: Self.path, on: target.xstream))
+            let reader = try await StoreReader.open(device, partition: 0..<device.size)
+            report = await StoreInspector.inspect(reader, depth: depth, visit: visit)
+            await device.close()
+        }
+        return report
+    }
+
+    private func findings(_ target: SimulatedTarget) -> [StoreFinding] {
+        inspect(target)?.findings ?? []
+    }
+
+    /// Bytes of the device, changed by `body`, written back.
+    private func edit(
+        _ target: SimulatedTarget, at offset: UInt64, count: Int = 4096,
+        _ body: @escaping (inout [UInt8]) -> Void
+    ) {
+        target.run {
+            let device = try target.devices.open(path: Self.path, on: target.xstream)
+            let buffer = IOBuffer(count: (count + 4095) / 4096 * 4096)
+            try await device.read(into: buffer.bytes, at: offset)
+            var bytes = buffer.array(0..<buffer.count)
+            body(&bytes)
+            let changed = IOBuffer(copying: bytes)
+            try await device.write(
+                UnsafeRawBufferPointer(changed.bytes), at: offset, durable: true)
+            await device.close()
+        }
+    }
+
+    @Test func healthy() throws {
+        let target = makeStore()
+        let before = target.devices.image(path: Self.path).fingerprint
+        var entries: [StoreEntry] = []
+        let report = try #require(inspect(target) { entries.append($0) })
+        #expect(report.findings == [] && report.notes == [])
+        #expect(report.identity == SimulatedTarget.identity)
+        #expect(report.tables.count > 2 && Set(report.tables.map(\.level)).count > 1)
+        #expect(report.entries == UInt64(entries.count))
+        #expect(entries.contains { $0.table == nil && $0.name.dkey == [4] && $0.blocks.count > 0 })
+        #expect(entries.contains { $0.name.isPunch && $0.name.dkey == [1, 3] })
+        #expect(report.log.records == 2 && report.log.groups > 0, "\(report.log)")
+        #expect(report.verifiedBytes > 15 * 40_000)
+        let space = report.space
+        #expect(space.logValues == 3 && space.values >= 150)
+        let live = space.values + space.logValues + space.tables + space.metadata
+        #expect(live + space.free == space.total)
+        let summary = try #require(inspect(target, depth: .summary))
+        #expect(summary.space == space && summary.findings == [])
+        // Nothing was written; and what the store itself counts is the same.
+        #expect(target.devices.image(path: Self.path).fingerprint == before)
+        target.run {
+            let vos = try await target.open()
+            #expect(target.store?.allocator.usedBlocks == UInt32(live))
+            #expect(vos.entryCount == entries.count)
+            await target.close(vos)
+        }
+    }
+
+    @Test func superblock() {
+        for copy in 0..<2 as Range<UInt64> {
+            let target = makeStore()
+            target.devices.damage(path: Self.path, at: copy * 4096 + 100)
+            let found = findings(target)
+            #expect(found.map(\.part) == [.superblock])
+            #expect(found.first?.offset == copy * 4096 && found.first?.device == Self.path)
+            // It is still so: nothing was repaired.
+            #expect(findings(target) == found)
+        }
+    }
+
+    @Test func log() {
+        // Wherever it is in its ring: each group after the checkpoint but the seal.
+        var found: [StoreFinding] = []
+        for block in 2..<UInt64(2 + 64) {
+            let target = makeStore()
+            target.devices.damage(path: Self.path, at: block * 4096 + 80)
+            found += findings(target)
+        }
+        #expect(found.count >= 2)
+        #expect(found.allSatisfy { $0.part == .log && $0.offset != nil }, "\(found)")
+    }
+
+    @Test func manifest() throws {
+        let target = makeStore()
+        let block = try #require(inspect(target)?.manifest?.blocks.first?.start)
+        target.devices.damage(path: Self.path, at: offset(block) + 1)
+        let found = findings(target)
+        #expect(found.contains { $0.part == .manifest && $0.block == block })
+        #expect(found.contains { $0.offset == offset(block) })
+    }
+
+    private func offset(_ block: UInt32) -> UInt64 { (2 + 64 + UInt64(block)) * 4096 }
+
+    private func block(_ table: InspectionReport.Table, _ place: Int) -> UInt32 {
+        table.blocks.flatMap { Array($0.start..<$0.start + $0.count) }[place]
+    }
+
+    @Test func everyBlockOfEveryTable() throws {
+        let sound = try #require(inspect(makeStore()))
+        for table in sound.tables {
+            for place in 0..<table.byteCount / 4096 {
+                let target = makeStore()
+                let block = block(table, place)
+                target.devices.damage(path: Self.path, at: offset(block) + 40)
+                let found = findings(target)
+                let part: StoreFinding.Part =
+                    place >= table.filterPlace
+                    ? .filter : place >= table.fencePlace ? .fences : .table
+                // A block behind the first of a longer one may be beyond its bytes.
+                #expect(
+                    found.contains { $0.part == part && $0.table == table.id },
+                    "table \(table.id), place \(place): \(found)")
+                #expect(found.allSatisfy { $0.table == table.id }, "\(found)")
+                if part != .table {
+                    // All entries were found without them.
+                    #expect(found.count == 1 && found.first?.block == block)
+                    #expect(inspect(target)?.entries == sound.entries)
+                }
+            }
+        }
+    }
+
+    @Test func everyValueBlock() throws {
+        var entries: [StoreEntry] = []
+        _ = inspect(makeStore()) { entries.append($0) }
+        let target = makeStore()
+        var damaged: [StoreEntry.Name] = []
+        for entry in entries where !entry.blocks.isEmpty {
+            // The first block of the second chunk, if there is one.
+            let blocks = entry.blocks.flatMap { Array($0.start..<$0.start + $0.count) }
+            target.devices.damage(path: Self.path, at: offset(blocks.last!))
+            damaged.append(entry.name)
+        }
+        #expect(damaged.count > 10)
+        let found = findings(target)
+        #expect(found.allSatisfy { $0.part == .value })
+        #expect(found.compactMap(\.entry) == damaged)
+        #expect(inspect(target, depth: .tables)?.findings == [])
+    }
+
+    @Test func unreadableValue() throws {
+        var entries: [StoreEntry] = []
+        _ = inspect(makeStore()) { entries.append($0) }
+        let target = makeStore()
+        let entry = try #require(entries.first { $0.name.byteCount == 40_000 })
+        target.devices.makeUnreadable(path: Self.path, at: offset(entry.blocks[0].start))
+        let found = findings(target)
+        #expect(found.count == 1 && found.first?.entry == entry.name)
+        #expect(found.first?.what.contains("chunk 0") == true)
+        #expect(found.first?.offset == offset(entry.blocks[0].start))
+    }
+
+    @Test func pageOfTheBlockMap() throws {
+        let target = makeStore()
+        let block = try #require(inspect(target)?.manifest?.pageBlocks.first)
+        target.devices.damage(path: Self.path, at: offset(block) + 4000)
+        let found = findings(target)
+        #expect(found.map(\.part) == [.blockMap] && found.first?.block == block)
+    }
+
+    /// All checksums are right, but the map is wrong: one block too many, one too few.
+    @Test func wrongBlockMap() throws {
+        let target = makeStore()
+        var entries: [StoreEntry] = []
+        let sound = try #require(inspect(target) { entries.append($0) })
+        let manifest = try #require(sound.manifest)
+        let page = try #require(manifest.pageBlocks.first)
+        #expect(manifest.blocks.count == 1)
+        let entry = try #require(entries.first { $0.table != nil && !$0.blocks.isEmpty })
+        let missing = Int(entry.blocks[0].start)
+        let surplus = 1900
+        var checksums: (old: UInt32, new: UInt32) = (0, 0)
+        edit(target, at: offset(page)) { bytes in
+            checksums.old = bytes.checksum(first: 4096)
+            bytes[missing / 8] ^= 1 << UInt8(missing % 8)
+            bytes[surplus / 8] ^= 1 << UInt8(surplus % 8)
+            checksums.new = bytes.checksum(first: 4096)
+        }
+        var root: UInt32 = 0
+        edit(target, at: offset(manifest.blocks[0].start), count: Int(manifest.byteCount)) {
+            var record: [UInt8] = []
+            record.put(page)
+            record.put(checksums.old)
+            let place = (0..<$0.count - 8).first { [bytes = $0] start in
+                Array(bytes[start..<start + 8]) == record
+            }
+            guard let place else {
+                Issue.record("the manifest has no such page")
+                return
+            }
+            $0.store(checksums.new, at: place + 4)
+            root = $0.checksum(first: Int(manifest.byteCount))
+        }
+        for copy in 0..<2 as Range<UInt64> {
+            edit(target, at: copy * 4096) { bytes in
+                bytes.store(root, at: 144)
+                bytes.store(bytes.checksum(first: 4092), at: 4092)
+            }
+        }
+        let found = findings(target)
+        #expect(found.allSatisfy { $0.part == .blockMap })
+        #expect(found.count == 2, "\(found)")
+        #expect(found.contains { $0.block == UInt32(missing) && $0.entry == entry.name })
+        #expect(found.contains { $0.block == UInt32(surplus) && $0.entry == nil })
+    }
+
+    /// Any sector may be anything: never a trap, and whatever an engine would refuse is found.
+    @Test(arguments: UInt64(1)...3)
+    func randomSectors(seed: UInt64) throws {
+        let sound = makeStore()
+        let image = sound.devices.image(path: Self.path)
+        let sectors = (0..<2048 * 8 as Range<UInt64>).filter { sector in
+            image.bytes(at: sector * 512, count: 512).contains { $0 != 0 }
+        }
+        var entropy = Entropy(seed: seed)
+        var found = 0
+        for round in 0..<150 {
+            var other = image
+            for _ in 0..<1 + round % 3 {
+                let sector = sectors[Int(entropy.below(UInt64(sectors.count)))]
+                other.overwrite(at: sector * 512, with: .pattern(512, seed: entropy.next()))
+            }
+            let process = SimulatedStore(
+                seed: 4, shape: SimulatedStore.Shape(), image: other)
+            let ended = process.run {
+                let device = ReadOnlyDevice(
+                    try process.devices.open(path: SimulatedStore.path, on: process.xstream))
+                let reader: StoreReader
+                do {
+                    reader = try await StoreReader.open(device, partition: 0..<device.size)
+                } catch is BIOError {
+                    found += 1
+                    return
+                }
+                let report = await StoreInspector.inspect(reader, depth: .values)
+                found += report.findings.isEmpty ? 0 : 1
+            }
+            #expect(ended && process.failures == [])
+        }
+        #expect(found > 50)
+    }
+}
