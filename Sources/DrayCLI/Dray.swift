@@ -35,7 +35,7 @@ struct DrayCommand: AsyncParsableCommand {
             ClusterCommand.self, EngineCommand.self, PoolCommand.self, ContainerCommand.self,
             FileSystemCommand.self, KeyValueCommand.self, ObjectCommand.self,
             SelfTestCommand.self, BenchCommand.self, FabricCommand.self, MetricsCommand.self,
-            StorageCommand.self, CompletionsCommand.self,
+            StorageCommand.self, VOSCommand.self, CompletionsCommand.self,
         ])
 
     static func main() async {
