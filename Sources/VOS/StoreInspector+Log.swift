@@ -68,6 +68,7 @@ extension StoreInspector {
                     release(dtx.operations)
                 }
             }
+        case .snapshot: break
         case .range(let from, let to):
             // The order makes no difference.
             for dtx in replay.undecided.values {
