@@ -59,8 +59,8 @@ struct TableInfo {
 extension TableInfo {
     /// id 8, level 1, extents 4 (each: start 4, count 4), fence place, filter place, blocks,
     /// ends of the names in the first and the last key 4 each,
-    /// entries, punches, oldest epoch, weight, value blocks, hidden weight, hidden epoch, held 8 each,
-    /// first key, last key, reach 4 + n each.
+    /// entries, punches, oldest epoch, weight, value blocks, hidden weight, hidden epoch, held 8
+    /// each, first key, last key, reach 4 + n each.
     func encode(to bytes: inout [UInt8]) {
         bytes.put(id)
         bytes.append(UInt8(level))

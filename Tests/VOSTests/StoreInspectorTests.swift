@@ -290,4 +290,87 @@ import VOSSimulator
         }
         #expect(found > 50)
     }
+
+    /// Whatever a crash leaves, at any moment, is no damage.
+    @Test(arguments: [CrashOutcome.keep, .lose, .tear])
+    func crashes(outcome: CrashOutcome) {
+        final class Moments {
+            var images: [DeviceImage] = []
+        }
+        var shape = SimulatedStore.Shape()
+        shape.blocks = 300
+        shape.options = .shrunken()
+        let process = SimulatedStore(seed: 5, shape: shape)
+        let player = StorePlayer(process, seed: 5)
+        process.run {
+            try await process.format()
+            try await player.openStore()
+        }
+        let moments = Moments()
+        let context = SimulationConfined((moments, process), to: process.simulation)
+        process.devices.onBoundary { _, _ in
+            let (moments, process) = context.value
+            moments.images.append(process.image)
+        }
+        let ended = process.run { try await Self.play(player) }
+        process.devices.onBoundary(nil)
+        #expect(ended && process.failures == [] && player.violations == [])
+        var entries: UInt64 = 0
+        var undecided = 0
+        for (number, image) in moments.images.enumerated() {
+            let other = SimulatedStore(
+                seed: 6, shape: shape, image: image.crashed(outcome, seed: UInt64(number)))
+            other.run {
+                let device = ReadOnlyDevice(
+                    try other.devices.open(path: SimulatedStore.path, on: other.xstream))
+                let reader = try await StoreReader.open(device, partition: 0..<device.size)
+                let report = await StoreInspector.inspect(reader, depth: .values)
+                // A torn copy of the superblock cannot be told from a damaged one.
+                let torn = report.findings.filter { $0.part == .superblock }
+                #expect(report.findings == torn, "boundary \(number)")
+                #expect(torn.count <= (outcome == .tear ? 1 : 0), "boundary \(number)")
+                entries = max(entries, report.entries)
+                undecided = max(undecided, report.undecided)
+                await device.close()
+            }
+            #expect(other.failures == [])
+        }
+        #expect(moments.images.count > 50 && entries > 10 && undecided > 0)
+    }
+
+    private static func play(_ player: StorePlayer) async throws {
+        let container = UniqueID(high: 0xbb, low: 7)
+        for step in 0..<8 as Range<UInt64> {
+            try await player.put(1, 6000, epoch: 100 + step)
+            try await player.put(UInt8(step), 30, epoch: 110 + step)
+            try await player.update(
+                [.extent(3, at: step * 700, 5000, seed: step)], epoch: 120 + step)
+        }
+        try await player.update([.value(5, 5000, seed: 5)], epoch: 132, container: container)
+        let first = try await player.prepare(1, [.value(6, 5000, seed: 6)], epoch: 150)
+        let second = try await player.prepare(2, [.value(7, 5000, seed: 7)], epoch: 151)
+        try await player.checkpoint()
+        player.commit(first)
+        try await player.abort(second)
+        try await player.destroy(container)
+        for step in 0..<4 as Range<UInt64> {
+            try await player.put(10, 9000, epoch: 160 + step)
+            try await player.vos.aggregate(upTo: 150 + step)
+            try await player.checkpoint()
+        }
+        let third = try await player.prepare(3, [.value(8, 4500, seed: 8)], epoch: 170)
+        try await player.abort(third)
+        try await player.put(9, 33_000, epoch: 181)
+    }
+
+    @Test func blocksOfTwo() {
+        var set = BlockSet(totalBlocks: 200)
+        #expect(set.insert(BlockExtent(start: 60, count: 10)) == nil)
+        #expect(set.insert(BlockExtent(start: 68, count: 4)) == 68)
+        #expect(set.count == 12 && set.contains(71) && !set.contains(72))
+        set.remove(BlockExtent(start: 62, count: 1))
+        let runs = set.runs(without: BlockSet(totalBlocks: 200), limit: 9)
+        #expect(runs == [BlockExtent(start: 60, count: 2), BlockExtent(start: 63, count: 9)])
+        #expect(!set.contains(5000))
+    }
 }

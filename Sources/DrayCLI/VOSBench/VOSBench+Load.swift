@@ -169,7 +169,8 @@ extension VOSBench {
                     size: size, depth: VOSBenchPlan.overwriteDepth, values: values.count,
                     liveBytes: live, updates: load.done, updatedBytes: load.bytes,
                     seconds: load.seconds, waits: load.waits,
-                    written: asked.bytesWritten, flushes: asked.flushCount, usedMost: used,
+                    written: asked.bytesWritten, flushes: asked.flushCount,
+                    usedMost: max(used, SpaceWatch.used(target.vos)),
                     usedAtRest: SpaceWatch.used(target.vos),
                     latency: VOSBenchLatency(load.latencies)
                 ).divided())
