@@ -69,10 +69,11 @@ struct BlockMap {
     func page(_ index: Int) -> [UInt8]? {
         let range = wordRange(index)
         guard words[range].contains(where: { $0 != 0 }) else { return nil }
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(BlockDevice.blockSize)
-        for word in words[range] { bytes.put(word) }
-        bytes.append(contentsOf: repeatElement(0, count: BlockDevice.blockSize - bytes.count))
+        var bytes = [UInt8](repeating: 0, count: BlockDevice.blockSize)
+        let page = words[range].map(\.littleEndian)
+        unsafe page.withUnsafeBytes { page in
+            unsafe bytes.withUnsafeMutableBytes { unsafe $0.copyMemory(from: page) }
+        }
         return bytes
     }
 

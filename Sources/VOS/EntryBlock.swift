@@ -185,7 +185,7 @@ struct EntryBlockBuilder {
         var bytes = build(isWide: most > Int(UInt16.max))
         let used = bytes.count
         let size = VOS.blockCount(used) * BlockDevice.blockSize
-        bytes.append(contentsOf: repeatElement(0, count: size - used))
+        bytes.append(contentsOf: [UInt8](repeating: 0, count: size - used))
         TableBlockHeader.store(
             in: &bytes, table: table, place: place, used: used, count: ends.count,
             prefixLength: prefixLength)
@@ -199,7 +199,7 @@ struct EntryBlockBuilder {
         var bytes = [UInt8](repeating: 0, count: EntryBlock.headerLength)
         bytes.append(contentsOf: keys[0..<prefixLength])
         let offsets = bytes.count
-        bytes.append(contentsOf: repeatElement(0, count: ends.count * (isWide ? 4 : 2)))
+        bytes.append(contentsOf: [UInt8](repeating: 0, count: ends.count * (isWide ? 4 : 2)))
         var start = (key: 0, value: 0)
         for (index, end) in ends.enumerated() {
             if isWide {

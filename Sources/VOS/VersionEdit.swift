@@ -206,7 +206,7 @@ private struct MetadataWrite {
         }
         bytes.append(contentsOf: piece)
         bytes.append(
-            contentsOf: repeatElement(0, count: count * BlockDevice.blockSize - piece.count))
+            contentsOf: [UInt8](repeating: 0, count: count * BlockDevice.blockSize - piece.count))
         return reserved
     }
 
