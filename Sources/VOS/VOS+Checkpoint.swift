@@ -84,6 +84,23 @@ extension VOS {
             && (active.bytes > 2 * memtableBytesMax || store.logUsed > store.logSize / 4 * 3)
     }
 
+    /// With so many tables in level 0, updates wait for merging to come after.
+    static let level0Max = 32
+
+    /// Returns when whoever merges has nothing left to do, or has failed.
+    func waitForMerges() async {
+        startMerging()
+        await mergeLock.withLock {}
+    }
+
+    /// No less than `blocksKept`, in less time.
+    var blocksKeptMax: Int {
+        let memory = active.bytes + (frozen?.memtable.bytes ?? 0) + preparedBytes
+        let remembered = 25 * transactions.entries.count + 65_536 * completions.count
+        let unit = BlockDevice.blockSize
+        return (memory + remembered) / unit + Int(store.allocator.totalBlocks) / 4 + 4096
+    }
+
     /// Blocks that updates leave for flushing what is in memory, and for merging it.
     var blocksKept: Int {
         let memory = active.bytes + (frozen?.memtable.bytes ?? 0)

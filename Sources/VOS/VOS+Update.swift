@@ -221,6 +221,7 @@ extension VOS {
         }
         for _ in 0..<VOS.checkpointsAwaitedMax {
             if isBehind { try await checkpoint() }
+            if version.levels[0].count > VOS.level0Max { await waitForMerges() }
             do throws(BIOError) {
                 try enqueueOutcomes()
                 try await store.append(bytes, checks: checks, apply: apply)
@@ -304,8 +305,10 @@ extension VOS {
     /// Ordinary updates leave enough free blocks for flushing and merging, without which nothing
     /// could be deleted any more.
     private func checkHeadroom(blocks: Int) throws(VOSError) {
-        let kept = UInt64(blocksKept)
         let free = UInt64(store.allocator.freeBlocks)
+        // Usually there is plenty, and no need to count.
+        guard free < UInt64(blocksKeptMax + blocks) else { return }
+        let kept = UInt64(blocksKept)
         guard free < kept + UInt64(blocks) else { return }
         let unit = UInt64(BlockDevice.blockSize)
         throw .noSpace(
