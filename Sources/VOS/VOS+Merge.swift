@@ -14,7 +14,7 @@ extension VOS {
 
     /// Begins to merge if that is called for and nobody does.
     func startMerging() {
-        guard !isMerging, !isClosed, picker.pick() != nil else { return }
+        guard mergesTables, !isMerging, !isClosed, picker.pick() != nil else { return }
         isMerging = true
         operations += 1
         xstream.spawn { [self] in

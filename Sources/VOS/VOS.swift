@@ -39,6 +39,8 @@ internal import Logging
     let manifestLock = AsyncLock()
     let mergeLock = AsyncLock()
     @safe @exclusivity(unchecked) var isMerging = false
+    /// Whether tables are merged as they come. Not so only for measuring what that costs.
+    @safe @exclusivity(unchecked) package var mergesTables = true
     /// What was put into memtables weighs so much.
     @safe @exclusivity(unchecked) var weightApplied: UInt64 = 0
     /// The same when aggregation last dealt with everything, and what it was then.

@@ -105,6 +105,7 @@ extension VOSBench {
                 let target = try await open(background: false)
                 try await with(target) { () async throws(CommandFailure) in
                     try await rest(target)
+                    target.vos.mergesTables = isOn
                     if isOn { target.startBackground(on: xstream) }
                     let word = isOn ? "on" : "off"
                     let load = Load(
