@@ -135,7 +135,8 @@ extension VOS {
                 if now > kept {
                     try await aggregateIfWorth(upTo: min(now - kept, transactions.newest))
                 }
-                if wantsCheckpoint { try await checkpoint() }
+                // Also what could not be flushed for want of space.
+                if wantsCheckpoint || frozen != nil { try await checkpoint() }
             } catch .closed {
                 return
             } catch .device(let error) {

@@ -7,6 +7,9 @@ extension VOS {
     /// The most entries that are merged before others have their turn.
     private static let entriesPerSlice = 128
 
+    /// How long nothing is merged after it has failed: for want of space, or at a damaged table.
+    private static let mergePause = Duration.seconds(5)
+
     var picker: MergePicker {
         MergePicker(
             version: version, levelBytesMin: 4 * memtableBytesMax, tableBytesMax: tableBytesMax)
@@ -14,7 +17,9 @@ extension VOS {
 
     /// Begins to merge if that is called for and nobody does.
     func startMerging() {
-        guard mergesTables, !isMerging, !isClosed, picker.pick() != nil else { return }
+        guard mergesTables, !isMerging, !isClosed, mergeRetry.map({ $0 <= xstream.now }) ?? true,
+            picker.pick() != nil
+        else { return }
         isMerging = true
         operations += 1
         xstream.spawn { [self] in
@@ -24,6 +29,7 @@ extension VOS {
                 }
             } catch {
                 log.warning("merging tables: \(error)")
+                mergeRetry = xstream.now + VOS.mergePause
             }
             isMerging = false
             end()

@@ -39,6 +39,8 @@ internal import Logging
     let manifestLock = AsyncLock()
     let mergeLock = AsyncLock()
     @safe @exclusivity(unchecked) var isMerging = false
+    /// After a merge has failed, the next is not tried before.
+    @safe @exclusivity(unchecked) var mergeRetry: Instant?
     /// Whether tables are merged as they come. Not so only for measuring what that costs.
     @safe @exclusivity(unchecked) package var mergesTables = true
     /// What was put into memtables weighs so much.
