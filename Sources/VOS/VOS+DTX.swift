@@ -254,7 +254,9 @@ extension VOS {
 
     private func freeBlocks(of dtx: DTX) {
         let blocks = dtx.blocks
-        if !blocks.isEmpty { store.allocator.free(blocks) }
+        if !blocks.isEmpty {
+            abortedBlocks.append(AbortedBlocks(sequence: lastSequence, blocks: blocks))
+        }
         dtx.operations = []
     }
 
@@ -345,7 +347,9 @@ extension VOS {
             for operation in dtx.operations {
                 if operation.isIn(from, to) {
                     let blocks = operation.record.blocks
-                    if !blocks.isEmpty { store.allocator.free(blocks) }
+                    if !blocks.isEmpty {
+                        abortedBlocks.append(AbortedBlocks(sequence: lastSequence, blocks: blocks))
+                    }
                 } else {
                     kept.append(operation)
                 }
@@ -488,4 +492,10 @@ struct DTXWishes {
         locks.append(KeyLocks.Request(key: dkeyKey, mode: .read))
         reads.append(Key(object: objectKey, dkey: dkeyKey))
     }
+}
+
+/// Blocks that an aborted transaction had, and the log record that says so.
+struct AbortedBlocks {
+    let sequence: UInt64
+    let blocks: [BlockExtent]
 }

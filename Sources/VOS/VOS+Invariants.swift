@@ -47,6 +47,7 @@ extension VOS {
         metadata.tables = version.tables.map(\.info)
         let extents =
             metadata.extents + (store.checkpoint?.extents ?? []) + undecided.flatMap(\.blocks)
+            + abortedBlocks.flatMap(\.blocks)
         let used =
             values + extents.reduce(0) { $0 + UInt64($1.count) }
             + UInt64(store.allocator.quarantinedBlocks)

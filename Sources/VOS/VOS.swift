@@ -39,6 +39,9 @@ internal import Logging
     let manifestLock = AsyncLock()
     let mergeLock = AsyncLock()
     @safe @exclusivity(unchecked) var isMerging = false
+    /// Blocks of aborted transactions, and the log records of the aborts. A merge's manifest still
+    /// has what the last flush knew, so these are free only with the next flush.
+    @safe @exclusivity(unchecked) var abortedBlocks: [AbortedBlocks] = []
     /// After a merge has failed, the next is not tried before.
     @safe @exclusivity(unchecked) var mergeRetry: Instant?
     /// Whether tables are merged as they come. Not so only for measuring what that costs.
@@ -192,8 +195,10 @@ internal import Logging
     /// The size of the device's data area, and how much of it is free, in bytes.
     public var space: (total: UInt64, free: UInt64) {
         let unit = UInt64(BlockDevice.blockSize)
+        let aborted = abortedBlocks.flatMap(\.blocks).reduce(0) { $0 + UInt64($1.count) }
         return (
-            UInt64(store.allocator.totalBlocks) * unit, UInt64(store.allocator.freeBlocks) * unit
+            UInt64(store.allocator.totalBlocks) * unit,
+            (UInt64(store.allocator.freeBlocks) + aborted) * unit
         )
     }
 

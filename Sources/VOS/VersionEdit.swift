@@ -80,7 +80,13 @@ extension VOS {
         self.manifest = manifest
         tableUsages = usages
         destroyed.removeAll { edit.finished.contains($0) }
-        if edit.flushed != nil { frozen = nil }
+        if let flushed = edit.flushed {
+            frozen = nil
+            for entry in abortedBlocks where entry.sequence <= flushed.sequence {
+                store.allocator.free(entry.blocks)
+            }
+            abortedBlocks.removeAll { $0.sequence <= flushed.sequence }
+        }
         replaceVersion(by: next, edit)
     }
 
