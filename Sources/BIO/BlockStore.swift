@@ -126,9 +126,6 @@ public final class BlockStore {
     /// Whether an error took the store out of service.
     public var isOutOfService: Bool { failure != nil }
 
-    /// The error that did.
-    public var outOfServiceError: BIOError? { failure }
-
     func checkService() throws(BIOError) {
         xstream.checkIsolated()
         precondition(phase != .closed, "a closed store was used")

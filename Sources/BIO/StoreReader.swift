@@ -148,7 +148,6 @@ package final class StoreReader {
     package var checkpoint: CheckpointRoot? { superblock.checkpoint }
     /// The number of blocks, those on a metadata device included.
     package var totalBlocks: UInt32 { superblock.totalBlocks }
-    package var logDevice: String { places.log.name }
 
     /// Whether there are such blocks.
     package func holds(_ extent: BlockExtent) -> Bool { superblock.holds(extent) }

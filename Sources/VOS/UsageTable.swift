@@ -16,17 +16,18 @@ struct UsageTable {
         table[name] = sum
     }
 
-    /// Adds what `added` has, and takes away what `removed` has.
-    mutating func change(adding added: UsageTable, removing removed: UsageTable) {
+    /// Adds what `added` has, and takes away what `removed` has. False when there is not so much.
+    mutating func change(adding added: UsageTable, removing removed: UsageTable) -> Bool {
         // Sums do not depend on the order.
         for (name, usage) in added.table { add(usage, to: name) }
         for (name, usage) in removed.table {
-            guard var sum = table[name] else {
-                preconditionFailure("something was removed from a container that had nothing")
-            }
+            guard var sum = table[name], sum.bytes >= usage.bytes,
+                sum.blockBytes >= usage.blockBytes, sum.entries >= usage.entries
+            else { return false }
             sum.subtract(usage)
             table[name] = sum.entries == 0 ? nil : sum
         }
+        return true
     }
 
     /// In order.

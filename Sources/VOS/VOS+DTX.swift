@@ -253,11 +253,14 @@ extension VOS {
     }
 
     private func freeBlocks(of dtx: DTX) {
-        let blocks = dtx.blocks
-        if !blocks.isEmpty {
-            abortedBlocks.append(AbortedBlocks(sequence: lastSequence, blocks: blocks))
-        }
+        freeAfterFlush(dtx.blocks)
         dtx.operations = []
+    }
+
+    /// Gives back blocks that the last log record has taken from a transaction.
+    private func freeAfterFlush(_ blocks: [BlockExtent]) {
+        guard !blocks.isEmpty else { return }
+        abortedBlocks.append(AbortedBlocks(sequence: lastSequence, blocks: blocks))
     }
 
     /// Notes that a transaction which is not here must never be prepared here. Durable when it
@@ -346,10 +349,7 @@ extension VOS {
             var kept: [PreparedOperation] = []
             for operation in dtx.operations {
                 if operation.isIn(from, to) {
-                    let blocks = operation.record.blocks
-                    if !blocks.isEmpty {
-                        abortedBlocks.append(AbortedBlocks(sequence: lastSequence, blocks: blocks))
-                    }
+                    freeAfterFlush(operation.record.blocks)
                 } else {
                     kept.append(operation)
                 }

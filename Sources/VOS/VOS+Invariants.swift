@@ -20,10 +20,10 @@ extension VOS {
     private func checkTables() async throws(VOSError) -> Bool {
         while isCheckpointing { await giveWay() }
         let version = version
-        var counted = CountedBlocks(map: BlockMap(totalBlocks: store.allocator.totalBlocks))
+        var counted = CountedBlocks(blocks: BlockSet(totalBlocks: store.allocator.totalBlocks))
         for table in version.tables { try await check(table, &counted) }
         guard version === self.version, !isCheckpointing else { return false }
-        precondition(counted.map.words == blockMap.words, "the block map is wrong")
+        precondition(counted.blocks == blockMap.blocks, "the block map is wrong")
         let areUsagesRight = counted.usages.entries.elementsEqual(tableUsages.entries) {
             $0.name == $1.name && $0.usage == $1.usage
         }
@@ -42,7 +42,7 @@ extension VOS {
         frozen?.memtable.checkInvariants()
         let values =
             active.valueBlocks + (frozen?.memtable.valueBlocks ?? 0)
-            + UInt64(blockMap.markedCount)
+            + blockMap.blocks.count
         var metadata = manifest
         metadata.tables = version.tables.map(\.info)
         let extents =
@@ -59,7 +59,7 @@ extension VOS {
 
     /// What the tables really have.
     private struct CountedBlocks {
-        var map: BlockMap
+        var blocks: BlockSet
         var usages = UsageTable()
     }
 
@@ -78,7 +78,7 @@ extension VOS {
             unsafe counted.usages.add(cursor.entry.key, try cursor.entry.head())
             for extent in record.blocks {
                 precondition(store.allocator.isUsed(extent), "a value in free blocks")
-                counted.map.mark(extent)
+                precondition(counted.blocks.insert(extent) == nil, "a block has two values")
             }
             for end in [Int(record.dkeyEnd), Int(record.akeyEnd)]
             where end > 0 && !record.kind.isPunch {

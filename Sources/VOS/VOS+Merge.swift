@@ -109,11 +109,12 @@ extension VOS {
             bound: aggregatedEpoch, snapshots: snapshots, destroyed: destroyed
         ) { [unowned self] name, epoch in
             let end = IndexKey.successor(ofPrefix: name)
-            if active.epochMin < epoch { return true }
+            // At equal epochs what was logged last wins: the punch may hide those, too.
+            if active.epochMin <= epoch { return true }
             // What is flushed is what the filter sees.
-            if !isFlush, let frozen, frozen.memtable.epochMin < epoch { return true }
+            if !isFlush, let frozen, frozen.memtable.epochMin <= epoch { return true }
             return version.tables.contains { table in
-                table.info.epochMin < epoch && !ids.contains(table.info.id)
+                table.info.epochMin <= epoch && !ids.contains(table.info.id)
                     && table.info.overlaps(name, end)
             }
         }

@@ -61,7 +61,7 @@ extension VOS {
     private func checkUsages() throws(VOSError) {
         let tables = version.tables.map(\.info)
         let usages = tableUsages.entries.map(\.usage)
-        let blocks = UInt64(blockMap.markedCount)
+        let blocks = blockMap.blocks.count
         guard tables.reduce(0, { $0 + $1.valueBlocks }) == blocks,
             usages.reduce(0, { $0 + $1.blockBytes }) == blocks * UInt64(BlockDevice.blockSize),
             tables.reduce(0, { $0 + $1.entries }) == usages.reduce(0, { $0 + $1.entries })

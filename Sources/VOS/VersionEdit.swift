@@ -46,9 +46,10 @@ extension VOS {
             removing: removed,
             adding: edit.adding.map { IndexTable($0, store: store, cache: blockCache) })
         var usages = tableUsages
-        usages.change(adding: edit.addedUsages, removing: edit.removedUsages)
-        for extent in edit.cleared { blockMap.clear(extent) }
-        for extent in edit.marked { blockMap.mark(extent) }
+        guard usages.change(adding: edit.addedUsages, removing: edit.removedUsages) else {
+            throw .damaged(what: "the tables have more than the manifest says of containers")
+        }
+        try changeBlockMap(clearing: edit.cleared, marking: edit.marked)
         var manifest = self.manifest
         var metadata = MetadataWrite()
         do throws(VOSError) {
@@ -68,8 +69,7 @@ extension VOS {
             manifest.destroyed = destroyed.filter { !edit.finished.contains($0) }
             try await write(manifest, &metadata)
         } catch {
-            for extent in edit.marked { blockMap.clear(extent) }
-            for extent in edit.cleared { blockMap.mark(extent) }
+            try changeBlockMap(clearing: edit.marked, marking: edit.cleared)
             if !metadata.extents.isEmpty { store.allocator.cancel(metadata.extents) }
             throw error
         }
@@ -88,6 +88,18 @@ extension VOS {
             abortedBlocks.removeAll { $0.sequence <= flushed.sequence }
         }
         replaceVersion(by: next, edit)
+    }
+
+    /// Throws, and changes nothing, when the tables and the block map contradict each other.
+    private func changeBlockMap(
+        clearing: [BlockExtent], marking: [BlockExtent]
+    ) throws(VOSError) {
+        let cleared = clearing.prefix { blockMap.clear($0) }
+        let marked = cleared.count == clearing.count ? marking.prefix { blockMap.mark($0) } : []
+        guard cleared.count < clearing.count || marked.count < marking.count else { return }
+        for extent in marked { _ = blockMap.clear(extent) }
+        for extent in cleared { _ = blockMap.mark(extent) }
+        throw .damaged(what: "the tables and the block map do not agree about a value's blocks")
     }
 
     private func replaceVersion(by next: IndexVersion, _ edit: VersionEdit) {
