@@ -37,6 +37,8 @@ public final class BlockStore {
     @safe @exclusivity(unchecked) var live: Deque<LiveGroup> = []
     @safe @exclusivity(unchecked) var head: LogCursor
     @safe @exclusivity(unchecked) var pending: Deque<PendingRecord> = []
+    /// Groups that are durable and not yet visible.
+    @safe @exclusivity(unchecked) var durable: [PendingGroup] = []
     /// Bytes that the pending records and their checks take in groups.
     @safe @exclusivity(unchecked) var pendingBytes = 0
     @safe @exclusivity(unchecked) var committing = false
@@ -63,6 +65,17 @@ public final class BlockStore {
 
         var byteCount: Int {
             GroupHeader.recordPrefix + record.count + checks.count * GroupHeader.checkBytes
+        }
+    }
+
+    /// Records that become durable together.
+    struct PendingGroup {
+        private(set) var entries: [PendingRecord] = []
+        private(set) var checks: [BlockCheck] = []
+
+        mutating func add(_ entry: PendingRecord) {
+            entries.append(entry)
+            checks += entry.checks
         }
     }
 

@@ -84,13 +84,14 @@ extension BlockStore {
         startCommitting()
     }
 
-    /// The most log blocks that the pending records and `bytes` more can take. Groups are filled
-    /// greedily, so any two neighbours exceed the maximum of one.
+    /// The most log blocks that the pending records and `bytes` more can take. Of two neighbouring
+    /// groups the first has many records, or both exceed the maximum of one.
     func pendingBlocksMax(adding bytes: Int) -> UInt64 {
         let total = pendingBytes + bytes
         guard total > 0 else { return 0 }
         let unit = BlockDevice.blockSize
-        let groups = 2 * (total / groupBuffer.count) + 1
+        let groups =
+            2 * (total / groupBuffer.count) + 2 + pending.count / BlockStore.gatheredEnough
         return UInt64((total + unit - 1) / unit + groups)
     }
 
@@ -104,31 +105,46 @@ extension BlockStore {
     /// one before ends; a lone record waits for nobody.
     private func commit() async {
         while !pending.isEmpty {
-            var entries: [PendingRecord] = []
-            await letGather()
-            if failure == nil {
-                entries = takeGroup()
-                let checks = entries.flatMap(\.checks)
-                do throws(BIOError) {
-                    try await writeGroup(entries, checks: checks)
-                    committed(entries, checks: checks)
-                    continue
-                } catch {
-                    fail(error)
-                    for entry in entries { entry.waiter?.resume(returning: error) }
-                }
+            if failure == nil { await letGather() }
+            guard failure == nil else {
+                refusePending()
+                break
             }
-            let rest = pending
-            pending.removeAll()
-            pendingBytes = 0
-            for entry in rest {
-                entry.waiter?.resume(returning: .outOfService(path: device.name))
+            let group = takeGroup()
+            do throws(BIOError) {
+                try await writeGroup(group)
+            } catch {
+                fail(error)
+                applyDurable()
+                for entry in group.entries { entry.waiter?.resume(returning: error) }
+                continue
+            }
+            durable.append(group)
+            if pending.count >= BlockStore.gatheredEnough {
+                // The next group goes to the device first, so that neither it nor the xstream
+                // waits for the other.
+                xstream.spawn { [self] in
+                    await xstream.yield()
+                    applyDurable()
+                }
+            } else {
+                applyDurable()
             }
         }
+        applyDurable()
         committing = false
         let waiters = commitWaiters
         commitWaiters.removeAll()
         for waiter in waiters { waiter.resume() }
+    }
+
+    private func refusePending() {
+        let rest = pending
+        pending.removeAll()
+        pendingBytes = 0
+        for entry in rest {
+            entry.waiter?.resume(returning: .outOfService(path: device.name))
+        }
     }
 
     /// The most rounds that a group waits for more records, and how many are enough.
@@ -152,35 +168,42 @@ extension BlockStore {
         }
     }
 
-    /// As many pending records as one group holds.
-    private func takeGroup() -> [PendingRecord] {
-        var entries: [PendingRecord] = []
+    /// As many pending records as one group holds; of many one half, so that two groups alternate:
+    /// one is written while the other is applied.
+    private func takeGroup() -> PendingGroup {
+        var group = PendingGroup()
+        let most = max(BlockStore.gatheredEnough, (pending.count + 1) / 2)
         var size = GroupHeader.byteCount
-        while let first = pending.first, size + first.byteCount <= groupBuffer.count {
+        while group.entries.count < most, let first = pending.first,
+            size + first.byteCount <= groupBuffer.count
+        {
             size += first.byteCount
             pendingBytes -= first.byteCount
-            entries.append(pending.removeFirst())
+            group.add(pending.removeFirst())
         }
-        precondition(!entries.isEmpty, "a pending record fits no group")
-        return entries
+        precondition(!group.entries.isEmpty, "a pending record fits no group")
+        return group
     }
 
-    /// The group is durable: its effects become visible, then its appends return.
-    private func committed(_ entries: [PendingRecord], checks: [BlockCheck]) {
-        allocator.guardOnly(checks.map(\.extent))
-        for entry in entries {
-            appliedSequence += 1
-            entry.apply(appliedSequence)
+    /// The effects of groups that are durable become visible, then their appends return.
+    private func applyDurable() {
+        let groups = durable
+        durable.removeAll(keepingCapacity: true)
+        for group in groups {
+            allocator.guardOnly(group.checks.map(\.extent))
+            for entry in group.entries {
+                appliedSequence += 1
+                entry.apply(appliedSequence)
+            }
+            for entry in group.entries { entry.waiter?.resume(returning: nil) }
+            discardFreed()
         }
-        for entry in entries { entry.waiter?.resume(returning: nil) }
-        discardFreed()
     }
 
     // MARK: - Groups
 
-    private func writeGroup(
-        _ entries: [PendingRecord], checks: [BlockCheck]
-    ) async throws(BIOError) {
+    private func writeGroup(_ group: PendingGroup) async throws(BIOError) {
+        let checks = group.checks
         var place = GroupHeader.byteCount
         for check in checks {
             groupBuffer.store(check.extent.start, at: place)
@@ -189,7 +212,7 @@ extension BlockStore {
             groupBuffer.store(check.checksum, at: place + 12)
             place += GroupHeader.checkBytes
         }
-        for entry in entries {
+        for entry in group.entries {
             groupBuffer.store(UInt32(entry.record.count), at: place)
             place += GroupHeader.recordPrefix
             let range = place..<place + entry.record.count
@@ -206,7 +229,8 @@ extension BlockStore {
         // Otherwise one flush makes the blocks and the log durable together.
         let flushing = checks.contains { !isApart || places.isOnMetadata($0.extent) }
         try await writeGroup(
-            payloadEnd: place, recordCount: entries.count, checkCount: checks.count, isSeal: false,
+            payloadEnd: place, recordCount: group.entries.count, checkCount: checks.count,
+            isSeal: false,
             flushing: flushing)
     }
 

@@ -74,7 +74,7 @@ internal import Glibc
             let length = UInt32(min(progress.remaining, FileDevice.submissionBytesMax))
             progress.add(
                 // SAFETY: the caller keeps the buffer until this returns.
-                unsafe await ring.perform { ring, slot in
+                unsafe await ring.perform(atOnce: durable) { ring, slot in
                     unsafe dray_ring_write(
                         ring, buffer.baseAddress! + done, length, offset + UInt64(done), number,
                         durable, slot)
@@ -104,7 +104,7 @@ internal import Glibc
         if buffer.count > 0, buffer.count <= FileDevice.submissionBytesMax {
             let number = unsafe ring.number(of: buffer)
             // SAFETY: the caller keeps the buffer until this returns.
-            let result = unsafe await ring.perform { ring, slot in
+            let result = unsafe await ring.perform(atOnce: true) { ring, slot in
                 unsafe dray_ring_write_and_flush(
                     ring, buffer.baseAddress!, UInt32(buffer.count), offset, number, slot)
             }

@@ -9,11 +9,12 @@ internal import DrayRuntime
 @safe final class TransferRing: PollSource {
     /// Operations in the kernel at once; more wait for their turn.
     static let inFlightMax = 256
-    /// So many queued operations are given to the kernel at once. Fewer wait for more to come while
-    /// others are under way, for a few rounds: that is a moment when the xstream has nothing else
-    /// to do, and when it has, telling the device costs more than the waiting (in a virtual
-    /// machine: an exit to the host each time).
-    static let batchGoal = 8
+    /// So many queued operations are given to the kernel at once: the device works on them while
+    /// the xstream prepares the next ones. Fewer wait for more to come while others are under way,
+    /// for a few rounds: that is a moment when the xstream has nothing else to do, and when it has,
+    /// telling the device costs more than the waiting (in a virtual machine: an exit to the host
+    /// each time).
+    static let batchGoal = 2
     static let roundsQueuedMax = 3
 
     /// Who waits for an operation: one task for it alone, or for several together.
@@ -73,12 +74,16 @@ internal import DrayRuntime
     // MARK: - Operations
 
     /// Has `queue` put an operation into the ring, and returns what becomes of it: bytes, or a
-    /// negative errno, or what else the operation says.
-    func perform(_ queue: (OpaquePointer, _ slot: UInt64) -> Bool) async -> Int32 {
+    /// negative errno, or what else the operation says. `atOnce`: the kernel gets it now, with
+    /// what else is queued, and not when the xstream has nothing else to do.
+    func perform(
+        atOnce: Bool = false, _ queue: (OpaquePointer, _ slot: UInt64) -> Bool
+    ) async -> Int32 {
         let slot = await takeSlot()
         return await Waiter<Int32>.suspend { waiter in
             users[slot] = .alone(waiter)
             unsafe add(slot, queue)
+            if atOnce || isBatchFull { _ = submit() }
         }
     }
 
@@ -93,9 +98,14 @@ internal import DrayRuntime
             let slot = await takeSlot()
             users[slot] = .part(batch, index)
             unsafe add(slot) { ring, slot in unsafe queue(ring, index, slot) }
+            if isBatchFull { _ = submit() }
         }
         if batch.left > 0 { await Waiter.suspend { batch.waiter = $0 } }
         return batch.results
+    }
+
+    private var isBatchFull: Bool {
+        unsafe Int(dray_ring_queued(ring)) >= TransferRing.batchGoal
     }
 
     private func add(_ slot: Int, _ queue: (OpaquePointer, UInt64) -> Bool) {
@@ -152,9 +162,8 @@ internal import DrayRuntime
         let queued = unsafe Int(dray_ring_queued(ring))
         if queued > 0 {
             roundsQueued += 1
-            if unsafe queued >= TransferRing.batchGoal
-                || roundsQueued > TransferRing.roundsQueuedMax || queued == inFlight
-                || dray_ring_has_work(ring)
+            if unsafe isBatchFull || roundsQueued > TransferRing.roundsQueuedMax
+                || queued == inFlight || dray_ring_has_work(ring)
             {
                 events += submit()
             }

@@ -141,51 +141,48 @@ enum EntryCoding {
     ) -> IndexRecord? {
         var reader = unsafe RawReader(value)
         guard let head = unsafe head(key: key, from: &reader) else { return nil }
-        var inline: [UInt8] = []
-        var blocks: [BlockExtent] = []
-        var checksums: [UInt32] = []
+        var value = StoredValue()
         if !head.kind.isPunch {
             if head.hasBlocks {
                 guard let extents = Self.blocks(&reader, byteCount: head.byteCount) else {
                     return nil
                 }
-                blocks = extents
+                (value.firstBlocks, value.moreBlocks) = extents
             } else {
                 guard let bytes = reader.bytes(head.byteCount) else { return nil }
-                inline = bytes
+                value.inline = bytes
             }
-            let chunkCount = VOS.chunkCount(head.byteCount)
-            checksums.reserveCapacity(chunkCount)
-            for _ in 0..<chunkCount {
+            for chunk in 0..<VOS.chunkCount(head.byteCount) {
                 guard let checksum = reader.long() else { return nil }
-                checksums.append(checksum)
+                if chunk == 0 {
+                    value.firstChecksum = checksum
+                } else {
+                    value.moreChecksums.append(checksum)
+                }
             }
         }
         guard reader.remaining == 0 else { return nil }
-        let record = IndexRecord(
-            kind: head.kind, dkeyEnd: head.dkeyEnd, akeyEnd: head.akeyEnd, epoch: head.epoch,
-            offset: head.offset, byteCount: head.byteCount, inline: inline, blocks: blocks,
-            checksums: checksums)
-        record.stamp = head.stamp
-        return record
+        return IndexRecord(head, value)
     }
 
+    /// The first extent and the others.
     private static func blocks(
         _ reader: inout RawReader, byteCount: Int
-    ) -> [BlockExtent]? {
+    ) -> (BlockExtent, [BlockExtent])? {
         let total = VOS.blockCount(byteCount)
         guard let count = reader.length(max: total), count > 0 else { return nil }
-        var extents: [BlockExtent] = []
-        extents.reserveCapacity(count)
+        var first = BlockExtent(start: 0, count: 0)
+        var more: [BlockExtent] = []
         var stored = 0
-        for _ in 0..<count {
+        for index in 0..<count {
             guard let start = reader.long(), let length = reader.length(max: total), length > 0,
                 UInt64(start) + UInt64(length) <= UInt64(UInt32.max)
             else { return nil }
-            extents.append(BlockExtent(start: start, count: UInt32(length)))
+            let extent = BlockExtent(start: start, count: UInt32(length))
+            if index == 0 { first = extent } else { more.append(extent) }
             stored += length
         }
-        return stored == total ? extents : nil
+        return stored == total ? (first, more) : nil
     }
 }
 

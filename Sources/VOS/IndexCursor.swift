@@ -11,10 +11,11 @@ internal import DrayRuntime
     /// Of a view. `name`: the path of the dkey or akey that the prefix belongs to, which the
     /// filters know.
     init(
-        _ view: ReadView, prefix: IndexKey.Bytes, name: IndexKey.Bytes?, isReversed: Bool = false
+        _ view: ReadView, prefix: IndexKey.Prefix, name: IndexKey.Bytes?, isReversed: Bool = false
     ) async throws(VOSError) {
         self.isReversed = isReversed
         sources = []
+        sources.reserveCapacity(4)
         view.forEachMemtable { memtable in
             guard memtable.tree.count > 0 else { return }
             sources.append(
@@ -24,13 +25,22 @@ internal import DrayRuntime
         let hash = name.map { name in
             unsafe name.withPrefix(name.count) { unsafe TableFilter.path($0) }
         }
-        let version = view.version
-        for candidate in version.candidates(from: prefix, prefix: prefix.count) {
-            let table = candidate.table
-            if let hash, candidate.isAlone, try await !table.mayContain(hash) { continue }
-            let level = table.info.level
-            let tables = level == 0 || candidate.isAlone ? [table] : version.levels[level]
-            sources.append(RunCursor(tables, prefix: prefix, isReversed: isReversed))
+        for level in view.version.levels.indices {
+            let tables = view.version.levels[level]
+            var index = 0
+            while let found = IndexVersion.candidate(tables, level, from: index, prefix) {
+                index = found.index + 1
+                if let hash, found.isAlone {
+                    let filter = tables[found.index].cachedFilter
+                    if let filter {
+                        if !filter.mayContain(hash) { continue }
+                    } else if try await !tables[found.index].mayContain(hash) {
+                        continue
+                    }
+                }
+                let run = found.isAlone ? tables[found.index..<index] : tables[...]
+                sources.append(RunCursor(run, prefix: prefix, isReversed: isReversed))
+            }
         }
     }
 
@@ -83,10 +93,6 @@ internal import DrayRuntime
 }
 
 extension SourceCursor {
-    fileprivate final func jump(_ target: IndexKey.Bytes) -> Bool {
-        unsafe target.withUnsafeBytes { unsafe jump($0) }
-    }
-
     fileprivate final func isBelow(_ target: IndexKey.Bytes) -> Bool {
         unsafe target.withUnsafeBytes { unsafe IndexKey.compare(key, $0) < 0 }
     }

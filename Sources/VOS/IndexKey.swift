@@ -216,3 +216,48 @@ extension [UInt8] {
         }
     }
 }
+
+extension IndexKey {
+    /// The first bytes of a key, which others have, too.
+    struct Prefix {
+        let bytes: Bytes
+        let count: Int
+
+        init(_ bytes: Bytes) {
+            self.bytes = bytes
+            count = bytes.count
+        }
+
+        /// Every key begins with it.
+        static var none: Prefix { Prefix([]) }
+
+        /// The first `count` bytes of `bytes`.
+        init(_ bytes: Bytes, count: Int) {
+            precondition(count <= bytes.count)
+            self.bytes = bytes
+            self.count = count
+        }
+
+        /// Whether `key` begins with it.
+        @inline(__always)
+        func begins(_ key: UnsafeRawBufferPointer) -> Bool {
+            unsafe bytes.withUnsafeBytes { bytes in
+                unsafe key.count >= count
+                    && (count == 0 || memcmp(bytes.baseAddress!, key.baseAddress!, count) == 0)
+            }
+        }
+
+        func begins(_ key: Bytes) -> Bool { unsafe key.withUnsafeBytes { unsafe begins($0) } }
+
+        /// Below, at or above 0 as it is below, equal to or above `key`.
+        func compare(_ key: Bytes) -> Int {
+            unsafe withBytes { prefix in
+                unsafe key.withUnsafeBytes { unsafe IndexKey.compare(prefix, $0) }
+            }
+        }
+
+        func withBytes<Value>(_ body: (UnsafeRawBufferPointer) -> Value) -> Value {
+            unsafe bytes.withPrefix(count) { unsafe body($0) }
+        }
+    }
+}

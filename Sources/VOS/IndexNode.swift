@@ -89,4 +89,22 @@ final class IndexNode {
         }
         return (right.keys[0], right)
     }
+
+    /// Removes the last leaf below this node, or the entries of this one, and returns how many
+    /// entries there were.
+    func removeLastLeaf() -> Int {
+        guard let last = children.last else {
+            defer {
+                keys = []
+                records = []
+            }
+            return keys.count
+        }
+        let removed = last.removeLastLeaf()
+        if last.isLeaf {
+            children.removeLast()
+            keys.removeLast()
+        }
+        return removed
+    }
 }

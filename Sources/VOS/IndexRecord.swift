@@ -54,6 +54,22 @@ final class IndexRecord {
         moreChecksums = checksums.count > 1 ? Array(checksums[1...]) : []
     }
 
+    /// Of an entry of a table.
+    init(_ head: EntryHead, _ value: StoredValue) {
+        kind = head.kind
+        dkeyEnd = Int32(head.dkeyEnd)
+        akeyEnd = Int32(head.akeyEnd)
+        epoch = head.epoch
+        stamp = head.stamp
+        offset = head.offset
+        byteCount = Int32(head.byteCount)
+        inline = value.inline
+        firstBlocks = value.firstBlocks
+        moreBlocks = value.moreBlocks
+        firstChecksum = value.firstChecksum
+        moreChecksums = value.moreChecksums
+    }
+
     /// Whether this wins over `other` where both apply.
     @inline(__always)
     func isNewer(than other: IndexRecord) -> Bool {
@@ -83,4 +99,13 @@ final class IndexRecord {
             + (moreBlocks.isEmpty ? 0 : 32 + 8 * moreBlocks.count)
             + (moreChecksums.isEmpty ? 0 : 32 + 4 * moreChecksums.count)
     }
+}
+
+/// What a record says of its value: see there.
+struct StoredValue {
+    var inline: [UInt8] = []
+    var firstBlocks = BlockExtent(start: 0, count: 0)
+    var moreBlocks: [BlockExtent] = []
+    var firstChecksum: UInt32 = 0
+    var moreChecksums: [UInt32] = []
 }

@@ -38,6 +38,9 @@ final class IndexTable {
             .entries, place: info.fencePlace, blocks: info.filterPlace - info.fencePlace)
     }
 
+    /// The filter, if it is in memory.
+    var cachedFilter: CachedBlock? { cached(info.filterPlace) }
+
     /// Whether the table may have a name, or the punch of one, with this hash.
     func mayContain(_ hash: UInt64) async throws(VOSError) -> Bool {
         let filter = try await block(

@@ -1,4 +1,4 @@
-/// An ordered map from index keys to records: a B-tree. Nothing is ever removed.
+/// An ordered map from index keys to records: a B-tree. Nothing is ever removed, until all is.
 ///
 /// Lookups and insertions cost O(log n); visiting costs O(1) an entry after O(log n).
 struct IndexTree {
@@ -15,6 +15,14 @@ struct IndexTree {
             let (separator, right) = root.split(appending: false)
             root = IndexNode(keys: [root.keys[0], separator], children: [root, right])
         }
+    }
+
+    /// Removes some entries; false when there are none. For a tree that is no more: it would take
+    /// long to free all of it at once.
+    mutating func dismantle() -> Bool {
+        guard count > 0 else { return false }
+        count -= root.removeLastLeaf()
+        return true
     }
 
     /// Where the first entry is that is not below `key`; nil when there is none. Valid until the

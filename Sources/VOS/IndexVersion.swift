@@ -54,18 +54,50 @@ final class IndexVersion {
     }
 
     /// The first of `tables`, ordered and disjoint, whose last key is not below `key`.
-    static func lowerBound(_ tables: [IndexTable], _ key: IndexKey.Bytes) -> Int {
-        var low = 0
-        var high = tables.count
+    static func lowerBound(_ tables: ArraySlice<IndexTable>, _ key: IndexKey.Bytes) -> Int {
+        unsafe key.withUnsafeBytes { unsafe lowerBound(tables, $0) }
+    }
+
+    private static func lowerBound(
+        _ tables: ArraySlice<IndexTable>, _ key: UnsafeRawBufferPointer
+    ) -> Int {
+        var low = tables.startIndex
+        var high = tables.endIndex
         while low < high {
             let middle = (low + high) / 2
-            if IndexKey.compare(tables[middle].info.lastKey, key) < 0 {
+            let order = unsafe tables[middle].info.lastKey.withUnsafeBytes {
+                unsafe IndexKey.compare($0, key)
+            }
+            if order < 0 {
                 low = middle + 1
             } else {
                 high = middle
             }
         }
         return low
+    }
+
+    /// The first table of a level from `first` on that may have keys with the prefix; above level
+    /// 0 only the first of all. `isAlone`: no other table of the level has more of them, so that a
+    /// name that the filter does not have is not there.
+    static func candidate(
+        _ tables: [IndexTable], _ level: Int, from first: Int, _ prefix: IndexKey.Prefix
+    ) -> (index: Int, isAlone: Bool)? {
+        guard first < tables.count else { return nil }
+        if level == 0 {
+            let index = tables[first...].firstIndex { table in
+                isBelowEnd(table.info.firstKey, prefix) && prefix.compare(table.info.lastKey) <= 0
+            }
+            return index.map { ($0, true) }
+        }
+        guard first == 0 else { return nil }
+        let index = unsafe prefix.withBytes { unsafe lowerBound(tables[...], $0) }
+        guard index < tables.count, isBelowEnd(tables[index].info.firstKey, prefix) else {
+            return nil
+        }
+        let isAlone =
+            index + 1 == tables.count || !prefix.begins(tables[index + 1].info.firstKey)
+        return (index, isAlone)
     }
 
     /// A table that may have what is sought.
@@ -87,7 +119,7 @@ final class IndexVersion {
             candidates.append(Candidate(table: table, isAlone: true))
         }
         for tables in levels[1...] where !tables.isEmpty {
-            let index = IndexVersion.lowerBound(tables, target)
+            let index = IndexVersion.lowerBound(tables[...], target)
             guard index < tables.count,
                 IndexVersion.isBelowEnd(tables[index].info.firstKey, target, prefix: prefix)
             else { continue }
@@ -97,6 +129,11 @@ final class IndexVersion {
             candidates.append(Candidate(table: tables[index], isAlone: isAlone))
         }
         return candidates
+    }
+
+    /// Whether `first` is not above everything that begins with the prefix.
+    static func isBelowEnd(_ first: IndexKey.Bytes, _ prefix: IndexKey.Prefix) -> Bool {
+        isBelowEnd(first, prefix.bytes, prefix: prefix.count)
     }
 
     /// Whether `first` is not above everything that begins with the first `prefix` bytes of

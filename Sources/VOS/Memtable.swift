@@ -35,6 +35,9 @@ final class Memtable {
         }
     }
 
+    /// Frees some of it; false when that was all. Nobody may read it any more.
+    func dismantle() -> Bool { tree.dismantle() }
+
     /// Whether there is a punch at or below the object of `key`.
     func hasPunch(for key: IndexKey.Bytes) -> Bool { punches.hasAny(for: key) }
 

@@ -12,7 +12,8 @@ internal import Glibc
     final var isValid = false
     /// Whether it was never asked for a place.
     final var isNew = true
-    let prefix: IndexKey.Bytes
+    /// What keys must begin with.
+    private let prefix: IndexKey.Prefix
     let isReversed: Bool
     // SAFETY: owned, and written only by `setKey`.
     private var memory: UnsafeMutableRawPointer
@@ -20,7 +21,7 @@ internal import Glibc
     final private(set) var keyCount = 0
     @safe @exclusivity(unchecked) private var knownHead: EntryHead?
 
-    init(prefix: IndexKey.Bytes, isReversed: Bool = false) {
+    init(prefix: IndexKey.Prefix, isReversed: Bool = false) {
         self.prefix = prefix
         self.isReversed = isReversed
         capacity = 256
@@ -56,16 +57,11 @@ internal import Glibc
     }
 
     /// The current entry has the prefix, or there is none.
-    final func checkPrefix() {
-        guard !prefix.isEmpty else {
-            isValid = true
-            return
-        }
-        let common = unsafe prefix.withUnsafeBytes { prefix in
-            let count = min(keyCount, prefix.count)
-            return unsafe memcmp(memory, prefix.baseAddress!, count) == 0 ? count : 0
-        }
-        isValid = common == prefix.count
+    final func checkPrefix() { isValid = unsafe prefix.begins(key) }
+
+    /// Whether a table may have keys with the prefix.
+    final func mayHavePrefix(_ info: TableInfo) -> Bool {
+        IndexVersion.isBelowEnd(info.firstKey, prefix) && prefix.compare(info.lastKey) <= 0
     }
 
     /// What the current entry is.
@@ -85,7 +81,7 @@ internal import Glibc
     func step() -> Bool { abstract() }
     /// To the first entry that is not below `target`; reversed: to the last that is below it.
     /// False: call `finish`.
-    func jump(_ target: UnsafeRawBufferPointer) -> Bool { abstract() }
+    func jump(_ target: IndexKey.Bytes) -> Bool { abstract() }
     func finish() async throws(VOSError) { abstract() }
 
     private func abstract() -> Never { preconditionFailure("SourceCursor is abstract") }
@@ -105,7 +101,8 @@ internal import Glibc
     private var encodedCapacity = 0
 
     init(
-        _ memtable: Memtable, prefix: IndexKey.Bytes, below limit: UInt64, isReversed: Bool = false
+        _ memtable: Memtable, prefix: IndexKey.Prefix, below limit: UInt64,
+        isReversed: Bool = false
     ) {
         self.memtable = memtable
         self.limit = limit
@@ -136,9 +133,9 @@ internal import Glibc
         return unsafe UnsafeRawBufferPointer(start: memory, count: encoded.count)
     }
 
-    override func jump(_ target: UnsafeRawBufferPointer) -> Bool {
+    override func jump(_ target: IndexKey.Bytes) -> Bool {
         isNew = false
-        seek(unsafe [UInt8](target))
+        seek(target)
         if !settle() { return step() }
         return true
     }
@@ -180,7 +177,7 @@ internal import Glibc
 
 /// Walks tables that are ordered and do not overlap: a level, or one table of level 0.
 final class RunCursor: SourceCursor {
-    private let tables: [IndexTable]
+    private let tables: ArraySlice<IndexTable>
     /// Nil: blocks go through the cache. Else they are read in larger pieces that nobody else
     /// needs.
     private let reader: PieceReader?
@@ -197,7 +194,7 @@ final class RunCursor: SourceCursor {
     private var target: IndexKey.Bytes?
 
     init(
-        _ tables: [IndexTable], prefix: IndexKey.Bytes, reader: PieceReader? = nil,
+        _ tables: ArraySlice<IndexTable>, prefix: IndexKey.Prefix, reader: PieceReader? = nil,
         isReversed: Bool = false
     ) {
         self.tables = tables
@@ -240,18 +237,45 @@ final class RunCursor: SourceCursor {
         return true
     }
 
-    override func jump(_ target: UnsafeRawBufferPointer) -> Bool {
+    override func jump(_ target: IndexKey.Bytes) -> Bool {
         // Often it is near.
         if let entries, isValid {
-            let bound = unsafe entries.lowerBound(target)
+            let bound = unsafe target.withUnsafeBytes { unsafe entries.lowerBound($0) }
             if isReversed ? bound > 0 && bound <= index : bound < entries.count && bound >= index {
                 show(entries, isReversed ? bound - 1 : bound)
                 return true
             }
         }
         isNew = false
-        self.target = unsafe [UInt8](target)
+        if jumpInMemory(target) { return true }
+        self.target = target
         return false
+    }
+
+    /// The usual case: everything is in the cache, and the entry in the first block that may have
+    /// it. False: it is not so.
+    private func jumpInMemory(_ target: IndexKey.Bytes) -> Bool {
+        let place = IndexVersion.lowerBound(tables, target)
+        guard reader == nil, tables.indices.contains(place) else { return false }
+        let table = tables[place]
+        guard let fences = table.cached(table.info.fencePlace),
+            let fenceEntries = fences.entries
+        else { return false }
+        let index = unsafe target.withUnsafeBytes { target in
+            unsafe TableFences.index(of: target, in: fenceEntries)
+        }
+        guard let block = table.cached(TableFences.place(index, in: fenceEntries).place),
+            let entries = block.entries
+        else { return false }
+        let bound = unsafe target.withUnsafeBytes { unsafe entries.lowerBound($0) }
+        let position = isReversed ? bound - 1 : bound
+        guard position >= 0, position < entries.count else { return false }
+        tableIndex = place
+        self.fences = fences
+        fenceIndex = index
+        self.block = block
+        show(entries, position)
+        return true
     }
 
     private func show(_ entries: EntryBlock, _ position: Int) {
@@ -270,7 +294,7 @@ final class RunCursor: SourceCursor {
         }
         self.target = nil
         tableIndex = IndexVersion.lowerBound(tables, target)
-        if tableIndex == tables.count, isReversed { tableIndex -= 1 }
+        if tableIndex == tables.endIndex, isReversed { tableIndex -= 1 }
         fences = nil
         guard tables.indices.contains(tableIndex) else {
             end()
@@ -331,11 +355,6 @@ final class RunCursor: SourceCursor {
             else { break }
         }
         end()
-    }
-
-    private func mayHavePrefix(_ info: TableInfo) -> Bool {
-        IndexVersion.isBelowEnd(info.firstKey, prefix, prefix: prefix.count)
-            && IndexKey.compare(prefix, info.lastKey) <= 0
     }
 }
 

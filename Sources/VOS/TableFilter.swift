@@ -20,15 +20,24 @@ enum TableFilter {
         unsafe StableKeyHash.hash(prefix, seed: 4)
     }
 
-    static func build(_ hashes: [UInt64], table: UInt64, place: Int) -> [UInt8] {
+    /// How many hashes are taken before others have their turn.
+    private static let hashesPerSlice = 2048
+
+    /// Cooperative: calls `giveWay` from time to time. Cost: O(n), some 30 ns for each hash.
+    static func build(
+        _ hashes: [UInt64], table: UInt64, place: Int, giveWay: () async -> Void
+    ) async -> [UInt8] {
         let bits = max(64, (hashes.count * bitsPerHash + 7) / 8 * 8)
         let used = EntryBlock.headerLength + bits / 8
         let size = VOS.blockCount(used) * BlockDevice.blockSize
         var bytes = [UInt8](repeating: 0, count: size)
-        for hash in hashes {
-            forEachBit(hash, bits: bits) { bit in
-                bytes[EntryBlock.headerLength + bit / 8] |= 1 << UInt8(bit % 8)
-                return true
+        for start in stride(from: 0, to: hashes.count, by: hashesPerSlice) {
+            if start > 0 { await giveWay() }
+            for hash in hashes[start..<min(hashes.count, start + hashesPerSlice)] {
+                forEachBit(hash, bits: bits) { bit in
+                    bytes[EntryBlock.headerLength + bit / 8] |= 1 << UInt8(bit % 8)
+                    return true
+                }
             }
         }
         TableBlockHeader.store(

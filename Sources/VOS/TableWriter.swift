@@ -15,6 +15,7 @@ struct TableWriter {
     private let level: Int
     private let bytesMax: Int
     private let nextID: () -> UInt64
+    private let giveWay: () async -> Void
 
     /// The tables that are complete.
     private(set) var tables: [TableInfo] = []
@@ -32,12 +33,14 @@ struct TableWriter {
     private var lastOfBlock: IndexKey.Bytes = []
 
     init(
-        store: BlockStore, level: Int, bytesMax: Int, nextID: @escaping () -> UInt64
+        store: BlockStore, level: Int, bytesMax: Int, nextID: @escaping () -> UInt64,
+        giveWay: @escaping () async -> Void
     ) {
         self.store = store
         self.level = level
         self.bytesMax = bytesMax
         self.nextID = nextID
+        self.giveWay = giveWay
     }
 
     /// The blocks of all tables so far, the unfinished one's included.
@@ -178,7 +181,8 @@ struct TableWriter {
         piece.append(contentsOf: fences.finish(table: info.id, place: info.fencePlace))
         info.filterPlace = byteCount / BlockDevice.blockSize
         piece.append(
-            contentsOf: TableFilter.build(hashes, table: info.id, place: info.filterPlace))
+            contentsOf: await TableFilter.build(
+                hashes, table: info.id, place: info.filterPlace, giveWay: giveWay))
         info.blocks = byteCount / BlockDevice.blockSize
         try await flush()
         if IndexKey.compare(info.reach, info.lastKey) <= 0 { info.reach = [] }

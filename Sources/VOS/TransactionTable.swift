@@ -19,7 +19,7 @@ struct TransactionTable {
     private let age: UInt64
     private var outcomes: [UniqueID: Outcome] = [:]
     /// In the order of the log.
-    private(set) var entries = Deque<Entry>()
+    private(set) var entries = EntryQueue()
     private(set) var newest: UInt64 = 0
     /// The epochs up to this one may have been forgotten.
     private(set) var horizon: UInt64 = 0
@@ -55,5 +55,52 @@ struct TransactionTable {
     /// Sets the horizon that a checkpoint had.
     mutating func restore(horizon: UInt64) {
         self.horizon = max(self.horizon, horizon)
+    }
+}
+
+extension TransactionTable {
+    /// A queue in pieces, so that who keeps a copy of it costs the next change one piece, not all.
+    struct EntryQueue: Sequence {
+        private static let pieceCount = 1024
+
+        private var pieces = Deque<[Entry]>()
+        /// How many of the first piece have left.
+        private var left = 0
+        private(set) var count = 0
+
+        var first: Entry? { count > 0 ? pieces[0][left] : nil }
+
+        mutating func append(_ entry: Entry) {
+            if pieces.last.map({ $0.count == EntryQueue.pieceCount }) ?? true {
+                var piece: [Entry] = []
+                piece.reserveCapacity(EntryQueue.pieceCount)
+                pieces.append(piece)
+            }
+            pieces[pieces.count - 1].append(entry)
+            count += 1
+        }
+
+        /// There must be one.
+        mutating func removeFirst() {
+            left += 1
+            count -= 1
+            if left == pieces[0].count {
+                pieces.removeFirst()
+                left = 0
+            }
+        }
+
+        func makeIterator() -> AnyIterator<Entry> {
+            var piece = 0
+            var index = left
+            return AnyIterator {
+                guard piece < pieces.count else { return nil }
+                defer {
+                    index += 1
+                    if index == pieces[piece].count { (piece, index) = (piece + 1, 0) }
+                }
+                return pieces[piece][index]
+            }
+        }
     }
 }

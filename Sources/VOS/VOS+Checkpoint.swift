@@ -55,7 +55,7 @@ extension VOS {
         edit.flushed = frozen
         if memtable.tree.count > 0 {
             let cursor = IndexCursor(
-                merging: [MemtableCursor(memtable, prefix: [], below: .max)])
+                merging: [MemtableCursor(memtable, prefix: .none, below: .max)])
             try await merge(cursor, from: [], to: 0, &edit)
         }
         do throws(VOSError) {
@@ -65,6 +65,17 @@ extension VOS {
             throw error
         }
         log.info("flushed \(memtable.tree.count) entries up to record \(frozen.sequence)")
+    }
+
+    /// Frees a memtable that was flushed, a little at a time, when nobody reads it any more.
+    func dismantle(_ memtable: Memtable) {
+        xstream.spawn { [self] in
+            var memtable = memtable
+            while !isKnownUniquelyReferenced(&memtable), !isClosed {
+                await xstream.sleep(for: .milliseconds(1))
+            }
+            while !isClosed, memtable.dismantle() { await giveWay() }
+        }
     }
 
     func cancel(_ tables: [TableInfo]) {

@@ -104,7 +104,7 @@ extension VOS {
     ) async throws(VOSError) -> UInt64? {
         var prefix = path.bytes
         prefix.append(IndexKey.extentTag)
-        let cursor = try await IndexCursor(view, prefix: prefix, name: path.bytes)
+        let cursor = try await IndexCursor(view, prefix: IndexKey.Prefix(prefix), name: path.bytes)
         // No extent is longer than a window.
         var target = prefix
         let window = offset / IndexKey.windowBytes

@@ -27,11 +27,9 @@ extension VOS {
         var result = FetchResult(
             size: UInt64(count), byteCount: 0, checksums: [], epoch: record.epoch)
         guard count <= buffer.count else { return result }
-        try unsafe await read(
-            [
-                ReadPiece(
-                    record: record, first: 0, count: count, position: 0, room: buffer.count - count)
-            ], into: buffer, fetch: fetch)
+        let piece = ReadPiece(
+            record: record, first: 0, count: count, position: 0, room: buffer.count - count)
+        try unsafe await readWhole(piece, into: buffer, fetch: fetch)
         result.byteCount = count
         result.checksums = (0..<record.chunkCount).map { record.checksum($0) }
         return result
@@ -68,6 +66,15 @@ extension VOS {
         guard length > 0 else { return result }
         let range = offset..<offset + UInt64(length)
         let segments = try await visibleSegments(path, range: range, epoch: fetch.epoch, view)
+        if let only = segments.first, only.start == range.lowerBound, only.end == range.upperBound {
+            // The usual case, without lists.
+            let piece = ReadPiece(only, of: range, room: buffer.count - length)
+            try unsafe await readWhole(piece, into: buffer, fetch: fetch)
+            result.epoch = only.record.epoch
+            let filled = unsafe UnsafeRawBufferPointer(rebasing: buffer[0..<length])
+            result.checksums = unsafe VOS.resultChecksums(piece, filled)
+            return result
+        }
         var pieces: [ReadPiece] = []
         pieces.reserveCapacity(segments.count)
         var covered = offset
@@ -76,16 +83,12 @@ extension VOS {
             covered = segment.end
             result.epoch = max(result.epoch, segment.record.epoch)
             let room = segment.end == range.upperBound ? buffer.count - length : 0
-            pieces.append(
-                ReadPiece(
-                    record: segment.record, first: Int(segment.start - segment.record.offset),
-                    count: Int(segment.end - segment.start), position: Int(segment.start - offset),
-                    room: room))
+            pieces.append(ReadPiece(segment, of: range, room: room))
         }
         unsafe VOS.zero(buffer, from: covered, to: range.upperBound, base: offset)
         try unsafe await read(pieces, into: buffer, fetch: fetch)
         let filled = unsafe UnsafeRawBufferPointer(rebasing: buffer[0..<length])
-        result.checksums = unsafe VOS.resultChecksums(pieces, filled)
+        result.checksums = unsafe VOS.checksums(of: filled)
         return result
     }
 
@@ -138,20 +141,16 @@ extension VOS {
             .initializeMemory(as: UInt8.self, repeating: 0)
     }
 
-    /// The checksums of what was read. Where one stored value is all of it, these are the stored
-    /// ones, so that they cover the way through this process too.
+    /// The checksums of what was read of one value. Where they are the stored ones they cover the
+    /// way through this process too.
     private static func resultChecksums(
-        _ pieces: [ReadPiece], _ bytes: UnsafeRawBufferPointer
+        _ piece: ReadPiece, _ bytes: UnsafeRawBufferPointer
     ) -> [UInt32] {
-        if pieces.count == 1, pieces[0].count == bytes.count,
-            pieces[0].first % VOSLimits.checksumChunk == 0,
-            pieces[0].first + pieces[0].count == Int(pieces[0].record.byteCount)
-        {
-            let record = pieces[0].record
-            let first = pieces[0].first / VOSLimits.checksumChunk
-            return (first..<record.chunkCount).map { record.checksum($0) }
-        }
-        return unsafe checksums(of: bytes)
+        guard piece.first % VOSLimits.checksumChunk == 0,
+            piece.end == Int(piece.record.byteCount)
+        else { return unsafe checksums(of: bytes) }
+        let first = piece.first / VOSLimits.checksumChunk
+        return (first..<piece.record.chunkCount).map { piece.record.checksum($0) }
     }
 }
 
@@ -169,6 +168,16 @@ struct ReadPiece {
     var end: Int { first + count }
 }
 
+extension ReadPiece {
+    /// What is visible of a value, for a buffer with the bytes of `range`.
+    fileprivate init(_ segment: VisibleSegment, of range: Range<UInt64>, room: Int) {
+        self.init(
+            record: segment.record, first: Int(segment.start - segment.record.offset),
+            count: Int(segment.end - segment.start),
+            position: Int(segment.start - range.lowerBound), room: room)
+    }
+}
+
 /// The state that the readers of one fetch share.
 @safe private final class ReadGroup {
     var next = 0
@@ -180,6 +189,17 @@ struct ReadPiece {
 extension VOS {
     /// The most pieces of one fetch that are read at once.
     static let readersMax = 16
+
+    /// Reads and verifies a piece that is all that is asked for.
+    fileprivate func readWhole(
+        _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch
+    ) async throws(VOSError) {
+        if !piece.record.hasBlocks {
+            try unsafe copyInline(piece, into: buffer, fetch: fetch)
+        } else if unsafe fetch.readsDevice || !copyCached(piece, into: buffer) {
+            try unsafe await read(piece, into: buffer, fetch: fetch)
+        }
+    }
 
     /// Reads and verifies all pieces. The caller keeps the view that they come from.
     fileprivate func read(

@@ -67,7 +67,7 @@ extension VOS {
         _ table: IndexTable, _ counted: inout CountedBlocks
     ) async throws(VOSError) {
         let cursor = IndexCursor(
-            merging: [RunCursor([table], prefix: [], reader: PieceReader(store))])
+            merging: [RunCursor([table], prefix: .none, reader: PieceReader(store))])
         try await cursor.seek([])
         var entries: UInt64 = 0
         var previous: IndexKey.Bytes = []

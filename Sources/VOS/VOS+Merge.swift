@@ -5,7 +5,7 @@ internal import Logging
 /// Merging of tables, which is what drops versions that nobody can see any more.
 extension VOS {
     /// The most entries that are merged before others have their turn.
-    private static let entriesPerSlice = 128
+    private static let entriesPerSlice = 32
 
     /// How long nothing is merged after it has failed: for want of space, or at a damaged table.
     private static let mergePause = Duration.seconds(5)
@@ -62,8 +62,8 @@ extension VOS {
             let tables = job.inputs.filter { $0.info.level == level }
                 .sorted { IndexKey.compare($0.info.firstKey, $1.info.firstKey) < 0 }
             guard !tables.isEmpty else { continue }
-            for run in level == 0 ? tables.map({ [$0] }) : [tables] {
-                sources.append(RunCursor(run, prefix: [], reader: PieceReader(store)))
+            for run in level == 0 ? tables.map({ [$0] }) : [tables[...]] {
+                sources.append(RunCursor(run, prefix: .none, reader: PieceReader(store)))
             }
         }
         return sources
@@ -76,10 +76,13 @@ extension VOS {
     ) async throws(VOSError) {
         var merge = Merge(
             filter: makeFilter(besides: inputs),
-            writer: TableWriter(store: store, level: level, bytesMax: tableBytesMax) { [self] in
-                nextTable += 1
-                return nextTable - 1
-            }, isFlush: inputs.isEmpty)
+            writer: TableWriter(
+                store: store, level: level, bytesMax: tableBytesMax,
+                nextID: { [self] in
+                    nextTable += 1
+                    return nextTable - 1
+                }, giveWay: { [self] in await giveWay() }),
+            isFlush: inputs.isEmpty)
         do throws(VOSError) {
             try await cursor.seek([])
             if cursor.isValid, !inputs.isEmpty { try await beginInside(cursor, &merge) }

@@ -50,27 +50,31 @@ extension VOS {
         _ path: NamePath, overlapping range: Range<UInt64>, _ view: ReadView,
         _ wanted: (EntryHead) -> Bool
     ) async throws(VOSError) -> [IndexRecord] {
-        var prefix = path.bytes
-        prefix.append(IndexKey.extentTag)
-        let cursor = try await IndexCursor(view, prefix: prefix, name: path.bytes)
+        let prefix = path.bytes.count + 1
+        let classes = IndexKey.extentClasses
+        // Of the first class, and the prefix of all keys to come.
+        let firstTarget = VOS.seekTarget(path, range.lowerBound, classes.lowerBound)
+        let cursor = try await IndexCursor(
+            view, prefix: IndexKey.Prefix(firstTarget.key, count: prefix), name: path.bytes)
         var records: [IndexRecord] = []
-        let back = IndexKey.lengthMax(ofClass: IndexKey.extentClasses.upperBound) - 1
+        let back = IndexKey.lengthMax(ofClass: classes.upperBound) - 1
         let first = (range.lowerBound - min(range.lowerBound, back)) / IndexKey.windowBytes
         let last = (range.upperBound - 1) / IndexKey.windowBytes
         var window = first
         while window <= last {
-            for extentClass in IndexKey.extentClasses {
-                let reach = IndexKey.lengthMax(ofClass: extentClass) - 1
-                let low = range.lowerBound - min(range.lowerBound, reach)
-                let start = max(low, window * IndexKey.windowBytes)
-                guard start / IndexKey.windowBytes == window else { continue }
-                var target = prefix
-                target.append(extentAt: start, class: extentClass)
-                try await cursor.seek(target)
+            for extentClass in classes {
+                let windowStart = window * IndexKey.windowBytes
+                var target = firstTarget
+                if extentClass != classes.lowerBound || target.offset < windowStart {
+                    target = VOS.seekTarget(
+                        path, range.lowerBound, extentClass, notBelow: windowStart)
+                }
+                guard target.offset / IndexKey.windowBytes == window else { continue }
+                try await cursor.seek(target.key)
                 // The epoch and the stamp are inverted, so this is above all at the last offset.
                 guard cursor.isValid else { return records }
                 try await collect(
-                    cursor, prefix: prefix.count, window, extentClass, range, &records, wanted)
+                    cursor, prefix: prefix, window, extentClass, range, &records, wanted)
             }
             guard cursor.isValid else { break }
             // Windows that have nothing are passed over.
@@ -78,6 +82,20 @@ extension VOS {
             window = max(window + 1, next)
         }
         return records
+    }
+
+    /// Where extents of a class may begin that reach beyond `offset`.
+    private static func seekTarget(
+        _ path: NamePath, _ offset: UInt64, _ extentClass: UInt8, notBelow least: UInt64 = 0
+    ) -> (key: IndexKey.Bytes, offset: UInt64) {
+        let reach = IndexKey.lengthMax(ofClass: extentClass) - 1
+        let start = max(offset - min(offset, reach), least)
+        var key = IndexKey.Bytes()
+        key.reserveCapacity(path.bytes.count + 1 + IndexKey.extentLength)
+        key.append(contentsOf: path.bytes)
+        key.append(IndexKey.extentTag)
+        key.append(extentAt: start, class: extentClass)
+        return (key, start)
     }
 
     /// Takes what is wanted of one class in one window, from where the cursor is.
@@ -131,7 +149,7 @@ extension VOS {
         var prefix = path.bytes
         prefix.append(IndexKey.extentTag)
         let cursor = try await IndexCursor(
-            view, prefix: prefix, name: path.bytes, isReversed: true)
+            view, prefix: IndexKey.Prefix(prefix), name: path.bytes, isReversed: true)
         try await cursor.seek(IndexKey.successor(ofPrefix: prefix))
         var best: UInt64 = 0
         while cursor.isValid {
@@ -176,7 +194,8 @@ final class VisibleSearch {
         self.view = view
         self.prefix = prefix
         self.epoch = epoch
-        cursor = try await IndexCursor(view, prefix: prefix, name: isName ? prefix : nil)
+        cursor = try await IndexCursor(
+            view, prefix: IndexKey.Prefix(prefix), name: isName ? prefix : nil)
         try await cursor.seek(prefix)
     }
 

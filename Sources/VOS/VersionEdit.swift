@@ -1,5 +1,4 @@
 internal import BIO
-internal import DequeModule
 internal import DrayRuntime
 
 /// A memtable that takes nothing more, and what goes into the manifest with it.
@@ -8,7 +7,7 @@ struct FrozenMemtable {
     /// The last log record in it.
     let sequence: UInt64
     let horizon: UInt64
-    let transactions: Deque<TransactionTable.Entry>
+    let transactions: TransactionTable.EntryQueue
     let prepared: [(sequence: UInt64, record: [UInt8])]
     let completions: [(id: UniqueID, epoch: UInt64, members: [UInt8])]
 }
@@ -82,6 +81,7 @@ extension VOS {
         destroyed.removeAll { edit.finished.contains($0) }
         if let flushed = edit.flushed {
             frozen = nil
+            dismantle(flushed.memtable)
             for entry in abortedBlocks where entry.sequence <= flushed.sequence {
                 store.allocator.free(entry.blocks)
             }
@@ -125,30 +125,34 @@ extension VOS {
             bytes.put(entry.epoch)
             bytes.append(entry.isCommitted ? 1 : 0)
             if count % 1024 == 1023 { await giveWay() }
-            if bytes.count >= goal { try addChunk(.transactions, &bytes, &manifest, &metadata) }
+            if bytes.count >= goal {
+                try await addChunk(.transactions, &bytes, &manifest, &metadata)
+            }
         }
-        try addChunk(.transactions, &bytes, &manifest, &metadata)
+        try await addChunk(.transactions, &bytes, &manifest, &metadata)
         for (sequence, record) in frozen.prepared {
             if bytes.count + record.count > goal {
-                try addChunk(.prepared, &bytes, &manifest, &metadata)
+                try await addChunk(.prepared, &bytes, &manifest, &metadata)
             }
             bytes.put(sequence)
             bytes.put(string: record)
         }
-        try addChunk(.prepared, &bytes, &manifest, &metadata)
+        try await addChunk(.prepared, &bytes, &manifest, &metadata)
         for completion in frozen.completions {
             bytes.append(id: completion.id)
             bytes.put(completion.epoch)
             bytes.put(string: completion.members)
-            if bytes.count >= goal { try addChunk(.completions, &bytes, &manifest, &metadata) }
+            if bytes.count >= goal {
+                try await addChunk(.completions, &bytes, &manifest, &metadata)
+            }
         }
-        try addChunk(.completions, &bytes, &manifest, &metadata)
+        try await addChunk(.completions, &bytes, &manifest, &metadata)
     }
 
     private func addChunk(
         _ type: Manifest.ChunkType, _ bytes: inout [UInt8], _ manifest: inout Manifest,
         _ metadata: inout MetadataWrite
-    ) throws(VOSError) {
+    ) async throws(VOSError) {
         guard !bytes.isEmpty else { return }
         manifest.chunks.append(
             Manifest.Chunk(
@@ -156,6 +160,11 @@ extension VOS {
                 checksum: bytes.checksum(first: bytes.count),
                 extents: try metadata.add(bytes, store)))
         bytes.removeAll(keepingCapacity: true)
+        do throws(BIOError) {
+            try await metadata.write(store)
+        } catch {
+            throw VOS.error(error)
+        }
     }
 
     /// Adds the pages of the block map that have changed.
@@ -199,10 +208,12 @@ extension VOS {
     }
 }
 
-/// Pieces of metadata that are written together.
+/// Pieces of metadata: some are written together.
 private struct MetadataWrite {
-    /// Of all pieces, in order; neighbours are one.
+    /// Of all pieces.
     private(set) var extents: [BlockExtent] = []
+    /// Of those that are not written yet, in order; neighbours are one.
+    private var gathered: [BlockExtent] = []
     private var bytes: [UInt8] = []
 
     /// Reserves blocks for a piece.
@@ -215,11 +226,12 @@ private struct MetadataWrite {
         } catch {
             throw VOS.error(error)
         }
+        extents += reserved
         for extent in reserved {
-            if let last = extents.last, last.end == UInt64(extent.start) {
-                extents[extents.count - 1].count += extent.count
+            if let last = gathered.last, last.end == UInt64(extent.start) {
+                gathered[gathered.count - 1].count += extent.count
             } else {
-                extents.append(extent)
+                gathered.append(extent)
             }
         }
         bytes.append(contentsOf: piece)
@@ -228,9 +240,14 @@ private struct MetadataWrite {
         return reserved
     }
 
-    func write(_ store: BlockStore) async throws(BIOError) {
+    /// Writes what has gathered.
+    mutating func write(_ store: BlockStore) async throws(BIOError) {
+        guard !gathered.isEmpty else { return }
         let buffer = IOBuffer(copying: bytes)
-        try unsafe await store.write(UnsafeRawBufferPointer(buffer.bytes), to: extents)
+        let places = gathered
+        bytes.removeAll(keepingCapacity: true)
+        gathered = []
+        try unsafe await store.write(UnsafeRawBufferPointer(buffer.bytes), to: places)
     }
 }
 

@@ -248,11 +248,26 @@ package final class StorePlayer {
         }
     }
 
+    /// After a crash there may be much on a small device that only aggregation frees. It runs on a
+    /// full device, too, and there is room afterwards.
+    private func putMakingRoom(
+        _ dkey: UInt8, _ count: Int, epoch: UInt64, isTransaction: Bool = true
+    ) async throws(VOSError) {
+        do throws(VOSError) {
+            try await put(dkey, count, epoch: epoch, isTransaction: isTransaction)
+        } catch {
+            guard case .noSpace = error else { throw error }
+            try await vos.aggregate(upTo: epoch - 1)
+            try await checkpoint()
+            try await put(dkey, count, epoch: epoch, isTransaction: isTransaction)
+        }
+    }
+
     /// The store goes on: it takes updates, drops what is superseded, and still has everything.
     package func goOn() async throws {
         let epoch = max(vos.aggregatedEpoch, journal.model.epochs.max() ?? 0) + 100
-        try await put(200, 9000, epoch: epoch)
-        try await put(200, 100, epoch: epoch + 1, isTransaction: false)
+        try await putMakingRoom(200, 9000, epoch: epoch)
+        try await putMakingRoom(200, 100, epoch: epoch + 1, isTransaction: false)
         try await vos.aggregate(upTo: epoch + 1)
         try await checkpoint()
         try await checkInvariants(of: vos)

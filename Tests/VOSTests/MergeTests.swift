@@ -112,7 +112,7 @@ import Testing
         _ vos: VOS, _ prefix: IndexKey.Bytes, from target: IndexKey.Bytes, isReversed: Bool
     ) async throws -> [IndexKey.Bytes] {
         let cursor = try await IndexCursor(
-            vos.makeView(), prefix: prefix, name: nil, isReversed: isReversed)
+            vos.makeView(), prefix: IndexKey.Prefix(prefix), name: nil, isReversed: isReversed)
         try await cursor.seek(target)
         var keys: [IndexKey.Bytes] = []
         while cursor.isValid {
@@ -145,11 +145,12 @@ import Testing
     }
 
     /// A filter knows every name that it was built of, and few others.
-    @Test func filters() {
+    @Test func filters() async {
         let names = (0..<2000 as Range<UInt64>).map { number in
             [UInt8].pattern(20, seed: number).withUnsafeBytes { TableFilter.path($0) }
         }
-        let bytes = TableFilter.build(Array(names[0..<1000]), table: 5, place: 2)
+        let bytes = await TableFilter.build(
+            Array(names[0..<1000]), table: 5, place: 2, giveWay: {})
         bytes.withUnsafeBytes { memory in
             #expect(TableFilter.bits(memory, table: 5, place: 3) == nil)
             guard let bits = TableFilter.bits(memory, table: 5, place: 2) else {

@@ -34,7 +34,9 @@ extension VOSBench {
         }
         // A value that is longer than this is not kept in memory.
         guard values.size <= 64 << 10 else { return }
-        let few = min(values.count, plan.count(of: values.size, in: UInt64(plan.cache / 4)))
+        // One that stands in the index comes with the block of the index around it.
+        let kept = values.isArray ? values.size : max(values.size, 8 << 10)
+        let few = min(values.count, plan.count(of: kept, in: UInt64(plan.cache / 4)))
         let warming = Load("reading", limit: 3 * few, end: .never, now: xstream.now)
         try await drive(warming, 16, target, values) { worker async throws(VOSError) in
             let number = warming.next % few
