@@ -3,11 +3,10 @@
 public enum BlockStream: CaseIterable, Sendable {
     /// Updates of clients; small and large ones apart.
     case foreground
-    /// What compaction and aggregation write.
-    case compaction
     /// What is pulled from other targets.
     case rebuild
-    /// Index and small values: on the metadata device where there is one.
+    /// The index: on the metadata device where there is one. Flushes and merges share it: with a
+    /// way of their own for merges the free blocks lay in as many runs, and the longest was shorter.
     case metadata
 }
 
@@ -76,7 +75,7 @@ public final class BlockAllocator {
 
     /// A way through the free blocks.
     private enum Lane: Int, CaseIterable {
-        case small, large, compaction, rebuild, metadataOnData, metadata
+        case small, large, rebuild, metadataOnData, metadata
 
         /// Where it begins, in eighths of the region.
         var start: UInt64 {
@@ -84,7 +83,6 @@ public final class BlockAllocator {
             case .small, .metadata: 0
             case .metadataOnData: 2
             case .large: 4
-            case .compaction: 6
             case .rebuild: 7
             }
         }
@@ -146,7 +144,6 @@ public final class BlockAllocator {
         let lane: Lane =
             switch stream {
             case .foreground: blocks <= Self.smallMax ? .small : .large
-            case .compaction: .compaction
             case .rebuild: .rebuild
             case .metadata: .metadataOnData
             }

@@ -147,7 +147,7 @@ import Testing
                 allocator.cancel(held.remove(at: Int(entropy.below(UInt64(held.count)))))
                 continue
             }
-            let stream = BlockStream.allCases[Int(entropy.below(4))]
+            let stream = BlockStream.allCases[Int(entropy.below(3))]
             let wish = UInt32(1 + entropy.below(40))
             let freeMetadata = allocator.freeMetadataBlocks
             let freeData = allocator.freeBlocks - freeMetadata
