@@ -20,6 +20,9 @@ open class BlockDevice {
     /// What was asked of it since it was opened. (A subclass elsewhere counts nothing.)
     @safe @exclusivity(unchecked) public internal(set) final var statistics = DeviceStatistics()
 
+    /// What whoever else has it open in this process may find out about it; nil when nobody asks.
+    @safe @exclusivity(unchecked) public final var health: DeviceHealth?
+
     public init(name: String, size: UInt64) {
         self.name = name
         self.size = size

@@ -12,7 +12,8 @@ internal import Glibc
 /// commit). A checkpoint of the layer above frees the log up to where it was taken.
 ///
 /// After an error of the device on a write or flush, nothing can be known about what is on it: the
-/// store goes out of service, and stays so until it is opened again. Confined to its xstream.
+/// store goes out of service, and stays so until it is opened again. Stores whose devices share a
+/// `DeviceHealth` go together. Confined to its xstream.
 public final class BlockStore {
     /// The most bytes of one group, and so the most of one record, in blocks.
     static let groupBlocksMax: UInt64 = 256
@@ -137,16 +138,36 @@ public final class BlockStore {
     }
 
     /// Whether an error took the store out of service.
-    public var isOutOfService: Bool { failure != nil }
+    public var isOutOfService: Bool { failure != nil || failedDevice != nil }
+
+    /// The device that an error of another store took out of service.
+    private var failedDevice: BlockDevice? {
+        if device.health?.isOutOfService == true { return device }
+        if let metadataDevice, metadataDevice.health?.isOutOfService == true {
+            return metadataDevice
+        }
+        return nil
+    }
+
+    /// What is said while it is out of service.
+    var outOfService: BIOError { .outOfService(path: (failedDevice ?? device).name) }
 
     func checkService() throws(BIOError) {
         xstream.checkIsolated()
         precondition(phase != .closed, "a closed store was used")
-        if failure != nil { throw .outOfService(path: device.name) }
+        if isOutOfService { throw outOfService }
     }
 
     func fail(_ error: BIOError) {
         if failure == nil { failure = error }
+        switch error {
+        case .failed(let path, _, _, _), .unusable(let path, _, _):
+            if path == device.name { device.health?.fail(error) }
+            if let metadataDevice, path == metadataDevice.name {
+                metadataDevice.health?.fail(error)
+            }
+        default: break
+        }
     }
 
     /// An injected fault.
@@ -254,7 +275,7 @@ public final class BlockStore {
 
     /// Has freed blocks discarded that nobody has taken again. Cheap.
     func discardFreed() {
-        if phase == .ready, failure == nil { discarder.advance() }
+        if phase == .ready, !isOutOfService { discarder.advance() }
     }
 
     /// Ends the use of the store as a kill would, but for what is under way: for tests.
@@ -274,7 +295,7 @@ public final class BlockStore {
         await discarder.stop()
         let wasReady = phase == .ready
         phase = .closed
-        if wasReady, failure == nil, lastIsUnsealed {
+        if wasReady, !isOutOfService, lastIsUnsealed {
             do throws(BIOError) { try await writeSeal() } catch { fail(error) }
         }
     }

@@ -41,10 +41,7 @@ extension BlockStore {
             metadata: metadata)
         let (main, label) = (superblocks.main, superblocks.label)
         let log = metadata?.device ?? device
-        if !overwrite {
-            try await requireEmpty(device, partition)
-            if let metadata { try await requireEmpty(metadata.device, metadata.partition) }
-        }
+        if !overwrite { try await requireEmpty(device, partition, metadata: metadata) }
         // The superblocks go first and come last: a format that is cut short leaves no store.
         if let label {
             try await zero(device, label.partition.lowerBound..<label.blocksOffset)
@@ -134,11 +131,37 @@ extension BlockStore {
         return store
     }
 
-    /// The superblock of a partition, which must be that partition's, and of `identity`.
+    /// What the superblocks on a device say, which follow each other from its beginning. Ends at a
+    /// partition that has none which is intact. Changes nothing.
+    ///
+    /// Throws what `open` throws when that is the first one.
+    public static func labels(on device: BlockDevice) async throws(BIOError) -> [StoreLabel] {
+        var labels: [StoreLabel] = []
+        var offset: UInt64 = 0
+        while offset < device.size, labels.count < DeviceContent.storesMax {
+            do throws(BIOError) {
+                let (superblock, stale) = try await readSuperblocks(device, offset..<device.size)
+                guard superblock.partition.lowerBound == offset else {
+                    throw .mismatch(
+                        path: device.name, expected: "a partition that begins at byte \(offset)",
+                        found: "one of \(superblock.partition)")
+                }
+                labels.append(StoreLabel(superblock, isIntact: stale.isEmpty))
+                offset = superblock.partition.upperBound
+            } catch {
+                guard !labels.isEmpty else { throw error }
+                break
+            }
+        }
+        return labels
+    }
+
+    /// The superblock of a partition, which must be that partition's, and of `identity`. Rewrites
+    /// the copy that is damaged or older, if there is one.
     private static func checkedSuperblock(
         _ device: BlockDevice, _ partition: Range<UInt64>, _ identity: StoreIdentity?
     ) async throws(BIOError) -> Superblock {
-        let superblock = try await readSuperblocks(device, partition)
+        let (superblock, stale) = try await readSuperblocks(device, partition)
         guard superblock.partition == partition else {
             throw .mismatch(
                 path: device.name, expected: "a partition of bytes \(partition)",
@@ -149,6 +172,7 @@ extension BlockStore {
                 path: device.name, expected: identity.description,
                 found: superblock.identity.description)
         }
+        try await writeSuperblocks(superblock, to: device, copies: stale)
         return superblock
     }
 
@@ -225,9 +249,11 @@ extension BlockStore {
         }
     }
 
-    private static func requireEmpty(
-        _ device: BlockDevice, _ partition: Range<UInt64>
+    /// Throws `.foreign` where `format` would, unless told to overwrite.
+    public static func requireEmpty(
+        _ device: BlockDevice, _ partition: Range<UInt64>, metadata: MetadataPartition? = nil
     ) async throws(BIOError) {
+        if let metadata { try await requireEmpty(metadata.device, metadata.partition) }
         let size = partition.upperBound - partition.lowerBound
         let length = min(size, inspectedBytes)
         let buffer = IOBuffer(count: Int(length))
@@ -252,10 +278,10 @@ extension BlockStore {
         }
     }
 
-    /// The newer of the two copies; rewrites the other one when it is damaged or older.
+    /// The newer of the two copies, and which of them are not like it: damaged or older.
     private static func readSuperblocks(
         _ device: BlockDevice, _ partition: Range<UInt64>
-    ) async throws(BIOError) -> Superblock {
+    ) async throws(BIOError) -> (newest: Superblock, stale: [UInt64]) {
         let block = IOBuffer(count: BlockDevice.blockSize)
         var copies: [(index: UInt64, superblock: Superblock)] = []
         var damage: [String] = []
@@ -285,9 +311,7 @@ extension BlockStore {
         }
         if let newest = copies.map(\.superblock).max(by: { $0.sequence < $1.sequence }) {
             let current = copies.filter { $0.superblock == newest }.map(\.index)
-            let stale = (0..<Superblock.copies).filter { !current.contains($0) }
-            try await writeSuperblocks(newest, to: device, copies: stale)
-            return newest
+            return (newest, (0..<Superblock.copies).filter { !current.contains($0) })
         }
         if let what = damage.first {
             throw .corrupt(

@@ -105,8 +105,8 @@ extension BlockStore {
     /// one before ends; a lone record waits for nobody.
     private func commit() async {
         while !pending.isEmpty {
-            if failure == nil { await letGather() }
-            guard failure == nil else {
+            if !isOutOfService { await letGather() }
+            guard !isOutOfService else {
                 refusePending()
                 break
             }
@@ -143,7 +143,7 @@ extension BlockStore {
         pending.removeAll()
         pendingBytes = 0
         for entry in rest {
-            entry.waiter?.resume(returning: .outOfService(path: device.name))
+            entry.waiter?.resume(returning: outOfService)
         }
     }
 

@@ -9,6 +9,13 @@ public protocol DeviceStore: Sendable {
     /// Opens a device for the calling xstream, for its exclusive use by this process. Several
     /// xstreams of one process may open the same path.
     func open(path: String, on xstream: XStream) throws(BIOError) -> BlockDevice
+
+    /// Whether two paths lead to one device.
+    func isSame(_ path: String, _ other: String) -> Bool
+}
+
+extension DeviceStore {
+    public func isSame(_ path: String, _ other: String) -> Bool { path == other }
 }
 
 private enum DeviceStoreKey: WorldKey {

@@ -136,6 +136,17 @@ public final class RealDeviceStore: DeviceStore {
         return ThreadPoolDevice(file: file, pool: sharedPool(), on: xstream)
     }
 
+    public func isSame(_ path: String, _ other: String) -> Bool {
+        var (first, second) = (stat(), stat())
+        guard unsafe stat(path, &first) == 0, unsafe stat(other, &second) == 0 else {
+            return path == other
+        }
+        if first.st_mode & S_IFMT == S_IFBLK, second.st_mode & S_IFMT == S_IFBLK {
+            return first.st_rdev == second.st_rdev
+        }
+        return first.st_dev == second.st_dev && first.st_ino == second.st_ino
+    }
+
     private func sharedPool() -> ThreadPool {
         pool.withLock { pool in
             if let pool { return pool }
