@@ -165,8 +165,8 @@ let package = Package(
         .testTarget(
             name: "DrayTests",
             dependencies: [
-                "DrayRuntime", "DrayFabric", "CaRT", "DrayPlacement", "DrayProtocol", "Dray",
-                "DraySimulator",
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayPlacement", "DrayProtocol",
+                "Dray", "DraySimulator",
             ],
             swiftSettings: testSettings),
         .testTarget(

@@ -1,8 +1,5 @@
-internal import BIO
-internal import DrayRuntime
-
-/// How an engine divides its device: a partition for metadata, then one per target, all of whole
-/// mebibytes. What does not divide evenly is left unused at the end.
+/// How an engine divides a device: on the first one a partition for metadata, then one per target,
+/// all of whole mebibytes. What does not divide evenly is left unused at the end.
 package struct DevicePartitions {
     static let system: UInt64 = 64 << 20
     static let alignment: UInt64 = 1 << 20
@@ -17,20 +14,22 @@ package struct DevicePartitions {
 
     var systemPartition: Range<UInt64> { 0..<DevicePartitions.system }
 
+    private static func head(hasSystem: Bool) -> UInt64 { hasSystem ? system : 0 }
+
     /// The smallest device for so many targets, in bytes.
-    static func sizeMin(targetCount: Int) -> UInt64 {
-        system + UInt64(targetCount) * targetMin
+    static func sizeMin(targetCount: Int, hasSystem: Bool = true) -> UInt64 {
+        head(hasSystem: hasSystem) + UInt64(targetCount) * targetMin
     }
 
     /// Nil when the device is too small.
-    init?(deviceSize: UInt64, targetCount: Int) {
-        guard targetCount > 0,
-            deviceSize >= DevicePartitions.sizeMin(targetCount: targetCount)
-        else { return nil }
-        let share = (deviceSize - DevicePartitions.system) / UInt64(targetCount)
+    init?(deviceSize: UInt64, targetCount: Int, hasSystem: Bool = true) {
+        let sizeMin = DevicePartitions.sizeMin(targetCount: targetCount, hasSystem: hasSystem)
+        guard targetCount > 0, deviceSize >= sizeMin else { return nil }
+        let head = DevicePartitions.head(hasSystem: hasSystem)
+        let share = (deviceSize - head) / UInt64(targetCount)
         let size = share / DevicePartitions.alignment * DevicePartitions.alignment
         targets = (0..<UInt64(targetCount)).map { index in
-            let start = DevicePartitions.system + index * size
+            let start = head + index * size
             return start..<(start + size)
         }
     }
@@ -75,87 +74,5 @@ struct MetadataPartitions {
         return min(
             DevicePartitions.logMax,
             max(DevicePartitions.logMin / 2, share * DevicePartitions.alignment))
-    }
-}
-
-/// The devices of an engine, opened by one xstream, and how they are divided.
-struct EngineDevices {
-    let device: BlockDevice
-    let partitions: DevicePartitions
-    /// The metadata device, where there is one.
-    let metadata: (device: BlockDevice, partitions: MetadataPartitions)?
-
-    /// Opens them on the calling xstream.
-    init(
-        _ configuration: EngineConfiguration, world: World, on xstream: XStream
-    ) throws(BIOError) {
-        let count = configuration.targetCount
-        device = try world.devices.open(path: configuration.devicePath, on: xstream)
-        guard let partitions = DevicePartitions(deviceSize: device.size, targetCount: count) else {
-            throw EngineDevices.tooSmall(
-                device, count, DevicePartitions.sizeMin(targetCount: count))
-        }
-        self.partitions = partitions
-        guard let path = configuration.metadataDevicePath else {
-            metadata = nil
-            return
-        }
-        let second = try world.devices.open(path: path, on: xstream)
-        guard let parts = MetadataPartitions(deviceSize: second.size, targetCount: count) else {
-            throw EngineDevices.tooSmall(
-                second, count, MetadataPartitions.sizeMin(targetCount: count))
-        }
-        metadata = (second, parts)
-    }
-
-    private static func tooSmall(
-        _ device: BlockDevice, _ targetCount: Int, _ needed: UInt64
-    ) -> BIOError {
-        .outOfRange(
-            "\(device.name) has \(device.size) bytes; \(targetCount) targets need \(needed)")
-    }
-
-    /// The partition of a target, or of the engine's own metadata.
-    func partition(of target: UInt32) -> Range<UInt64> {
-        target == DevicePartitions.systemTarget
-            ? partitions.systemPartition : partitions.targets[Int(target)]
-    }
-
-    /// Its part of the metadata device, if there is one.
-    func metadataPartition(of target: UInt32) -> BlockStore.MetadataPartition? {
-        guard let (device, partitions) = metadata else { return nil }
-        return BlockStore.MetadataPartition(
-            device: device,
-            partition: target == DevicePartitions.systemTarget
-                ? partitions.systemPartition : partitions.targets[Int(target)])
-    }
-
-    /// The size of the log of a target.
-    func logSize(of target: UInt32, _ configuration: EngineConfiguration) -> UInt64 {
-        if let size = configuration.logSize { return size }
-        guard let metadata = metadataPartition(of: target) else {
-            return DevicePartitions.logSize(of: partition(of: target))
-        }
-        return MetadataPartitions.logSize(of: metadata.partition)
-    }
-
-    /// Ends the use of both.
-    func close() async {
-        await device.close()
-        await metadata?.device.close()
-    }
-}
-
-extension EngineConfiguration {
-    func logSize(of partition: Range<UInt64>) -> UInt64 {
-        logSize ?? DevicePartitions.logSize(of: partition)
-    }
-
-    /// Where the data blocks of every target lie on a device of `deviceSize` bytes; empty when the
-    /// device is too small.
-    package func dataAreas(deviceSize: UInt64) -> [Range<UInt64>] {
-        DevicePartitions(deviceSize: deviceSize, targetCount: targetCount)?.targets.map {
-            BlockStore.dataArea(of: $0, logSize: logSize(of: $0))
-        } ?? []
     }
 }

@@ -5,9 +5,9 @@ internal import DrayProtocol
 public import DrayRuntime
 internal import VOS
 
-/// An engine: the system xstream with management and metadata (tag 0), an xstream with a device
-/// partition and a versioned object store for each target (tags 1 and up), and one that watches the
-/// other engines (the tag after those).
+/// An engine: the system xstream with management and metadata (tag 0), an xstream with a partition
+/// of a device and a versioned object store for each target (tags 1 and up), and one that watches
+/// the other engines (the tag after those).
 public final class Engine: Sendable {
     /// What it was started with.
     public let configuration: EngineConfiguration
@@ -26,11 +26,11 @@ public final class Engine: Sendable {
         self.membership = membership
     }
 
-    /// Prepares the device of an engine: every partition gets its superblock and an empty log.
+    /// Prepares the devices of an engine: every partition gets its superblock and an empty log.
     ///
-    /// The metadata partition comes last, so a device is either wholly formatted or refused by
-    /// `start`. Throws `.device(.foreign)`, and changes nothing, when there is anything on it; with
-    /// `overwrite`, what was there is lost.
+    /// The metadata partition comes last, so devices are either wholly formatted or refused by
+    /// `start`. Throws `.device(.foreign)`, and changes nothing, when there is anything on one of
+    /// them; with `overwrite`, what was there is lost.
     public static func format(
         _ configuration: EngineConfiguration, world: World, overwrite: Bool = false
     ) async throws(EngineError) {
@@ -39,27 +39,15 @@ public final class Engine: Sendable {
         defer { xstream.stop() }
         try await xstream.run { () async throws(EngineError) in
             do throws(BIOError) {
-                let devices = try EngineDevices(configuration, world: world, on: xstream)
-                var entropy = world.entropy.fork("format")
-                let targets = (0..<UInt32(configuration.targetCount)).map { $0 }
-                for target in targets + [DevicePartitions.systemTarget] {
-                    let metadata = devices.metadataPartition(of: target)
-                    try await BlockStore.format(
-                        devices.device, partition: devices.partition(of: target),
-                        identity: configuration.identity(target: target),
-                        logSize: devices.logSize(of: target, configuration),
-                        // Tells this pair of devices from all others.
-                        salt: metadata == nil ? 0 : entropy.next(), overwrite: overwrite,
-                        metadata: metadata)
-                }
-                await devices.close()
+                try await EngineDevices.format(
+                    configuration, world: world, on: xstream, overwrite: overwrite)
             } catch {
                 throw .device(error)
             }
         }
     }
 
-    /// Starts an engine on a formatted device: recovers every store, then opens the contexts.
+    /// Starts an engine on formatted devices: recovers every store, then opens the contexts.
     /// Serving when it returns.
     public static func start(
         _ configuration: EngineConfiguration, world: World
@@ -70,11 +58,18 @@ public final class Engine: Sendable {
         let xstream = world.makeXStream(name: "dray-\(configuration.rank)-system")
         var started: [XStream] = [xstream]
         do throws(EngineError) {
-            let system = try await xstream.run {
-                () async throws(EngineError) -> XStreamBound<SystemService> in
+            let (system, devices) = try await xstream.run {
+                () async throws(EngineError) -> (XStreamBound<SystemService>, EngineDevices) in
+                let devices: EngineDevices
+                do throws(BIOError) {
+                    devices = try await EngineDevices.find(
+                        configuration, world: world, on: xstream)
+                } catch {
+                    throw .device(error)
+                }
                 let service = try await SystemService(
-                    configuration, world: world, clock: clock, xstream: xstream)
-                return XStreamBound(service, to: xstream)
+                    configuration, devices, world: world, clock: clock, xstream: xstream)
+                return (XStreamBound(service, to: xstream), devices)
             }
             var targets: [XStreamBound<TargetService>] = []
             for index in 0..<configuration.targetCount {
@@ -83,7 +78,7 @@ public final class Engine: Sendable {
                 let target = try await xstream.run {
                     () async throws(EngineError) -> XStreamBound<TargetService> in
                     let service = try await TargetService(
-                        index: index, configuration, world: world, clock: clock,
+                        index: index, configuration, devices, world: world, clock: clock,
                         xstream: xstream)
                     return XStreamBound(service, to: xstream)
                 }
@@ -142,7 +137,7 @@ public final class Engine: Sendable {
         return membership
     }
 
-    /// Stops serving, writes a checkpoint of every store, and closes the device.
+    /// Stops serving, and closes every store.
     public func stop() async {
         let system = system
         let membership = membership
@@ -157,17 +152,18 @@ public final class Engine: Sendable {
     }
 }
 
-/// The store of one partition.
+/// The store of one target, or that of the metadata.
 func openStore(
-    _ configuration: EngineConfiguration, target: UInt32, world: World, xstream: XStream
+    _ devices: EngineDevices, target: UInt32, world: World, xstream: XStream
 ) async throws(EngineError) -> (vos: VOS, blocks: BlockStore) {
+    let configuration = devices.configuration
     let store: BlockStore
     do throws(BIOError) {
-        let devices = try EngineDevices(configuration, world: world, on: xstream)
+        let place = try devices.open(target, world: world, on: xstream)
         store = try await BlockStore.open(
-            devices.device, partition: devices.partition(of: target),
-            identity: configuration.identity(target: target),
-            metadata: devices.metadataPartition(of: target), on: xstream)
+            place.device, partition: place.partition,
+            identity: configuration.identity(target: target), metadata: place.metadata,
+            on: xstream)
         store.faults = world.faults
     } catch {
         throw .device(error)
@@ -182,7 +178,7 @@ func openStore(
         let vos = try await VOS.open(store: store, world: world, on: xstream, options: options)
         return (vos, store)
     } catch {
-        throw .store("\(configuration.devicePath): \(error)")
+        throw .store("\(store.device.name): \(error)")
     }
 }
 

@@ -14,10 +14,12 @@ public struct EngineConfiguration: Sendable {
     /// Every engine of the cluster, this one included, with the addresses of all their contexts.
     public var engines: [EngineRecord]
 
-    /// The device: a file, a block device, a generic device of NVMe, or persistent memory.
-    public var devicePath: String
+    /// The devices with the data: files, block devices, generic devices of NVMe, or persistent
+    /// memory. They share the targets evenly. After `format` their order does not matter: what is
+    /// on them says which is which.
+    public var devicePaths: [String]
 
-    /// A second, faster device for the logs, the index and small values; nil for none.
+    /// A faster device beside them, for the logs, the index and small values; nil for none.
     public var metadataDevicePath: String?
 
     /// Values shorter than this stay in the log and the index; longer ones go to blocks (DAOS:
@@ -58,12 +60,12 @@ public struct EngineConfiguration: Sendable {
     package var transactionAge: UInt64?
 
     public init(
-        cluster: UniqueID, rank: UInt32, engines: [EngineRecord], devicePath: String
+        cluster: UniqueID, rank: UInt32, engines: [EngineRecord], devicePaths: [String]
     ) {
         self.cluster = cluster
         self.rank = rank
         self.engines = engines
-        self.devicePath = devicePath
+        self.devicePaths = devicePaths
     }
 
     /// This engine's entry among `engines`.
@@ -125,10 +127,24 @@ public struct EngineConfiguration: Sendable {
         }
         let addresses = engines.flatMap { $0.networks.joined() }
         if Set(addresses).count != addresses.count { return "an address is given twice" }
-        if metadataDevicePath == devicePath {
+        return deviceProblem(targetCount: Int(record.targetCount)) ?? swim.problem
+    }
+
+    private func deviceProblem(targetCount: Int) -> String? {
+        if devicePaths.isEmpty { return "an engine needs a device" }
+        if let path = devicePaths.enumerated().first(where: { index, path in
+            devicePaths[..<index].contains(path)
+        })?.element {
+            return "the device \(path) is given twice"
+        }
+        if devicePaths.count > targetCount {
+            return "\(devicePaths.count) devices need as many targets, and the engine has "
+                + "\(targetCount)"
+        }
+        if let metadataDevicePath, devicePaths.contains(metadataDevicePath) {
             return "the metadata device must be another than the device"
         }
-        return swim.problem
+        return nil
     }
 
     func identity(target: UInt32) -> StoreIdentity {

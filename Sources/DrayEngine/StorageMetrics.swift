@@ -4,8 +4,35 @@ public import DrayRuntime
 /// What an engine's metrics say about one device of one target.
 public struct DeviceMetrics: Sendable {
     let statistics: DeviceStatistics
+    let totalBlocks: UInt32
+    let freeBlocks: UInt32
+    let isOutOfService: Bool
+
+    /// The data device of a store, or its metadata device.
+    init(_ device: BlockDevice, of store: BlockStore) {
+        let allocator = store.allocator
+        let isData = device === store.device
+        statistics = device.statistics
+        totalBlocks = isData ? allocator.dataBlocks : allocator.metadataBlocks
+        freeBlocks =
+            isData
+            ? allocator.freeBlocks - allocator.freeMetadataBlocks : allocator.freeMetadataBlocks
+        isOutOfService = device.health?.isOutOfService == true
+    }
+
+    private static func bytes(_ blocks: UInt32) -> Int { Int(blocks) * BlockDevice.blockSize }
 
     static let set = MetricSet<DeviceMetrics>([
+        .gauge("dray_device_size", unit: .bytes, "Space for data on the device.") {
+            bytes($0.totalBlocks)
+        },
+        .gauge("dray_device_used", unit: .bytes, "Space in use on the device.") {
+            bytes($0.totalBlocks - $0.freeBlocks)
+        },
+        .gauge(
+            "dray_device_out_of_service",
+            "1 when a write or flush that failed has taken the device out of service."
+        ) { $0.isOutOfService ? 1 : 0 },
         .counter("dray_device_read", unit: .bytes, "Bytes read from the device.") {
             Int(clamping: $0.statistics.bytesRead)
         },
@@ -37,8 +64,8 @@ public struct DeviceMetrics: Sendable {
         },
     ])
 
-    /// Every metric of a device. Their labels are `rank`, `target` and `device`, which is "data" or
-    /// "metadata".
+    /// Every metric of a device. Their labels are `rank`, `target`, `device`, which is "data" or
+    /// "metadata", and `path`.
     public static let definitions = set.definitions
 }
 
@@ -97,20 +124,21 @@ struct StoragePublisher {
     init(_ blocks: BlockStore, world: World, rank: UInt32, target: String) {
         let factory = world.metrics
         let labels = [("rank", "\(rank)"), ("target", target)]
-        store = MetricPublisher(StoreMetrics.set, factory: factory, dimensions: labels)
-        data = MetricPublisher(
-            DeviceMetrics.set, factory: factory, dimensions: labels + [("device", "data")])
-        if blocks.metadataDevice != nil {
-            metadata = MetricPublisher(
-                DeviceMetrics.set, factory: factory, dimensions: labels + [("device", "metadata")])
+        func publisher(_ device: BlockDevice, _ role: String) -> MetricPublisher<DeviceMetrics> {
+            MetricPublisher(
+                DeviceMetrics.set, factory: factory,
+                dimensions: labels + [("device", role), ("path", device.name)])
         }
+        store = MetricPublisher(StoreMetrics.set, factory: factory, dimensions: labels)
+        data = publisher(blocks.device, "data")
+        metadata = blocks.metadataDevice.map { publisher($0, "metadata") }
     }
 
     mutating func publish(_ blocks: BlockStore) {
         store.publish(StoreMetrics(blocks))
-        data.publish(DeviceMetrics(statistics: blocks.device.statistics))
+        data.publish(DeviceMetrics(blocks.device, of: blocks))
         if let device = blocks.metadataDevice {
-            metadata?.publish(DeviceMetrics(statistics: device.statistics))
+            metadata?.publish(DeviceMetrics(device, of: blocks))
         }
     }
 }

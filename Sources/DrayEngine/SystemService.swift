@@ -37,8 +37,8 @@ final class SystemService {
     static let roundsMax = 16
 
     init(
-        _ configuration: EngineConfiguration, world: World, clock: HybridLogicalClock,
-        xstream: XStream
+        _ configuration: EngineConfiguration, _ devices: EngineDevices, world: World,
+        clock: HybridLogicalClock, xstream: XStream
     ) async throws(EngineError) {
         self.configuration = configuration
         self.world = world
@@ -48,7 +48,7 @@ final class SystemService {
         entropy = world.entropy.fork("system")
         log = world.log.logger(.engine)
         (vos, blocks) = try await openStore(
-            configuration, target: DevicePartitions.systemTarget, world: world, xstream: xstream)
+            devices, target: DevicePartitions.systemTarget, world: world, xstream: xstream)
         acceptor = MetadataAcceptor()
         acceptor = try await load()
     }

@@ -31,7 +31,7 @@ final class TargetService {
     @safe @exclusivity(unchecked) var promised: [UniqueID: UInt64] = [:]
 
     init(
-        index: Int, _ configuration: EngineConfiguration, world: World,
+        index: Int, _ configuration: EngineConfiguration, _ devices: EngineDevices, world: World,
         clock: HybridLogicalClock, xstream: XStream
     ) async throws(EngineError) {
         self.index = index
@@ -40,7 +40,7 @@ final class TargetService {
         self.clock = clock
         self.xstream = xstream
         (vos, blocks) = try await openStore(
-            configuration, target: UInt32(index), world: world, xstream: xstream)
+            devices, target: UInt32(index), world: world, xstream: xstream)
         clock.advance(past: vos.newestEpoch)
         // Nobody knows any more what was read before.
         vos.setStampFloor(clock.now())

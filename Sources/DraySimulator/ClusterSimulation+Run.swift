@@ -258,10 +258,13 @@ extension ClusterSimulation {
     private func rot() {
         for rank in 0..<plan.engineCount {
             let configuration = configuration(rank: rank)
-            for area in configuration.dataAreas(deviceSize: ClusterSimulation.deviceSize) {
-                report.rottenBlocks += devices.rot(
-                    path: configuration.devicePath, in: area,
-                    oneIn: ClusterSimulation.rotPeriod)
+            for (index, path) in configuration.devicePaths.enumerated() {
+                for area in configuration.dataAreas(
+                    device: index, deviceSize: ClusterSimulation.deviceSize)
+                {
+                    report.rottenBlocks += devices.rot(
+                        path: path, in: area, oneIn: ClusterSimulation.rotPeriod)
+                }
             }
         }
         simulation.record("rot", UInt64(report.rottenBlocks))

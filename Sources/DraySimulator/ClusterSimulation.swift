@@ -50,7 +50,8 @@ public final class ClusterSimulation {
         cluster = UniqueID.random(using: &entropy)
         report = SimulationReport(seed: seed)
         report.cluster =
-            "\(plan.engineCount) x \(plan.targetCount) targets, \(plan.clientCount) clients, "
+            "\(plan.engineCount) x \(plan.targetCount) targets on \(plan.deviceCount) "
+            + "\(plan.deviceCount == 1 ? "device" : "devices"), \(plan.clientCount) clients, "
             + "\(plan.objectClass)"
         // Half of the clusters have power supplies that tear every write.
         goodDevices.crashOutcome = entropy.chance(1, in: 2) ? .tear : .random
@@ -102,7 +103,9 @@ public final class ClusterSimulation {
         }
         var configuration = EngineConfiguration(
             cluster: cluster, rank: UInt32(rank), engines: engines,
-            devicePath: "device-\(rank)")
+            devicePaths: (0..<plan.deviceCount).map {
+                $0 == 0 ? "device-\(rank)" : "device-\(rank)-\($0)"
+            })
         // Small and short, so that checkpoints, aggregation and the reuse of blocks are part of
         // every run.
         configuration.logSize = ClusterSimulation.logSize
@@ -135,8 +138,9 @@ public final class ClusterSimulation {
         for rank in 0..<plan.engineCount {
             let configuration = configuration(rank: rank)
             do throws(BIOError) {
-                try devices.create(
-                    path: configuration.devicePath, size: ClusterSimulation.deviceSize)
+                for path in configuration.devicePaths {
+                    try devices.create(path: path, size: ClusterSimulation.deviceSize)
+                }
             } catch {
                 violation("cannot create a device: \(error)")
             }

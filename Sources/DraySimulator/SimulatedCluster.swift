@@ -17,6 +17,7 @@ package final class SimulatedCluster {
     /// Engines have the ranks from 0 on, which are also the numbers of their nodes.
     package let engineCount: Int
     private let targetCount: Int
+    private let deviceCount: Int
     private let networkCount: Int
     private let cluster: UniqueID
     private var incarnations: [Int]
@@ -29,12 +30,15 @@ package final class SimulatedCluster {
     /// Small: formatting writes all of it.
     private static let logSize: UInt64 = 2 << 20
 
-    /// Formats and starts the engines, which listen on `networkCount` networks.
+    /// Formats and starts the engines, which have `deviceCount` devices each, and listen on
+    /// `networkCount` networks.
     ///
     /// - Throws: the error of the first engine that does not start.
     package init(
-        seed: UInt64, engineCount: Int, targetCount: Int, networkCount: Int = 1
+        seed: UInt64, engineCount: Int, targetCount: Int, deviceCount: Int = 1,
+        networkCount: Int = 1
     ) throws {
+        self.deviceCount = deviceCount
         self.networkCount = networkCount
         simulation = Simulation(seed: seed)
         fabric = SimulatedFabric(simulation: simulation)
@@ -47,8 +51,9 @@ package final class SimulatedCluster {
         try run(on: world(node: SimulatedCluster.bootNode).makeXStream(name: "boot")) { [self] in
             for rank in 0..<engineCount {
                 let configuration = configuration(rank: rank)
-                try devices.create(
-                    path: configuration.devicePath, size: SimulatedCluster.deviceSize)
+                for path in configuration.devicePaths {
+                    try devices.create(path: path, size: SimulatedCluster.deviceSize)
+                }
                 try await Engine.format(configuration, world: world(node: rank))
                 try await start(rank: rank)
             }
@@ -86,12 +91,23 @@ package final class SimulatedCluster {
         simulation.resume(node: rank, incarnation: incarnations[rank])
     }
 
-    /// Lets one in `period` of the blocks of values on an engine's device rot. Returns how many.
+    /// Lets one in `period` of the blocks of values on an engine's devices rot. Returns how many.
     package func rot(rank: Int, oneIn period: UInt64) -> Int {
         let configuration = configuration(rank: rank)
-        return configuration.dataAreas(deviceSize: SimulatedCluster.deviceSize).reduce(0) {
-            $0 + devices.rot(path: configuration.devicePath, in: $1, oneIn: period)
+        var count = 0
+        for (index, path) in configuration.devicePaths.enumerated() {
+            for area in configuration.dataAreas(
+                device: index, deviceSize: SimulatedCluster.deviceSize)
+            {
+                count += devices.rot(path: path, in: area, oneIn: period)
+            }
         }
+        return count
+    }
+
+    /// What an engine's device is called, for `devices`. Those of its targets lie on it in turn.
+    package func devicePath(rank: Int, device: Int) -> String {
+        device == 0 ? "device-\(rank)" : "device-\(rank)-\(device)"
     }
 
     private func configuration(rank: Int) -> EngineConfiguration {
@@ -102,7 +118,8 @@ package final class SimulatedCluster {
                 targetCount: targetCount)
         }
         var configuration = EngineConfiguration(
-            cluster: cluster, rank: UInt32(rank), engines: records, devicePath: "device-\(rank)")
+            cluster: cluster, rank: UInt32(rank), engines: records,
+            devicePaths: (0..<deviceCount).map { devicePath(rank: rank, device: $0) })
         configuration.logSize = SimulatedCluster.logSize
         return configuration
     }

@@ -7,6 +7,8 @@ extension ClusterSimulation {
         public var engineCount: Int?
         /// Targets of each engine.
         public var targetCount: Int?
+        /// Devices of each engine, no more than it has targets.
+        public var deviceCount: Int?
         public var clientCount: Int?
         /// Operations that each client has under way at once, 1 to 4.
         public var laneCount = Workload.laneMax
@@ -41,6 +43,7 @@ extension ClusterSimulation {
 
         let engineCount: Int
         let targetCount: Int
+        let deviceCount: Int
         let clientCount: Int
         let objectClass: ObjectClass
         /// How long engines remember transactions; nil for as long as real ones do.
@@ -64,6 +67,10 @@ extension ClusterSimulation {
             transactionAge = entropy.chance(1, in: 2) ? .seconds(1) : nil
             engineCount = options.engineCount ?? drawn.0
             targetCount = options.targetCount ?? drawn.1
+            // Half of those that can have as many as targets.
+            var deviceEntropy = entropy.fork("devices")
+            let manyDevices = deviceEntropy.chance(1, in: 2)
+            deviceCount = min(options.deviceCount ?? (manyDevices ? targetCount : 1), targetCount)
             clientCount = options.clientCount ?? drawn.2
             objectClass = options.objectClass.flatMap { ObjectClass($0) } ?? drawn.3
             faults = FaultKind.allCases.filter {

@@ -14,6 +14,7 @@ final class Harness {
         var parent: String
         var engines: Int
         var targets: Int
+        var devices: Int
         var objectClass: ObjectClass
         var clients: Int
         var cycles: Int
@@ -55,7 +56,7 @@ final class Harness {
         let begin = xstream.now
         let cluster = try await RealCluster(
             program: options.program, parent: options.parent, engines: options.engines,
-            targets: options.targets, xstream: xstream)
+            targets: options.targets, devices: options.devices, xstream: xstream)
         let harness = Harness(
             options, xstream, cluster, try await cluster.connect(timeout: .seconds(30)))
         await harness.run()

@@ -40,6 +40,9 @@ struct Kill: AsyncParsableCommand {
     @Option(help: "Targets of each engine.")
     var targets = 1
 
+    @Option(help: "Devices of each engine, no more than it has targets.")
+    var devices = 1
+
     @Option(name: .customLong("class"), help: "The object class of all objects.")
     var objectClass = "RP_3G1"
 
@@ -52,6 +55,9 @@ struct Kill: AsyncParsableCommand {
         guard engines > 0, targets > 0, clients > 0 else {
             throw ValidationError("counts must be positive")
         }
+        guard (1...targets).contains(devices) else {
+            throw ValidationError("an engine has 1 device to as many as targets")
+        }
         guard ObjectClass(objectClass) != nil else {
             throw ValidationError("there is no class '\(objectClass)'")
         }
@@ -62,8 +68,8 @@ struct Kill: AsyncParsableCommand {
         guard let objectClass = ObjectClass(objectClass) else { return }
         let options = Harness.Options(
             program: dray, parent: common.directory, engines: engines, targets: targets,
-            objectClass: objectClass, clients: clients, cycles: common.cycles, seed: common.seed,
-            isVerbose: common.verbose)
+            devices: devices, objectClass: objectClass, clients: clients, cycles: common.cycles,
+            seed: common.seed, isVerbose: common.verbose)
         let xstream = World.real().makeXStream(name: "dray-kill")
         let report = try await xstream.run { () async throws(Failure) -> Report in
             try await Harness.run(options, on: xstream)

@@ -29,7 +29,8 @@ final class RealCluster {
     static let startMax: Duration = .seconds(30)
 
     init(
-        program: String, parent: String, engines: Int, targets: Int, xstream: XStream
+        program: String, parent: String, engines: Int, targets: Int, devices: Int,
+        xstream: XStream
     ) async throws(Failure) {
         self.program = program
         self.xstream = xstream
@@ -39,7 +40,7 @@ final class RealCluster {
         cleanUp = try CleanUp(program: program, cluster: cluster, directory: directory)
         try await run([
             "cluster", "start", "--directory", cluster, "--engines", "\(engines)", "--targets",
-            "\(targets)", "--device-size", RealCluster.deviceSize,
+            "\(targets)", "--devices", "\(devices)", "--device-size", RealCluster.deviceSize,
         ])
         try await run(["cluster", "stop", "--directory", cluster])
         addresses = try readAddresses()

@@ -7,6 +7,7 @@ enum Shrinking {
         var words = ["dray-simulate --seed \(seed)"]
         if let engines = options.engineCount { words.append("--engines \(engines)") }
         if let targets = options.targetCount { words.append("--targets \(targets)") }
+        if let devices = options.deviceCount { words.append("--devices \(devices)") }
         if let clients = options.clientCount { words.append("--clients \(clients)") }
         if let objectClass = options.objectClass { words.append("--class \(objectClass)") }
         let standard = ClusterSimulation.Options()
@@ -71,6 +72,7 @@ enum Shrinking {
         for lanes in 1..<max(1, options.laneCount) { add { $0.laneCount = lanes } }
         for engines in 1..<(options.engineCount ?? 5) { add { $0.engineCount = engines } }
         if (options.targetCount ?? 2) > 1 { add { $0.targetCount = 1 } }
+        if (options.deviceCount ?? 2) > 1 { add { $0.deviceCount = 1 } }
         return candidates
     }
 }

@@ -24,11 +24,14 @@ struct Simulate: ParsableCommand {
 
     @OptionGroup var common: SeedOptions
 
-    @Option(help: "Engines in the cluster. Without it the seed decides, as for the next three.")
+    @Option(help: "Engines in the cluster. Without it the seed decides, as for the next four.")
     var engines: Int?
 
     @Option(help: "Targets of each engine.")
     var targets: Int?
+
+    @Option(help: "Devices of each engine, no more than it has targets.")
+    var devices: Int?
 
     @Option(help: "Clients.")
     var clients: Int?
@@ -46,7 +49,8 @@ struct Simulate: ParsableCommand {
     var shrink = false
 
     mutating func validate() throws {
-        guard (engines ?? 1) > 0, (targets ?? 1) > 0, (clients ?? 1) > 0 else {
+        guard (engines ?? 1) > 0, (targets ?? 1) > 0, (devices ?? 1) > 0, (clients ?? 1) > 0
+        else {
             throw ValidationError("counts must be positive")
         }
         guard (1...4).contains(lanes) else { throw ValidationError("a client has 1 to 4 lanes") }
@@ -63,6 +67,7 @@ struct Simulate: ParsableCommand {
         var options = ClusterSimulation.Options()
         options.engineCount = engines
         options.targetCount = targets
+        options.deviceCount = devices
         options.clientCount = clients
         options.objectClass = objectClass
         options.laneCount = lanes

@@ -33,7 +33,7 @@ import Testing
         let configuration = try settings.configuration()
         #expect(configuration.rank == 1)
         #expect(configuration.credits == 7)
-        #expect(configuration.devicePath == "/from/environment")
+        #expect(configuration.devicePaths == ["/from/environment"])
         #expect(configuration.inlineThreshold == 4096)
         #expect(configuration.valueCacheBytes == 32 << 20)
         #expect(configuration.indexBytes == 64 << 20)
@@ -44,6 +44,36 @@ import Testing
                 "ofi+tcp://127.0.0.1:20000", "ofi+tcp://127.0.0.1:20001",
                 "ofi+tcp://127.0.0.1:20002", "ofi+tcp://127.0.0.1:20003",
             ])
+    }
+
+    /// A list in the file, several flags, and commas in the environment; in the file and in a flag a
+    /// comma is part of the name.
+    @Test func devicesAreAList() throws {
+        func devices(
+            flag: [String] = [], environment: String? = nil, file: String
+        ) throws -> [String] {
+            let file = SettingsTests.file.replacing("device: /from/file", with: file)
+            let settings = try EngineSettings(
+                flags: flag.isEmpty
+                    ? [:] : [.device: flag.joined(separator: EngineSettings.separator)],
+                environment: { $0 == "DRAY_DEVICE" ? environment : nil },
+                file: try EngineSettings.parse(file: file, name: "engine.yml"))
+            let paths = try settings.configuration().devicePaths
+            // What is printed says the same.
+            let again = try EngineSettings(
+                flags: [:], environment: { _ in nil },
+                file: try EngineSettings.parse(file: settings.yaml, name: "again"))
+            #expect(try again.configuration().devicePaths == paths)
+            return paths
+        }
+        #expect(try devices(file: "device: /a,b") == ["/a,b"])
+        #expect(try devices(file: "device: [/a]") == ["/a"])
+        #expect(try devices(file: "device: [/a, \"/b, c\"]") == ["/a", "/b, c"])
+        #expect(try devices(environment: "/x,/y", file: "device: /a") == ["/x", "/y"])
+        #expect(try devices(flag: ["/p,q", "/r"], file: "device: /a") == ["/p,q", "/r"])
+        #expect(throws: CommandFailure.self) { try devices(file: "device: []") }
+        #expect(throws: CommandFailure.self) { try devices(file: "device: [/a, /b, /c, /d]") }
+        #expect(throws: CommandFailure.self) { try devices(file: "device: [/a, /a]") }
     }
 
     /// Addresses of several networks, and providers that no address names: those get the ports

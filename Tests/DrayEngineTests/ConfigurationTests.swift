@@ -43,7 +43,7 @@ import Testing
         let engine = EngineRecord(rank: 0, addresses: ["a", "b", "c"])
         func problem(_ rank: UInt32, _ engines: [EngineRecord]) -> String? {
             EngineConfiguration(
-                cluster: .zero, rank: rank, engines: engines, devicePath: "x"
+                cluster: .zero, rank: rank, engines: engines, devicePaths: ["x"]
             ).problem
         }
         #expect(problem(0, [engine]) == nil)
@@ -52,7 +52,7 @@ import Testing
         #expect(problem(0, [EngineRecord(rank: 0, addresses: ["a", "b"])]) != nil)
         #expect(problem(0, [engine, EngineRecord(rank: 1, addresses: ["c", "d", "e"])]) != nil)
         var configuration = EngineConfiguration(
-            cluster: .zero, rank: 0, engines: [engine], devicePath: "x")
+            cluster: .zero, rank: 0, engines: [engine], devicePaths: ["x"])
         configuration.swim.pingTimeout = configuration.swim.period
         #expect(configuration.problem != nil)
     }

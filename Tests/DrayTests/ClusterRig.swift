@@ -13,13 +13,14 @@ struct ClusterRig {
 
     /// Runs `body` as a task on the client's xstream until it is done.
     static func run(
-        seed: UInt64 = 1, engines: Int = 3, targets: Int = 1, _ objectClass: ObjectClass = .rp3g1,
+        seed: UInt64 = 1, engines: Int = 3, targets: Int = 1, devices: Int = 1,
+        _ objectClass: ObjectClass = .rp3g1,
         location: SourceLocation = #_sourceLocation,
         _ body: @escaping (ClusterRig) async throws -> Void
     ) {
         do {
             let cluster = try SimulatedCluster(
-                seed: seed, engineCount: engines, targetCount: targets)
+                seed: seed, engineCount: engines, targetCount: targets, deviceCount: devices)
             let world = cluster.world(client: 0)
             var made: Container?
             try cluster.run(on: world.makeXStream(name: "admin")) {

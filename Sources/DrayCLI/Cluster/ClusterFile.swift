@@ -18,8 +18,12 @@ struct ClusterFile: Codable, Hashable, Sendable {
         /// Those on further networks of the engine.
         var secondary: [String]?
         var targets: Int
-        /// Bytes of the device file.
+        /// Device files; nil for one.
+        var devices: Int?
+        /// Bytes of each device file.
         var deviceSize: UInt64
+
+        var deviceCount: Int { devices ?? 1 }
 
         var addresses: [String] { [address] + (secondary ?? []) }
     }
@@ -63,7 +67,10 @@ struct ClusterFile: Codable, Hashable, Sendable {
         }
         guard UniqueID(id) != nil, !engines.isEmpty,
             Set(engines.map(\.rank)).count == engines.count,
-            engines.allSatisfy({ (1...EngineConfiguration.targetsMax).contains($0.targets) })
+            engines.allSatisfy({
+                (1...EngineConfiguration.targetsMax).contains($0.targets)
+                    && (1...$0.targets).contains($0.deviceCount)
+            })
         else {
             throw CommandFailure(
                 what, "is damaged", advice: "restore the file or choose another directory")

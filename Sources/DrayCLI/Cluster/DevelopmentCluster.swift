@@ -14,6 +14,9 @@ struct DevelopmentCluster {
     struct Plan {
         var engines: Int
         var targets: Int
+        /// Of each engine.
+        var devices = 1
+        /// Of each of these.
         var deviceSize: Size
         /// Of each network; where there are fewer hosts or fewer providers, one for all.
         var providers: [String]
@@ -35,8 +38,9 @@ struct DevelopmentCluster {
     /// while it is missing there is no cluster.
     func make(_ plan: Plan) async throws(CommandFailure) -> ClusterFile {
         for rank in 0..<UInt32(plan.engines) {
-            let device = EngineDirectory(cluster: directory, rank: rank).device
-            guard (try? LocalFiles.status(device)) == nil else {
+            let home = EngineDirectory(cluster: directory, rank: rank)
+            for device in (0..<plan.devices).map(home.devicePath)
+            where (try? LocalFiles.status(device)) != nil {
                 throw CommandFailure(
                     .exists, device.text, "a device file is there, but no cluster",
                     advice: "a start may have been interrupted; remove \(directory.text) if "
@@ -69,7 +73,7 @@ struct DevelopmentCluster {
             let configuration = try settings(of: engine, in: file).configuration()
             try await EngineRunner.format(
                 configuration, size: Size(bytes: engine.deviceSize), world: world)
-            made.append(home.device)
+            made += (0..<engine.deviceCount).map(home.devicePath)
         }
     }
 
@@ -105,7 +109,8 @@ struct DevelopmentCluster {
                 ClusterFile.Engine(
                     rank: rank, address: addresses[0],
                     secondary: addresses.count > 1 ? Array(addresses.dropFirst()) : nil,
-                    targets: plan.targets, deviceSize: plan.deviceSize.bytes))
+                    targets: plan.targets, devices: plan.devices > 1 ? plan.devices : nil,
+                    deviceSize: plan.deviceSize.bytes))
         }
         return ClusterFile(id: id.description, engines: engines)
     }
@@ -118,7 +123,10 @@ struct DevelopmentCluster {
         let engines = file.engines.map {
             "\($0.rank)=\($0.addresses.joined(separator: "|"))*\($0.targets)"
         }
-        guard let device = String(validating: home.device.bytes, as: UTF8.self),
+        let devices = (0..<engine.deviceCount).compactMap { index in
+            String(validating: home.devicePath(index).bytes, as: UTF8.self)
+        }
+        guard devices.count == engine.deviceCount,
             let process = String(validating: home.process.bytes, as: UTF8.self)
         else {
             throw CommandFailure(
@@ -129,7 +137,8 @@ struct DevelopmentCluster {
             flags: [:], environment: { _ in nil },
             file: [
                 .clusterID: file.id, .rank: "\(engine.rank)",
-                .engines: engines.joined(separator: ","), .device: device,
+                .engines: engines.joined(separator: ","),
+                .device: devices.joined(separator: EngineSettings.separator),
                 .processFile: process,
             ])
     }
@@ -151,9 +160,10 @@ struct DevelopmentCluster {
         for engine in file.engines {
             let home = EngineDirectory(cluster: directory, rank: engine.rank)
             if let process = EngineProcess.read(home.process), process.isAlive { continue }
-            guard (try? LocalFiles.status(home.device)) != nil else {
+            for device in (0..<engine.deviceCount).map(home.devicePath)
+            where (try? LocalFiles.status(device)) == nil {
                 throw CommandFailure(
-                    .notFound, home.device.text, "the device of engine \(engine.rank) is missing",
+                    .notFound, device.text, "a device of engine \(engine.rank) is missing",
                     advice: "put it back; nothing is formatted in its place")
             }
             do throws(Errno) {

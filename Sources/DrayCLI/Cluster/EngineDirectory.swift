@@ -9,7 +9,13 @@ struct EngineDirectory: Hashable, Sendable {
     }
 
     var configuration: LocalPath { path.appending(Array("engine.yml".utf8)) }
-    var device: LocalPath { path.appending(Array("device".utf8)) }
+    /// The first device file.
+    var device: LocalPath { devicePath(0) }
+    /// A device file, by its number.
+    func devicePath(_ index: Int) -> LocalPath {
+        path.appending(Array((index == 0 ? "device" : "device-\(index)").utf8))
+    }
+
     var log: LocalPath { path.appending(Array("log".utf8)) }
     var process: LocalPath { path.appending(Array("process.json".utf8)) }
 

@@ -63,9 +63,12 @@ struct EngineSettings: Sendable {
             case .provider:
                 "providers that the engines listen with, separated by commas: one that no address "
                     + "names gets the ports after those of the engine, or a name of shared memory"
-            case .device: "device file, block device, NVMe generic device, or persistent memory"
+            case .device:
+                "device file, block device, NVMe generic device, or persistent memory; or a list "
+                    + "of them, no more than the engine has targets"
             case .metadataDevice:
-                "a second, faster device for logs, index and small values; empty for none"
+                "a faster device beside it for logs, index and small values; "
+                    + "empty for none"
             case .inlineThreshold: "values shorter than this stay in the log and the index"
             case .valueCache: "memory of each target for values that are read often; 0 for none"
             case .indexMemory: "memory of each target for its index, of whatever size that is"
@@ -90,6 +93,9 @@ struct EngineSettings: Sendable {
 
     private(set) var values: [Key: Value] = [:]
 
+    /// Stands between several devices: no path has it. In the environment that is a comma.
+    static let separator = "\0"
+
     /// Decides each value. Throws for one that is missing or cannot be read.
     init(
         flags: [Key: String], environment: (String) -> String?, file: [Key: String]
@@ -98,7 +104,9 @@ struct EngineSettings: Sendable {
             if let text = flags[key] {
                 values[key] = Value(text: text, source: .flag)
             } else if let text = environment(key.variable) {
-                values[key] = Value(text: text, source: .environment)
+                let list =
+                    key == .device ? text.replacing(",", with: EngineSettings.separator) : text
+                values[key] = Value(text: list, source: .environment)
             } else if let text = file[key] {
                 values[key] = Value(text: text, source: .file)
             } else if let text = key.defaultValue {
@@ -149,7 +157,8 @@ struct EngineSettings: Sendable {
             throw bad(.credits, "a number; 0 for any number of requests")
         }
         var configuration = EngineConfiguration(
-            cluster: cluster, rank: rank, engines: engines, devicePath: try text(.device))
+            cluster: cluster, rank: rank, engines: engines,
+            devicePaths: try text(.device).components(EngineSettings.separator))
         let metadataDevice = try text(.metadataDevice)
         configuration.metadataDevicePath = metadataDevice.isEmpty ? nil : metadataDevice
         configuration.inlineThreshold = Int(threshold.bytes)
@@ -277,8 +286,10 @@ struct EngineSettings: Sendable {
                 lines.append("# \(key.rawValue): not set (\(key.explanation))")
                 continue
             }
-            lines.append(
-                "\(key.rawValue): \(EngineSettings.quoted(value.text))  # \(value.source.rawValue)")
+            let parts = value.text.components(EngineSettings.separator)
+                .map(EngineSettings.quoted)
+            let text = parts.count == 1 ? parts[0] : "[\(parts.joined(separator: ", "))]"
+            lines.append("\(key.rawValue): \(text)  # \(value.source.rawValue)")
         }
         return lines.joined(separator: "\n")
     }
@@ -302,5 +313,12 @@ struct EngineSettings: Sendable {
             }
         }
         return result + "\""
+    }
+}
+
+extension String {
+    /// What stands between separators.
+    fileprivate func components(_ separator: String) -> [String] {
+        split(separator: separator, omittingEmptySubsequences: false).map(String.init)
     }
 }

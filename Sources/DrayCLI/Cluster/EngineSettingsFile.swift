@@ -2,7 +2,8 @@ internal import Yams
 
 extension EngineSettings {
     /// Reads the values of a configuration file. `engines` may be text, or a list of mappings
-    /// with `rank`, `address` (one, or a list) and `targets`; `provider` text or a list.
+    /// with `rank`, `address` (one, or a list) and `targets`; `provider` and `device` text or a
+    /// list.
     ///
     /// Throws for a key that does not exist, so that a misspelt one is not silently ignored.
     static func parse(file text: String, name: String) throws(CommandFailure) -> [Key: String] {
@@ -31,6 +32,9 @@ extension EngineSettings {
                 }.joined(separator: ",")
             } else if key == .provider, let list = value.sequence {
                 values[key] = list.compactMap(\.string).joined(separator: ",")
+            } else if key == .device, let list = value.sequence, !list.isEmpty {
+                values[key] = list.compactMap(\.string)
+                    .joined(separator: EngineSettings.separator)
             } else if let scalar = value.scalar {
                 values[key] = scalar.string
             } else {

@@ -46,7 +46,13 @@ struct ClusterCommand: ParsableCommand {
         @Option(name: .long, help: "Engines of a new cluster (default: 1).") var engines: Int?
         @Option(name: .long, help: "Targets of each engine of a new cluster (default: 2).")
         var targets: Int?
-        @Option(name: .long, help: "Size of each engine's device file (default: 4GiB).")
+        @Option(
+            name: .long,
+            help:
+                "Device files of each engine of a new cluster, which share the targets (default: 1)."
+        )
+        var devices: Int?
+        @Option(name: .long, help: "Size of each device file (default: 4GiB).")
         var deviceSize: Size?
         @Option(
             name: .long,
@@ -76,6 +82,8 @@ struct ClusterCommand: ParsableCommand {
         var timeout = HumanDuration(.seconds(30))
         @OptionGroup var output: OutputOptions
 
+        private static let targetsDefault = 2
+
         func validate() throws {
             if let engines, !(1...DevelopmentCluster.enginesMax).contains(engines) {
                 throw ValidationError(
@@ -84,6 +92,9 @@ struct ClusterCommand: ParsableCommand {
             if let targets, !(1...EngineConfiguration.targetsMax).contains(targets) {
                 throw ValidationError(
                     "--targets must be 1 to \(EngineConfiguration.targetsMax).")
+            }
+            if let devices, !(1...(targets ?? Start.targetsDefault)).contains(devices) {
+                throw ValidationError("--devices must be 1 to the number of targets.")
             }
             guard provider.count <= 1 || host.count <= 1 || provider.count == host.count,
                 max(provider.count, host.count) <= EngineRecord.networksMax
@@ -109,7 +120,8 @@ struct ClusterCommand: ParsableCommand {
             } else {
                 file = try await cluster.make(
                     DevelopmentCluster.Plan(
-                        engines: engines ?? 1, targets: targets ?? 2,
+                        engines: engines ?? 1, targets: targets ?? Start.targetsDefault,
+                        devices: devices ?? 1,
                         deviceSize: deviceSize ?? Size(bytes: 4 << 30),
                         providers: provider.isEmpty ? fabric.providers : provider,
                         hosts: host.isEmpty ? ["127.0.0.1"] : host))
@@ -134,6 +146,10 @@ struct ClusterCommand: ParsableCommand {
             }
             if let targets, let one = file.engines.first(where: { $0.targets != targets }) {
                 other.append("\(one.targets) targets")
+            }
+            if let devices, let one = file.engines.first(where: { $0.deviceCount != devices }) {
+                let count = one.deviceCount
+                other.append("\(count) \(count == 1 ? "device" : "devices") of each engine")
             }
             if let deviceSize,
                 let one = file.engines.first(where: { $0.deviceSize != deviceSize.bytes })

@@ -9,7 +9,7 @@ internal import Synchronization
 struct EngineCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "engine",
-        abstract: "Format a device and run one engine, as on a server; change running ones.",
+        abstract: "Format devices and run one engine, as on a server; change running ones.",
         subcommands: [Start.self, Format.self, Log.self, Faults.self])
 
     /// The settings of an engine as flags. Flags go over DRAY_… variables, over the file, over
@@ -33,11 +33,15 @@ struct EngineCommand: ParsableCommand {
                 engines call each other at the first address of 'engines'.
                 """)
         var provider: [String] = []
-        @Option(name: .long, help: "Device file or block device.", completion: .file())
-        var device: String?
         @Option(
             name: .long,
-            help: "A second, faster device for logs, index and small values.", completion: .file())
+            help: "Device file or block device. Repeat for more: they share the targets.",
+            completion: .file())
+        var device: [String] = []
+        @Option(
+            name: .long,
+            help: "A faster device beside it for logs, index and small values.", completion: .file()
+        )
         var metadataDevice: String?
         @Option(name: .long, help: "Values shorter than this stay in the log and the index.")
         var inlineThreshold: String?
@@ -68,7 +72,9 @@ struct EngineCommand: ParsableCommand {
             flags[.rank] = rank
             flags[.engines] = engines
             if !provider.isEmpty { flags[.provider] = provider.joined(separator: ",") }
-            flags[.device] = device
+            if !device.isEmpty {
+                flags[.device] = device.joined(separator: EngineSettings.separator)
+            }
             flags[.metadataDevice] = metadataDevice
             flags[.inlineThreshold] = inlineThreshold
             flags[.valueCache] = valueCache
@@ -101,8 +107,9 @@ struct EngineCommand: ParsableCommand {
             abstract: "Run an engine until SIGTERM or SIGINT.",
             discussion: """
                 Each value comes from its flag, else its variable (DRAY_DEVICE for device), else \
-                the file, else its default. The device must have been formatted ('dray engine \
-                format', or 'dray cluster start' for a development cluster).
+                the file, else its default. The devices must have been formatted ('dray engine \
+                format', or 'dray cluster start' for a development cluster); their order does not \
+                matter any more then.
                 """)
 
         @OptionGroup var settings: Settings
@@ -133,10 +140,10 @@ struct EngineCommand: ParsableCommand {
 
     struct Format: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Prepare an engine's device. Refuses one that holds anything.")
+            abstract: "Prepare an engine's devices. Refuses one that holds anything.")
 
         @OptionGroup var settings: Settings
-        @Option(name: .long, help: "Make the device file with this size first.") var size: Size?
+        @Option(name: .long, help: "Make each device file with this size first.") var size: Size?
 
         func run() async throws {
             let settings = try settings.resolve()
@@ -229,25 +236,27 @@ struct EngineRunner {
         }
     }
 
-    /// Formats a device, making its file of `size` bytes first if asked to. That file goes again
-    /// when it cannot be formatted.
+    /// Formats devices, making their files of `size` bytes first if asked to. Those files go again
+    /// when something cannot be formatted.
     static func format(
         _ configuration: EngineConfiguration, size: Size?, world: World, overwrite: Bool = false
     ) async throws(CommandFailure) {
         let what = "engine \(configuration.rank)"
-        var made = false
+        var made: [String] = []
         do throws(EngineError) {
             if let size {
                 do throws(BIOError) {
-                    try world.devices.create(path: configuration.devicePath, size: size.bytes)
-                    made = true
+                    for path in configuration.devicePaths {
+                        try world.devices.create(path: path, size: size.bytes)
+                        made.append(path)
+                    }
                 } catch {
                     throw .device(error)
                 }
             }
             try await Engine.format(configuration, world: world, overwrite: overwrite)
         } catch {
-            if made { try? LocalFiles.remove(LocalPath(configuration.devicePath)) }
+            for path in made { try? LocalFiles.remove(LocalPath(path)) }
             throw CommandFailure(what, "\(error)")
         }
     }

@@ -113,8 +113,9 @@ enum MetricsDocumentation {
             ),
             (
                 "dray_device_", "Devices",
-                "What each target has asked of its devices, under the labels `rank`, `target` and "
-                    + "`device`\n(`data` or `metadata`)."
+                "What each target has of its devices and has asked of them, under the labels `rank`, "
+                    + "`target`,\n`device` (`data` or `metadata`) and `path`. Sums over a path are "
+                    + "those of a device."
             ),
             (
                 "dray_cart_", "Transport",

@@ -43,18 +43,20 @@ struct StorageCommand: ParsableCommand {
 
     struct Format: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Prepare a device, and a metadata device beside it, for an engine.",
+            abstract: "Prepare devices, and a metadata device beside them, for an engine.",
             discussion: """
                 The engine's settings come from flags, DRAY_… variables and the file, as for \
-                'dray engine start'; PATH takes the place of 'device'. A device that holds \
-                anything is refused, and stays as it is. To overwrite it, say what you are about \
-                to do: --force 'destroy PATH', with a metadata device 'destroy PATH and PATH'.
+                'dray engine start'; the paths take the place of 'device'. Several devices share \
+                the targets, one after the other in turn. Where one holds anything all are \
+                refused, and stay as they are. To overwrite them, say what you are about to do: \
+                --force 'destroy PATH', with more devices, or a metadata device, \
+                'destroy PATH and PATH'.
                 """)
 
-        @Argument(help: "The device (default: the one in the settings).", completion: .file())
-        var path: String?
+        @Argument(help: "The devices (default: those in the settings).", completion: .file())
+        var path: [String] = []
         @OptionGroup var settings: EngineCommand.Settings
-        @Option(name: .long, help: "Make the device file with this size first.") var size: Size?
+        @Option(name: .long, help: "Make each device file with this size first.") var size: Size?
         @Option(
             name: .long,
             help: ArgumentHelp(
@@ -63,10 +65,12 @@ struct StorageCommand: ParsableCommand {
 
         func run() async throws {
             var settings = settings
-            if let path {
-                if let device = settings.device, device != path {
+            if !path.isEmpty {
+                if !settings.device.isEmpty, settings.device != path {
                     throw CommandFailure(
-                        .usage, path, "--device names another device: \(device)",
+                        .usage, path.joined(separator: " "),
+                        "--device names another device: "
+                            + settings.device.joined(separator: " "),
                         advice: "name it once")
                 }
                 settings.device = path
@@ -90,8 +94,9 @@ struct StorageCommand: ParsableCommand {
 
     /// The words that `--force` takes.
     static func forceWords(_ configuration: EngineConfiguration) -> String {
-        let second = configuration.metadataDevicePath.map { " and " + $0 } ?? ""
-        return "destroy " + configuration.devicePath + second
+        let paths =
+            configuration.devicePaths + [configuration.metadataDevicePath].compactMap(\.self)
+        return "destroy " + paths.joined(separator: " and ")
     }
 
     private static func check(
@@ -127,6 +132,8 @@ struct DeviceRow: Codable, Hashable, Sendable {
         var checkpoint: UInt64?
         /// Whether both superblocks are there and agree.
         var isIntact: Bool
+        /// What its blocks hold; nil when that was not looked at.
+        var space: StoreRow.SpaceRow?
     }
 
     var path: String

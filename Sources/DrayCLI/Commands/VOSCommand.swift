@@ -92,43 +92,73 @@ struct VOSCommand: ParsableCommand {
         listing: @escaping @Sendable () -> StoreListing
     ) throws(CommandFailure) -> [StoreRow] {
         let path = try StorageCommand.text(place.path)
-        var metadataPath: String?
-        if let second = place.metadataDevice { metadataPath = try StorageCommand.text(second) }
-        let second = metadataPath
-        var world = World.real(log: LogFacilities())
-        world.devices = RealDeviceStore(log: LogFacilities())
-        let devices = world.devices
+        var second: String?
+        if let path = place.metadataDevice { second = try StorageCommand.text(path) }
+        let metadata = second
+        let world = makeWorld()
         return try Interruptible(temporary: []).run(world) {
             xstream async throws(CommandFailure) in
             let found = try stores(path, place)
-            let others = try second.map { path throws(CommandFailure) in try stores(path, place) }
-            return try await onDevice(LocalPath(path)) { () async throws(BIOError) in
-                let device = ReadOnlyDevice(try devices.open(path: path, on: xstream))
-                var metadata: ReadOnlyDevice?
-                if let second {
-                    do throws(BIOError) {
-                        metadata = ReadOnlyDevice(try devices.open(path: second, on: xstream))
-                    } catch {
-                        await device.close()
-                        throw error
-                    }
+            let others = try metadata.map { path throws(CommandFailure) in try stores(path, place) }
+            return try await read(
+                path, found, metadata, others, depth, title, world, xstream,
+                isAll: place.target.isEmpty && !place.system, listing: listing)
+        }
+    }
+
+    /// Looks at all stores of a device, but no further than at their manifests.
+    static func summary(
+        _ path: String, metadata: String?
+    ) async throws(CommandFailure) -> [StoreRow] {
+        let world = makeWorld()
+        let xstream = world.makeXStream(name: "work")
+        defer { xstream.stop() }
+        return try await xstream.run { () async throws(CommandFailure) in
+            let found = try stores(path)
+            let others = try metadata.map { path throws(CommandFailure) in try stores(path) }
+            return try await read(
+                path, found, metadata, others, .summary, "reading", world, xstream, isAll: true,
+                listing: { StoreListing() })
+        }
+    }
+
+    private static func makeWorld() -> World {
+        var world = World.real(log: LogFacilities())
+        world.devices = RealDeviceStore(log: LogFacilities())
+        return world
+    }
+
+    /// Looks at the stores `found` of a device. `others` are those of its metadata device.
+    private static func read(
+        _ path: String, _ found: [StoreLabel], _ second: String?, _ others: [StoreLabel]?,
+        _ depth: StoreInspector.Depth, _ title: String, _ world: World, _ xstream: XStream,
+        isAll: Bool, listing: () -> StoreListing
+    ) async throws(CommandFailure) -> [StoreRow] {
+        let devices = world.devices
+        return try await onDevice(LocalPath(path)) { () async throws(BIOError) in
+            let device = ReadOnlyDevice(try devices.open(path: path, on: xstream))
+            var metadata: ReadOnlyDevice?
+            if let second {
+                do throws(BIOError) {
+                    metadata = ReadOnlyDevice(try devices.open(path: second, on: xstream))
+                } catch {
+                    await device.close()
+                    throw error
                 }
-                var rows: [StoreRow] = []
-                for label in found {
-                    let pair = others?.first { $0.pairID == label.pairID }
-                    let row = await look(
-                        device, label, metadata, pair, depth, title, listing(), xstream)
-                    rows.append(row)
-                }
-                if place.target.isEmpty, !place.system, !rows.isEmpty,
-                    let finding = await lost(device, behind: found)
-                {
-                    rows[rows.count - 1].findings.append(finding)
-                }
-                await device.close()
-                await metadata?.close()
-                return rows
             }
+            var rows: [StoreRow] = []
+            for label in found {
+                let pair = others?.first { $0.pairID == label.pairID }
+                let row = await look(
+                    device, label, metadata, pair, depth, title, listing(), xstream)
+                rows.append(row)
+            }
+            if isAll, !rows.isEmpty, let finding = await lost(device, behind: found) {
+                rows[rows.count - 1].findings.append(finding)
+            }
+            await device.close()
+            await metadata?.close()
+            return rows
         }
     }
 
@@ -136,17 +166,20 @@ struct VOSCommand: ParsableCommand {
     private static func stores(
         _ path: String, _ place: Target
     ) throws(CommandFailure) -> [StoreLabel] {
-        let content = StorageScan.device(at: path).content
+        let chosen = try stores(path).filter(place.chooses)
+        for target in place.target
+        where !chosen.contains(where: { $0.identity.target == target }) {
+            throw CommandFailure(
+                .notFound, path, "there is no intact superblock of target \(target)")
+        }
+        return chosen
+    }
+
+    /// The stores of a device.
+    private static func stores(_ path: String) throws(CommandFailure) -> [StoreLabel] {
         let why: String
-        switch content {
-        case .stores(let labels):
-            let chosen = labels.filter(place.chooses)
-            for target in place.target
-            where !chosen.contains(where: { $0.identity.target == target }) {
-                throw CommandFailure(
-                    .notFound, path, "there is no intact superblock of target \(target)")
-            }
-            return chosen
+        switch StorageScan.device(at: path).content {
+        case .stores(let labels): return labels
         case .foreign(let name): why = "it is \(name)"
         case .empty: why = "it is empty"
         case .unreadable(let what): throw CommandFailure(path, "no store of Dray: \(what)")

@@ -1,0 +1,267 @@
+import BIO
+import DrayFabric
+import DrayProtocol
+import DrayRuntime
+import Testing
+
+@testable import DrayEngine
+
+/// Which targets are on which device, and how an engine finds its devices again.
+@Suite struct DeviceTests {
+    // MARK: - Layout
+
+    @Test(arguments: [(1, 1), (2, 1), (2, 2), (5, 2), (7, 3), (256, 24)])
+    func targetsAreSpreadEvenly(targetCount: Int, deviceCount: Int) throws {
+        let layout = DeviceLayout(deviceCount: deviceCount, targetCount: targetCount)
+        var all: [UInt32] = []
+        var firsts: Set<UInt32> = []
+        let system = DevicePartitions.systemTarget
+        for device in 0..<deviceCount {
+            let stores = layout.stores(on: device)
+            #expect(stores.contains(system) == (device == 0))
+            let targets = stores.filter { $0 != system }
+            #expect(
+                (targetCount / deviceCount...(targetCount - 1) / deviceCount + 1)
+                    .contains(targets.count))
+            #expect(stores.allSatisfy { layout.device(of: $0) == device })
+            firsts.insert(try #require(stores.first))
+            all += targets
+            // Partitions follow each other without a gap, in this order.
+            let size: UInt64 = 20 << 30
+            let partitions = try #require(layout.partitions(on: device, size: size))
+            #expect(partitions.count == stores.count)
+            var end: UInt64 = 0
+            for partition in partitions {
+                #expect(partition.lowerBound == end)
+                end = partition.upperBound
+            }
+            #expect(end <= size)
+            let sizeMin = layout.sizeMin(of: device)
+            #expect(layout.partitions(on: device, size: sizeMin) != nil)
+            #expect(layout.partitions(on: device, size: sizeMin - 1) == nil)
+        }
+        #expect(all.sorted() == (0..<UInt32(targetCount)).map { $0 })
+        // So the first store tells the device.
+        #expect(firsts.count == deviceCount)
+    }
+
+    @Test func problemsAreNamed() {
+        func problem(_ paths: [String], metadata: String? = nil) -> String? {
+            var configuration = Node.configuration(paths, targets: 2)
+            configuration.metadataDevicePath = metadata
+            return configuration.problem
+        }
+        #expect(problem(["a", "b"]) == nil)
+        #expect(problem(["a", "b"], metadata: "m") == nil)
+        #expect(problem([])?.contains("needs a device") == true)
+        #expect(problem(["a", "a"])?.contains("a is given twice") == true)
+        #expect(problem(["a", "b", "c"])?.contains("3 devices need as many targets") == true)
+        #expect(problem(["a", "b"], metadata: "b")?.contains("another than the device") == true)
+    }
+
+    // MARK: - On devices
+
+    /// A simulated process after the other, with devices of one size.
+    private final class Node {
+        static let size: UInt64 = 512 << 20
+        static let cluster = UniqueID(high: 1, low: 2)
+
+        let simulation: Simulation
+        let store: SimulatedDeviceStore
+        private let fabric: SimulatedFabric
+        private var incarnation = 0
+
+        init(seed: UInt64, _ paths: [String]) throws {
+            simulation = Simulation(seed: seed)
+            store = SimulatedDeviceStore(simulation: simulation)
+            fabric = SimulatedFabric(simulation: simulation)
+            for path in paths { try store.create(path: path, size: Node.size) }
+        }
+
+        static func configuration(
+            _ paths: [String], targets: Int, rank: UInt32 = 0, cluster: UniqueID = cluster
+        ) -> EngineConfiguration {
+            var configuration = EngineConfiguration(
+                cluster: cluster, rank: rank,
+                engines: [
+                    EngineConfiguration.record(
+                        rank: rank, bases: ["sim://engine-\(rank)"], targetCount: targets)
+                ], devicePaths: paths)
+            configuration.logSize = 1 << 20
+            return configuration
+        }
+
+        /// Runs `body` in a process of its own.
+        func run(_ body: @escaping (World, XStream) async throws -> Void) {
+            incarnation += 1
+            var world = simulation.world(node: 1, incarnation: incarnation)
+            world.devices = store
+            world.fabric = fabric
+            let made = world
+            let xstream = world.makeXStream(name: "test")
+            var isDone = false
+            xstream.simulate {
+                do { try await body(made, xstream) } catch { Issue.record("\(error)") }
+                isDone = true
+            }
+            #expect(simulation.run(for: .seconds(600), until: { isDone }))
+            simulation.kill(node: 1, incarnation: incarnation)
+        }
+
+        func format(_ configuration: EngineConfiguration) {
+            run { world, _ in try await Engine.format(configuration, world: world) }
+        }
+
+        /// What starting an engine fails with; it must fail, and change nothing.
+        func refusal(
+            _ configuration: EngineConfiguration, location: SourceLocation = #_sourceLocation
+        ) -> String {
+            var result = ""
+            let before = configuration.devicePaths.map(fingerprint)
+            run { world, _ in
+                do {
+                    let engine = try await Engine.start(configuration, world: world)
+                    Issue.record("it has started", sourceLocation: location)
+                    await engine.stop()
+                } catch {
+                    result = "\(error)"
+                }
+            }
+            #expect(
+                configuration.devicePaths.map(fingerprint) == before, sourceLocation: location)
+            return result
+        }
+
+        private func fingerprint(_ path: String) -> UInt64? {
+            path == "none" ? nil : store.image(path: path).fingerprint
+        }
+    }
+
+    private static let paths = ["a", "b", "c"]
+
+    private static let orders = [
+        ["a", "b", "c"], ["a", "c", "b"], ["b", "a", "c"], ["b", "c", "a"], ["c", "a", "b"],
+        ["c", "b", "a"],
+    ]
+
+    /// Whatever order the paths are given in, each target finds its device, with one metadata
+    /// device and without.
+    @Test(arguments: [false, true]) func anyOrderIsRecognised(hasMetadata: Bool) throws {
+        let node = try Node(seed: 1, Self.paths + ["m"])
+        func configuration(_ paths: [String]) -> EngineConfiguration {
+            var configuration = Node.configuration(paths, targets: 5)
+            configuration.metadataDevicePath = hasMetadata ? "m" : nil
+            return configuration
+        }
+        node.format(configuration(Self.paths))
+        for order in Self.orders {
+            node.run { world, xstream in
+                let found = try await EngineDevices.find(
+                    configuration(order), world: world, on: xstream)
+                #expect(found.paths == Self.paths)
+                let engine = try await Engine.start(configuration(order), world: world)
+                for (index, target) in engine.targets.enumerated() {
+                    let name = await target.xstream.run { target.value.blocks.device.name }
+                    #expect(name == Self.paths[index % 3])
+                }
+                await engine.stop()
+            }
+        }
+    }
+
+    @Test func wrongDevicesAreRefusedByName() throws {
+        let node = try Node(seed: 2, ["a", "b", "c", "d", "e", "x", "y", "m", "empty"])
+        let right = Node.configuration(["a", "b"], targets: 4)
+        node.format(right)
+        // Of another engine, and of another cluster; on three devices; with a metadata device.
+        node.format(Node.configuration(["x"], targets: 4, rank: 1))
+        node.format(Node.configuration(["y"], targets: 4, cluster: UniqueID(high: 7, low: 7)))
+        node.format(Node.configuration(["c", "d", "e"], targets: 4))
+        node.store.restore(node.store.image(path: "b"), path: "copy")
+        func refusal(_ paths: [String], targets: Int = 4, metadata: String? = nil) -> String {
+            var configuration = Node.configuration(paths, targets: targets)
+            configuration.metadataDevicePath = metadata
+            return node.refusal(configuration)
+        }
+        #expect(refusal(["a", "none"]).contains("device none does not exist"))
+        #expect(refusal(["empty", "b"]).contains("device empty holds something"))
+        #expect(refusal(["a", "x"]).contains("device x belongs elsewhere"))
+        #expect(refusal(["a", "x"]).contains("engine 0, found cluster"))
+        #expect(refusal(["y", "b"]).contains("device y belongs elsewhere"))
+        // Half of them, one of another number, and more than there are.
+        let alone = refusal(["a"])
+        #expect(alone.contains("device a belongs elsewhere"), "\(alone)")
+        #expect(alone.contains("found the engine's own store and targets 0, 2"), "\(alone)")
+        #expect(alone.contains("4 targets on 1 device"), "\(alone)")
+        #expect(refusal(["b"]).contains("device b belongs elsewhere"))
+        let mixed = refusal(["a", "d"])
+        #expect(mixed.contains("device d belongs elsewhere: expected target 1 in"), "\(mixed)")
+        #expect(refusal(["a", "b", "empty"]).contains("device empty holds something"))
+        #expect(refusal(["a", "b", "x"]).contains("targets on 3 devices"))
+        // One of them twice.
+        for (paths, other) in [(["b", "copy"], "b"), (["copy", "b"], "copy")] {
+            let twice = refusal(paths)
+            #expect(
+                twice.contains(
+                    "device \(paths[1]) belongs elsewhere: expected the engine's own store and "
+                        + "targets 0, 2, found targets 1, 3, which \(other) has, too"), "\(twice)")
+        }
+        // Another number of targets; a metadata device where there is none.
+        #expect(refusal(["a", "b"], targets: 6).contains("6 targets on 2 devices"))
+        #expect(refusal(["a", "b"], targets: 2).contains("2 targets on 2 devices"))
+        #expect(refusal(["a", "b"], metadata: "m").contains("device a belongs elsewhere"))
+        // And the right ones start.
+        node.run { world, _ in
+            let engine = try await Engine.start(right, world: world)
+            await engine.stop()
+        }
+    }
+
+    @Test func aMetadataDeviceIsNoDataDevice() throws {
+        let node = try Node(seed: 3, ["a", "b", "m"])
+        var configuration = Node.configuration(["a", "b"], targets: 2)
+        configuration.metadataDevicePath = "m"
+        node.format(configuration)
+        configuration.devicePaths = ["a", "m"]
+        configuration.metadataDevicePath = "b"
+        let refusal = node.refusal(configuration)
+        #expect(
+            refusal.contains("device m belongs elsewhere: expected a data device"), "\(refusal)")
+    }
+
+    /// Nothing is formatted when one of several devices has something, and all of them when that
+    /// may be overwritten.
+    @Test func formattingLooksAtAllDevicesFirst() throws {
+        let node = try Node(seed: 5, ["a", "b"])
+        try node.store.create(path: "small", size: 64 << 20)
+        var image = node.store.image(path: "b")
+        image.overwrite(at: 4096, with: [1])
+        node.store.restore(image, path: "b")
+        func failure(_ paths: [String], overwrite: Bool = false) -> String? {
+            var result: String?
+            let before = paths.map { node.store.image(path: $0).fingerprint }
+            node.run { world, _ in
+                do {
+                    try await Engine.format(
+                        Node.configuration(paths, targets: 2), world: world,
+                        overwrite: overwrite)
+                } catch {
+                    result = "\(error)"
+                }
+            }
+            let after = paths.map { node.store.image(path: $0).fingerprint }
+            #expect((after == before) == (result != nil))
+            return result
+        }
+        #expect(failure(["a", "b"])?.contains("device b holds something") == true)
+        // Without the engine's own store it is just large enough.
+        #expect(failure(["a", "small"]) == nil)
+        #expect(failure(["small", "a"])?.contains("small has 67108864 bytes") == true)
+        #expect(failure(["a", "b"], overwrite: true) == nil)
+        node.run { world, _ in
+            let engine = try await Engine.start(
+                Node.configuration(["b", "a"], targets: 2), world: world)
+            await engine.stop()
+        }
+    }
+}
