@@ -5,8 +5,8 @@ public enum BlockStream: CaseIterable, Sendable {
     case foreground
     /// What is pulled from other targets.
     case rebuild
-    /// The index: on the metadata device where there is one. Flushes and merges share it: with a
-    /// way of their own for merges the free blocks lay in as many runs, and the longest was shorter.
+    /// The index: on the metadata device where there is one. Flushes and merges share it: apart,
+    /// they left the free blocks in as many runs, and the longest was shorter.
     case metadata
 }
 

@@ -46,8 +46,8 @@ import Testing
             ])
     }
 
-    /// A list in the file, several flags, and commas in the environment; in the file and in a flag a
-    /// comma is part of the name.
+    /// A list in the file, several flags, and commas in the environment; in the file and in a flag
+    /// a comma is part of the name.
     @Test func devicesAreAList() throws {
         func devices(
             flag: [String] = [], environment: String? = nil, file: String

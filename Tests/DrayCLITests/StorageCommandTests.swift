@@ -102,12 +102,23 @@ import Testing
         #expect([0, 4].contains(try run(program, ["scan"]).status))
     }
 
+    /// How full the stores of a closed device are is known with its metadata device alone.
+    private func expectUsage(
+        _ program: Program, _ path: String, _ metadata: [String]
+    ) throws {
+        for (more, isKnown) in [([], false), (metadata, true)] {
+            let query = try run(program, ["query", path, "--json"] + more)
+            #expect(query.status == 0, "\(query.error)")
+            let row = try JSONDecoder().decode(DeviceRow.self, from: Data(query.output))
+            #expect(row.stores.allSatisfy { ($0.space != nil) == isKnown })
+        }
+    }
+
     /// An engine with a metadata device is killed, started again, and refused without it.
     @Test func anEngineOnTwoDevices() throws {
         let program = try Program()
         defer { Program.remove(program.directory) }
-        let folder = program.directory.text
-        let paths = ["device", "metadata"].map { folder + "/" + $0 }
+        let paths = ["device", "metadata"].map { program.directory.text + "/" + $0 }
         for path in paths {
             #expect(FileManager.default.createFile(atPath: path, contents: nil))
             #expect(truncate(path, 512 << 20) == 0)
@@ -161,12 +172,7 @@ import Testing
         #expect(row.usedBy?.hasPrefix("process ") == true)
         #expect(try first.kill() == GuardedProcess.killed)
 
-        for (more, isKnown) in [([], false), (metadata, true)] {
-            let query = try run(program, ["query", paths[0], "--json"] + more)
-            #expect(query.status == 0, "\(query.error)")
-            let row = try JSONDecoder().decode(DeviceRow.self, from: Data(query.output))
-            #expect(row.stores.allSatisfy { ($0.space != nil) == isKnown })
-        }
+        try expectUsage(program, paths[0], metadata)
         let alone = try program.run(
             (["engine", "start"] + settings).map { Array($0.utf8) })
         #expect(alone.status == 1)
@@ -178,179 +184,6 @@ import Testing
             #expect(result.text.hasPrefix(value))
         }
         #expect(try second.kill() == GuardedProcess.killed)
-    }
-
-    private static func makeFiles(_ program: Program, _ names: [String]) -> [String] {
-        let paths = names.map { program.directory.text + "/" + $0 }
-        for path in paths {
-            #expect(FileManager.default.createFile(atPath: path, contents: nil))
-            #expect(truncate(path, 512 << 20) == 0)
-        }
-        return paths
-    }
-
-    /// Two data devices: their order does not matter, one alone is refused, and when one fails the
-    /// targets of the other go on.
-    @Test func anEngineWithTwoDataDevices() throws {
-        let program = try Program()
-        defer { Program.remove(program.directory) }
-        let paths = Self.makeFiles(program, ["one", "two"])
-        var entropy = Entropy(seed: UInt64(getpid()) + 1)
-        let port = try FreePorts.find(6, at: "127.0.0.1", taken: [], using: &entropy)
-        let address = "ofi+tcp://127.0.0.1:\(port)"
-        let settings = ["--cluster-id", Self.cluster, "--engines", "0=\(address)*4"]
-        let refused = try run(
-            program, ["format"] + paths + settings + ["--force", "destroy \(paths[0])"])
-        #expect(refused.error.contains("'destroy \(paths[0]) and \(paths[1])'"))
-        let made = try run(program, ["format"] + paths + settings)
-        #expect(made.status == 0, "\(made.error)")
-        let log = program.directory.appending(Array("log".utf8))
-        func arguments(_ paths: [String], _ more: [String] = []) -> [[UInt8]] {
-            (["engine", "start"] + settings + paths.flatMap { ["--device", $0] } + more)
-                .map { Array($0.utf8) }
-        }
-        func dray(_ arguments: String...) throws -> Program.Result {
-            try program.run((arguments + ["--cluster", address]).map { Array($0.utf8) })
-        }
-        let alone = try program.run(arguments([paths[1]]))
-        #expect(alone.status == 1)
-        #expect(alone.error.contains("device \(paths[1]) belongs elsewhere"), "\(alone.error)")
-
-        let first = try GuardedProcess(
-            Program.path(), arguments(paths.reversed(), ["--faults", "on"]), log: log)
-        for command in [
-            ["pool", "create", "tank", "--size", "256MiB"],
-            ["container", "create", "tank/box", "--class", "SX"],
-        ] {
-            let result = try program.run(
-                (command + ["--cluster", address]).map { Array($0.utf8) })
-            #expect(result.status == 0, "\(result.error)")
-        }
-        // Over all targets.
-        let large = String(repeating: "many ", count: 2000)
-        for number in 0..<16 {
-            let result = try dray("kv", "put", "tank/box", "\(number)", large + "\(number)")
-            #expect(result.status == 0, "\(result.error)")
-        }
-        let query = try dray("storage", "query", "--json")
-        let rows = try JSONDecoder().decode([StorageRow].self, from: Data(query.output))
-        #expect(rows.map(\.target) == ["system", "0", "1", "2", "3"])
-        #expect(rows.map(\.path) == [0, 0, 1, 0, 1].map { paths[$0] })
-        func devices() throws -> [StorageDeviceRow] {
-            let query = try dray("storage", "query", "--devices", "--json")
-            return try JSONDecoder().decode([StorageDeviceRow].self, from: Data(query.output))
-        }
-        let whole = try devices()
-        #expect(whole.map(\.path) == paths)
-        #expect(whole.map(\.targets) == [["system", "0", "2"], ["1", "3"]])
-        #expect(whole.allSatisfy { $0.size > 256 << 20 && $0.used > 0 && $0.errors == 0 })
-        #expect(whole.allSatisfy { !$0.isOutOfService && $0.durableWrites != nil })
-        for device in whole {
-            let its = rows.filter { $0.path == device.path }
-            #expect(its.reduce(0) { $0 + $1.size } == device.size)
-            #expect(its.reduce(0) { $0 + $1.used } <= device.used)
-        }
-
-        // The first write of data that comes fails, and takes its device out of service.
-        #expect(try dray("engine", "faults", "bio.write,count=1").status == 0)
-        var failed: Set<Int> = []
-        for number in 0..<16 {
-            let result = try dray("kv", "put", "tank/box", "\(number)", large + "new")
-            if result.status != 0 {
-                failed.insert(number)
-                #expect(
-                    result.error.contains("Input/output error")
-                        || result.error.contains("out of service"), "\(result.error)")
-            }
-        }
-        #expect(failed.contains(0) && failed.count < 16)
-        let half = try devices()
-        #expect(half.count { $0.isOutOfService } == 1)
-        let state = try dray("storage", "query")
-        #expect(state.status == 1 && state.text.contains("OUT OF SERVICE"))
-        func looked(_ path: String) throws -> DeviceRow {
-            let query = try run(program, ["query", path, "--json"])
-            #expect(query.status == 0, "\(query.error)")
-            return try JSONDecoder().decode(DeviceRow.self, from: Data(query.output))
-        }
-        #expect(try looked(paths[1]).stores.allSatisfy { $0.space == nil })
-        let lost = half.first { $0.isOutOfService }?.targets.count
-        #expect(state.text.split(separator: "\n").count { $0.contains("OUT OF SERVICE") } == lost)
-        #expect(try dray("storage", "query", "--devices").text.contains("in service"))
-        #expect(try first.kill() == GuardedProcess.killed)
-
-        // Closed, it shows how full it is, and nothing changes.
-        for (index, path) in paths.enumerated() {
-            let before = try Data(contentsOf: URL(fileURLWithPath: path))
-            let row = try looked(path)
-            #expect(row.stores.map(\.target) == [[nil, 0, 2], [1, 3]][index])
-            for store in row.stores where store.target != nil {
-                let space = try #require(store.space)
-                #expect(space.total == store.dataSize && space.log == store.logSize)
-                #expect(space.logValues > 0 && space.logUsed > 0)
-                #expect(space.free < space.total)
-            }
-            #expect(try run(program, ["query", path]).text.contains("LOG USED"))
-            #expect(try Data(contentsOf: URL(fileURLWithPath: path)) == before)
-        }
-
-        let second = try GuardedProcess(Program.path(), arguments(paths), log: log)
-        for number in 0..<16 {
-            let result = try dray("kv", "get", "tank/box", "\(number)")
-            let isNew = result.text.hasPrefix(large + "new")
-            let isOld = result.text.hasPrefix(large + "\(number)")
-            #expect(failed.contains(number) ? isNew || isOld : isNew)
-        }
-        #expect(try second.kill() == GuardedProcess.killed)
-    }
-
-    @Test func aDevelopmentClusterWithTwoDevices() throws {
-        let program = try Program()
-        defer { try? program.end() }
-        let start = ["cluster", "start", "--targets", "3", "--device-size", "256MiB"]
-        func dray(_ arguments: [String]) throws -> Program.Result {
-            try program.dray(arguments.map { Array($0.utf8) })
-        }
-        for count in ["0", "4"] {
-            #expect(try dray(start + ["--devices", count]).status == 64)
-        }
-        let started = try dray(start + ["--devices", "2"])
-        try #require(started.status == 0, "\(started.error)")
-        let home = EngineDirectory(cluster: program.cluster, rank: 0)
-        for index in 0..<2 { _ = try LocalFiles.status(home.devicePath(index)) }
-        #expect(home.devicePath(1).text.hasSuffix("/device-1"))
-        let query = try dray(["storage", "query", "--devices", "--json"])
-        let rows = try JSONDecoder().decode([StorageDeviceRow].self, from: Data(query.output))
-        #expect(rows.map(\.path) == [home.devicePath(0).text, home.devicePath(1).text])
-        #expect(rows.map(\.targets) == [["system", "0", "2"], ["1"]])
-        let other = try dray(start + ["--devices", "1"])
-        #expect(other.status == 6 && other.error.contains("2 devices of each engine"))
-        #expect(try dray(["cluster", "stop"]).status == 0)
-        let away = home.path.appending(Array("away".utf8))
-        #expect(rename(home.devicePath(1).text, away.text) == 0)
-        let missing = try dray(["cluster", "start"])
-        #expect(missing.status == 4, "\(missing.error)")
-        #expect(missing.error.contains(home.devicePath(1).text), "\(missing.error)")
-        #expect(rename(away.text, home.devicePath(1).text) == 0)
-        #expect(try dray(["cluster", "start"]).status == 0)
-    }
-
-    /// Two names of one file are found out.
-    @Test func oneDeviceByTwoPathsIsRefused() throws {
-        let program = try Program()
-        defer { Program.remove(program.directory) }
-        let paths = Self.makeFiles(program, ["one"])
-        let link = program.directory.text + "/link"
-        #expect(symlink(paths[0], link) == 0)
-        for pair in [[paths[0], link], [link, "--metadata-device", paths[0]]] {
-            let result = try run(program, ["format"] + pair + Self.settings)
-            #expect(result.status == 1)
-            let last = pair[pair.count - 1]
-            #expect(
-                result.error.contains("\(last) belongs elsewhere: expected another device"),
-                "\(result.error)")
-        }
-        #expect(try run(program, ["scan", "--free"] + paths).status == 0)
     }
 
     // MARK: - What engines say

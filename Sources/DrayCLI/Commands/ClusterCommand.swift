@@ -46,11 +46,7 @@ struct ClusterCommand: ParsableCommand {
         @Option(name: .long, help: "Engines of a new cluster (default: 1).") var engines: Int?
         @Option(name: .long, help: "Targets of each engine of a new cluster (default: 2).")
         var targets: Int?
-        @Option(
-            name: .long,
-            help:
-                "Device files of each engine of a new cluster, which share the targets (default: 1)."
-        )
+        @Option(name: .long, help: "Device files of each engine of a new cluster (default: 1).")
         var devices: Int?
         @Option(name: .long, help: "Size of each device file (default: 4GiB).")
         var deviceSize: Size?

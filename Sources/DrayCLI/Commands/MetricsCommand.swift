@@ -113,9 +113,9 @@ enum MetricsDocumentation {
             ),
             (
                 "dray_device_", "Devices",
-                "What each target has of its devices and has asked of them, under the labels `rank`, "
-                    + "`target`,\n`device` (`data` or `metadata`) and `path`. Sums over a path are "
-                    + "those of a device."
+                "What each target has of its devices and has asked of them, under the labels "
+                    + "`rank`, `target`,\n`device` (`data` or `metadata`) and `path`. Sums over a "
+                    + "path are those of a device."
             ),
             (
                 "dray_cart_", "Transport",

@@ -12,11 +12,12 @@ extension StorageCommand {
             discussion: """
                 With PATH: what the superblocks on it say, whether an engine runs or not, and, if \
                 none does, how full its stores are (which takes --metadata-device, if they have \
-                one). Nothing is changed. Without: asks the engines of the cluster, and shows for each target and device how full it \
-                is, how scattered the free space is, latencies since the engine started, errors, \
-                and whether an error has taken it out of service; with --devices, for each device \
-                all of its targets together. The exit status is 5 when an engine does not answer, \
-                1 when a store is out of service or damaged.
+                one). Nothing is changed. Without: asks the engines of the cluster, and shows for \
+                each target and device how full it is, how scattered the free space is, latencies \
+                since the engine started, errors, and whether an error has taken it out of \
+                service; with --devices, for each device all of its targets together. The exit \
+                status is 5 when an engine does not answer, 1 when a store is out of service or \
+                damaged.
                 """)
 
         @Argument(help: "A device or file.", completion: .file()) var path: ByteArgument?
