@@ -213,12 +213,14 @@ final class SystemService {
 
     // MARK: - Proposer
 
-    /// Asks all engines at once; nil for those that do not answer in time.
+    /// Asks all engines at once: what each answers, or why it does not.
     private func askAll<Q, R>(
         _ procedure: Procedure<Q, R>, _ request: Q
-    ) async -> [R?] {
-        guard let context = contexts?.primary else { return configuration.engines.map { _ in nil } }
-        return await withTaskGroup(of: (Int, R?).self) { group in
+    ) async -> [Result<R, RPCError>] {
+        guard let context = contexts?.primary else {
+            return configuration.engines.map { _ in .failure(.closed) }
+        }
+        return await withTaskGroup(of: (Int, Result<R, RPCError>).self) { group in
             for (index, engine) in configuration.engines.enumerated() {
                 let call = XStreamBound(context, to: xstream)
                 let log = log
@@ -226,17 +228,19 @@ final class SystemService {
                     do throws(RPCError) {
                         return unsafe (
                             index,
-                            try await call.value.call(
-                                procedure, request, to: .rank(engine.rank, tag: 0),
-                                deadline: .after(SystemService.peerTimeout))
+                            .success(
+                                try await call.value.call(
+                                    procedure, request, to: .rank(engine.rank, tag: 0),
+                                    deadline: .after(SystemService.peerTimeout)))
                         )
                     } catch {
                         log.info("\(procedure.name) to engine \(engine.rank): \(error)")
-                        return (index, nil)
+                        return (index, .failure(error))
                     }
                 }
             }
-            var replies = [R?](repeating: nil, count: configuration.engines.count)
+            var replies = [Result<R, RPCError>](
+                repeating: .failure(.closed), count: configuration.engines.count)
             for await (index, reply) in group { replies[index] = reply }
             return replies
         }
@@ -247,10 +251,9 @@ final class SystemService {
     private func readNewest() async -> MetadataPrepareReply {
         var newest = acceptor.prepare(Ballot())
         let replies = await askAll(MetadataProtocol.prepare, MetadataPrepareRequest())
-        for case .some(let reply) in replies where reply.accepted > newest.accepted {
-            newest = reply
-        }
-        if replies.contains(where: { $0 != nil && $0?.accepted != newest.accepted }) {
+        let answers = replies.compactMap { try? $0.get() }
+        for reply in answers where reply.accepted > newest.accepted { newest = reply }
+        if answers.contains(where: { $0.accepted != newest.accepted }) {
             var request = MetadataAcceptRequest()
             request.ballot = newest.accepted
             request.metadata = newest.metadata
@@ -285,7 +288,7 @@ final class SystemService {
         var newest = MetadataPrepareReply()
         let promises = await askAll(MetadataProtocol.prepare, MetadataPrepareRequest(ballot))
         for (engine, promise) in zip(configuration.engines, promises) {
-            guard let promise else { throw unavailable(engine) }
+            let promise = try answer(promise, of: engine)
             guard promise.promised else {
                 _ = clock.observe(promise.highest.stamp)
                 return nil
@@ -302,18 +305,26 @@ final class SystemService {
         }
         // Also when nothing changed: what was read may stand on some engines only.
         let answers = await askAll(MetadataProtocol.accept, request)
-        for (engine, answer) in zip(configuration.engines, answers) {
-            guard let answer else { throw unavailable(engine) }
-            guard answer.accepted else { return nil }
+        for (engine, reply) in zip(configuration.engines, answers) {
+            guard try answer(reply, of: engine).accepted else { return nil }
         }
         return request.metadata
     }
 
-    private func unavailable(_ engine: EngineRecord) -> RPCError {
-        .service(
-            .unavailable,
-            "engine \(engine.rank) does not answer, and pools and containers "
-                + "change only when all engines do")
+    /// What an engine has answered, without which nothing can be changed.
+    private func answer<R>(
+        _ result: Result<R, RPCError>, of engine: EngineRecord
+    ) throws(RPCError) -> R {
+        do throws(RPCError) {
+            return try result.get()
+        } catch .application(let code, let message) where code == ServiceCode.device.rawValue {
+            throw .service(.device, "engine \(engine.rank): \(message)")
+        } catch {
+            throw .service(
+                .unavailable,
+                "engine \(engine.rank) does not answer, and pools and containers "
+                    + "change only when all engines do")
+        }
     }
 
     /// The map of a pool over every target of the cluster.
@@ -330,8 +341,7 @@ final class SystemService {
         let replies = await askAll(ManagementProtocol.status, PoolReference())
         var capacity = UInt64.max
         for (engine, reply) in zip(configuration.engines, replies) {
-            guard let reply else { throw unavailable(engine) }
-            for target in reply.targets { capacity = min(capacity, target.capacity) }
+            for target in try answer(reply, of: engine).targets { capacity = min(capacity, target.capacity) }
         }
         return capacity
     }
