@@ -341,7 +341,9 @@ final class SystemService {
         let replies = await askAll(ManagementProtocol.status, PoolReference())
         var capacity = UInt64.max
         for (engine, reply) in zip(configuration.engines, replies) {
-            for target in try answer(reply, of: engine).targets { capacity = min(capacity, target.capacity) }
+            for target in try answer(reply, of: engine).targets {
+                capacity = min(capacity, target.capacity)
+            }
         }
         return capacity
     }

@@ -5,12 +5,19 @@ internal import Glibc
 struct StorageSetting: Sendable {
     /// Updates under way at once.
     var lanes: Int
+    /// Whether the store has a metadata device.
+    var hasMetadata: Bool
     var seed: UInt64
     /// Where files go meanwhile.
     var directory: String
     var isVerbose: Bool
 
     static let deviceSize: UInt64 = 64 << 20
+    static let metadataSize: UInt64 = 16 << 20
+
+    /// The metadata device beside a device.
+    static func metadata(of device: String) -> String { device + "-metadata" }
+
     /// Small, so that it is full several times in a life.
     static let logSize: UInt64 = 2 << 20
     /// How long the verification of everything may take.
@@ -71,7 +78,8 @@ final class StorageHarness {
     }
 
     private func removeFiles() {
-        for path in [device, copy, events, copyEvents, log] { _ = unsafe unlink(path) }
+        let metadata = [device, copy].map { StorageSetting.metadata(of: $0) }
+        for path in [device, copy, events, copyEvents, log] + metadata { _ = unsafe unlink(path) }
     }
 
     private func run(_ cycles: Int) async throws(Failure) {
@@ -167,6 +175,11 @@ final class StorageHarness {
         let copying: Failure?
         do throws(Failure) {
             try await Files.copy(device, to: copy, log: log, on: xstream)
+            if setting.hasMetadata {
+                try await Files.copy(
+                    StorageSetting.metadata(of: device), to: StorageSetting.metadata(of: copy),
+                    log: log, on: xstream)
+            }
             copying = nil
         } catch {
             copying = error
@@ -188,7 +201,7 @@ final class StorageHarness {
             await other.kill()
             throw error
         }
-        _ = unsafe unlink(copy)
+        for path in [copy, StorageSetting.metadata(of: copy)] { _ = unsafe unlink(path) }
         report.powerCuts += 1
     }
 

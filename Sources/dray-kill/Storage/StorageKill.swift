@@ -14,6 +14,9 @@ struct StorageKill: AsyncParsableCommand {
     @Option(help: "Updates under way at once.")
     var lanes = 12
 
+    @Flag(help: "With a metadata device beside it: a second file.")
+    var metadata = false
+
     @OptionGroup var common: FaultOptions
 
     mutating func validate() throws {
@@ -22,8 +25,8 @@ struct StorageKill: AsyncParsableCommand {
 
     mutating func run() async throws {
         let setting = StorageSetting(
-            lanes: lanes, seed: common.seed, directory: common.directory,
-            isVerbose: common.verbose)
+            lanes: lanes, hasMetadata: metadata, seed: common.seed,
+            directory: common.directory, isVerbose: common.verbose)
         let cycles = common.cycles
         let xstream = World.real().makeXStream(name: "dray-kill")
         let report = await xstream.run { () async -> StorageReport in
@@ -33,7 +36,8 @@ struct StorageKill: AsyncParsableCommand {
         printFindings(violations: report.violations, shortfalls: report.shortfalls)
         if let files = report.files { print("  the files are in \(files)") }
         guard report.violations.isEmpty, report.shortfalls.isEmpty else {
-            print("  the same moments again: dray-kill storage --seed \(common.seed) --verbose")
+            let options = (metadata ? "--metadata " : "") + "--seed \(common.seed) --verbose"
+            print("  the same moments again: dray-kill storage \(options)")
             throw ExitCode(1)
         }
     }

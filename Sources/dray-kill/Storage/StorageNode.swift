@@ -20,6 +20,8 @@ struct StorageNode: AsyncParsableCommand {
     var events: String
     @Option var lanes: Int
     @Option var seed: UInt64
+    @Flag(help: "It has a metadata device.")
+    var metadata = false
     @Flag(help: "Make the device.")
     var format = false
     @Flag(help: "End when everything was verified.")
@@ -47,9 +49,11 @@ struct StorageNode: AsyncParsableCommand {
     ) async throws -> [String] {
         let devices = RealDeviceStore(mode: .automatic)
         if format { try await makeStore(devices, xstream) }
-        let device = try await open(devices, xstream)
+        let device = try await open(path, devices, xstream)
+        let second = try await openMetadata(devices, xstream)
         let store = try await BlockStore.open(
-            device, partition: 0..<device.size, identity: StoreNames.identity, on: xstream)
+            device, partition: 0..<device.size, identity: StoreNames.identity, metadata: second,
+            on: xstream)
         var options = VOSOptions()
         options.inlineThreshold = 1024
         options.cacheBytes = 1 << 20
@@ -66,21 +70,36 @@ struct StorageNode: AsyncParsableCommand {
         }
         await vos.close()
         await device.close()
+        await second?.device.close()
         return load.violations
     }
 
     private func makeStore(_ devices: RealDeviceStore, _ xstream: XStream) async throws {
         try devices.create(path: path, size: StorageSetting.deviceSize)
-        let device = try devices.open(path: path, on: xstream)
+        if metadata {
+            try devices.create(
+                path: StorageSetting.metadata(of: path), size: StorageSetting.metadataSize)
+        }
+        let device = try await open(path, devices, xstream)
+        let second = try await openMetadata(devices, xstream)
         try await BlockStore.format(
             device, partition: 0..<device.size, identity: StoreNames.identity,
-            logSize: StorageSetting.logSize)
+            logSize: StorageSetting.logSize, salt: seed, metadata: second)
         await device.close()
+        await second?.device.close()
+    }
+
+    private func openMetadata(
+        _ devices: RealDeviceStore, _ xstream: XStream
+    ) async throws -> BlockStore.MetadataPartition? {
+        guard metadata else { return nil }
+        let device = try await open(StorageSetting.metadata(of: path), devices, xstream)
+        return BlockStore.MetadataPartition(device: device, partition: 0..<device.size)
     }
 
     /// The kernel may take a moment to end the transfers of a process that was killed.
     private func open(
-        _ devices: RealDeviceStore, _ xstream: XStream
+        _ path: String, _ devices: RealDeviceStore, _ xstream: XStream
     ) async throws -> BlockDevice {
         let limit = xstream.now + StorageNode.openMax
         while true {

@@ -36,7 +36,8 @@ final class StorageProcess {
             [
                 "storage-node", "--path", device, "--events", known, "--lanes",
                 "\(setting.lanes)", "--seed", "\(seed)",
-            ] + options, report: ends[1], log: log, endsWithUs: true)
+            ] + (setting.hasMetadata ? ["--metadata"] : []) + options,
+            report: ends[1], log: log, endsWithUs: true)
     }
 
     deinit { close(pipe) }
