@@ -257,6 +257,15 @@ public final class BlockStore {
         return places.place(of: extent)
     }
 
+    /// The name of the device that has a block, and the byte where that begins there; nil when the
+    /// store has no such block.
+    public func location(of block: UInt32) -> (device: String, offset: UInt64)? {
+        let extent = BlockExtent(start: block, count: 1)
+        guard superblock.holds(extent) else { return nil }
+        let (device, offset) = places.place(of: extent)
+        return (device.name, offset)
+    }
+
     /// Makes all blocks durable that were written before, on both devices.
     public func flush() async throws(BIOError) {
         try checkService()

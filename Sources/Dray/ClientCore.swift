@@ -331,6 +331,14 @@ final class ClientCore {
             .map { ($0, $1) }
     }
 
+    func scrub(
+        _ request: ScrubRequest, ranks: Set<UInt32>?, timeout: Duration
+    ) async -> [(engine: EngineRecord, scrubbing: Result<ScrubReply, DrayError>)] {
+        let asked = engines.filter { ranks?.contains($0.rank) ?? true }
+        return await askEngines(asked, ManagementProtocol.scrub, request, timeout: timeout)
+            .map { ($0, $1) }
+    }
+
     /// Asks the system contexts of engines, all at once.
     private func askEngines<Q, R>(
         _ engines: [EngineRecord], _ procedure: Procedure<Q, R>, _ request: Q, timeout: Duration

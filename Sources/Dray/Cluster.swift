@@ -127,6 +127,15 @@ public final class Cluster: Sendable {
         await onCore { core in await core.tune(request, ranks: ranks, timeout: timeout) }
     }
 
+    /// Begins or ends the scrubbing of every engine's stores, or only of those in `ranks`, or asks
+    /// how it goes: how it goes then, or why that is not known, within `timeout`.
+    public func scrub(
+        _ request: ScrubRequest = ScrubRequest(), ranks: Set<UInt32>? = nil,
+        timeout: Duration = .seconds(5)
+    ) async -> [(engine: EngineRecord, scrubbing: Result<ScrubReply, DrayError>)] {
+        await onCore { core in await core.scrub(request, ranks: ranks, timeout: timeout) }
+    }
+
     /// Creates a pool of `size` raw bytes over all targets.
     ///
     /// - Throws: `exists`, `noSpace`, `invalidArgument` for a bad label or size, `unavailable`

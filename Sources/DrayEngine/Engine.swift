@@ -172,6 +172,8 @@ func openStore(
     options.inlineThreshold = configuration.inlineThreshold
     options.cacheBytes = configuration.valueCacheBytes
     options.indexBytes = configuration.indexBytes
+    options.scrubRate = configuration.scrubRate
+    options.scrubInterval = configuration.scrubInterval
     if let retention = configuration.retention { options.retention = retention }
     if let age = configuration.transactionAge { options.transactionAge = age }
     do throws(VOSError) {

@@ -32,6 +32,14 @@ public struct EngineConfiguration: Sendable {
     /// Memory of each target for its index, in bytes; at least 256 KiB.
     public var indexBytes = 64 << 20
 
+    /// How much each target reads and verifies when it scrubs its store, in bytes a second; 0: it
+    /// does so only when it is asked to (DAOS: the pool property `scrub`).
+    public var scrubRate: UInt64 = 4 << 20
+
+    /// How often that begins. After the start of an engine the first time after an hour, or after
+    /// this time if that is shorter (DAOS: `scrub_freq`).
+    public var scrubInterval = Duration.seconds(7 * 86_400)
+
     /// Requests in flight that each client is allowed per target.
     public var credits: UInt32 = 128
 

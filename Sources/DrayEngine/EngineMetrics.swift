@@ -100,7 +100,7 @@ extension SystemService {
         var storage =
             storagePublisher
             ?? StoragePublisher(blocks, world: world, rank: configuration.rank, target: "system")
-        storage.publish(blocks)
+        storage.publish(blocks, vos)
         storagePublisher = storage
         for target in targets {
             await target.xstream.run { target.value.publishMetrics() }

@@ -1,5 +1,6 @@
 internal import BIO
 public import DrayRuntime
+internal import VOS
 
 /// What an engine's metrics say about one device of one target.
 public struct DeviceMetrics: Sendable {
@@ -77,8 +78,10 @@ public struct StoreMetrics: Sendable {
     let logBytes: UInt64
     let logUsedBytes: UInt64
     let isOutOfService: Bool
+    let scrub: ScrubStatus
 
-    init(_ store: BlockStore) {
+    init(_ store: BlockStore, _ vos: VOS) {
+        scrub = vos.scrubStatus
         totalBlocks = store.allocator.totalBlocks
         usedBlocks = store.allocator.usedBlocks
         fragmentation = store.allocator.fragmentation
@@ -108,6 +111,23 @@ public struct StoreMetrics: Sendable {
             "dray_storage_out_of_service",
             "1 when an error of the device has taken the target's store out of service."
         ) { $0.isOutOfService ? 1 : 0 },
+        .counter("dray_storage_scrub_passes", "Times that everything was read and verified.") {
+            Int(clamping: $0.scrub.passes)
+        },
+        .counter("dray_storage_scrub_verified", unit: .bytes, "Bytes that scrubbing has read.") {
+            Int(clamping: $0.scrub.bytes)
+        },
+        .counter(
+            "dray_storage_scrub_errors",
+            "Values, and parts of the index, that scrubbing found damaged; the same once a pass."
+        ) { Int(clamping: $0.scrub.errors) },
+        .gauge("dray_storage_scrub_running", "1 while a pass is under way.") {
+            $0.scrub.current == nil ? 0 : 1
+        },
+        .gauge(
+            "dray_storage_damaged",
+            "What the pass under way and the one before have found damaged, as far as it is listed."
+        ) { $0.scrub.findings.count },
     ])
 
     /// Every metric of a store. Their labels are `rank` and `target`.
@@ -134,8 +154,8 @@ struct StoragePublisher {
         metadata = blocks.metadataDevice.map { publisher($0, "metadata") }
     }
 
-    mutating func publish(_ blocks: BlockStore) {
-        store.publish(StoreMetrics(blocks))
+    mutating func publish(_ blocks: BlockStore, _ vos: VOS) {
+        store.publish(StoreMetrics(blocks, vos))
         data.publish(DeviceMetrics(blocks.device, of: blocks))
         if let device = blocks.metadataDevice {
             metadata?.publish(DeviceMetrics(device, of: blocks))

@@ -103,6 +103,10 @@ final class SystemService {
             (request, _) async throws(RPCError) -> TuneReply in
             try self.tune(request)
         }
+        context.register(ManagementProtocol.scrub) {
+            (request, _) async throws(RPCError) -> ScrubReply in
+            await self.scrub(request)
+        }
         context.register(MetadataProtocol.prepare) {
             (request, _) async throws(RPCError) -> MetadataPrepareReply in
             self.acceptor.prepare(request.ballot)

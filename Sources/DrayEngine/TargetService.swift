@@ -59,7 +59,7 @@ final class TargetService {
             storagePublisher
             ?? StoragePublisher(
                 blocks, world: world, rank: configuration.rank, target: "\(index)")
-        publisher.publish(blocks)
+        publisher.publish(blocks, vos)
         storagePublisher = publisher
     }
 

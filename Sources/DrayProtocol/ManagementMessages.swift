@@ -246,6 +246,9 @@ public enum ManagementProtocol {
     /// Reads or changes log masks and injected faults.
     public static let tune = Procedure<TuneRequest, TuneReply>(
         id, index: 5, name: "management.tune")
+    /// Begins or ends the scrubbing of the engine's stores, or asks how it goes.
+    public static let scrub = Procedure<ScrubRequest, ScrubReply>(
+        id, index: 6, name: "management.scrub")
 }
 
 /// Orders proposals of metadata: by time, then by the rank that made them.

@@ -119,14 +119,17 @@ extension VOS {
 
     // MARK: - Background
 
-    /// Aggregates, and takes checkpoints, until the store is closed or the device fails. Spawn one.
+    /// Aggregates, takes checkpoints, and scrubs, until the store is closed or the device fails.
+    /// Spawn one.
     ///
     /// When less than an eighth of the blocks is free, superseded versions are kept for a second
     /// only (or the retention time, if that is shorter).
     public func runBackground() async {
+        scheduleScrub()
         while !isClosed {
             await xstream.sleep(for: .milliseconds(Int64(options.backgroundPeriod)))
             guard !isClosed else { return }
+            startScrubIfDue()
             do throws(VOSError) {
                 let now = world.clock.wallNanoseconds
                 let kept = isTight ? min(options.retention, 1_000_000_000) : options.retention

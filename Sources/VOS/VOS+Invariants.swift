@@ -18,11 +18,11 @@ extension VOS {
     /// Compares the tables with what is kept of them in memory. False when a flush has changed them
     /// meanwhile, or is about to.
     private func checkTables() async throws(VOSError) -> Bool {
-        while isCheckpointing { await giveWay() }
+        while isCheckpointing || scrub.isReading { await giveWay() }
         let version = version
         var counted = CountedBlocks(blocks: BlockSet(totalBlocks: store.allocator.totalBlocks))
         for table in version.tables { try await check(table, &counted) }
-        guard version === self.version, !isCheckpointing else { return false }
+        guard version === self.version, !isCheckpointing, !scrub.isReading else { return false }
         precondition(counted.blocks == blockMap.blocks, "the block map is wrong")
         let areUsagesRight = counted.usages.entries.elementsEqual(tableUsages.entries) {
             $0.name == $1.name && $0.usage == $1.usage

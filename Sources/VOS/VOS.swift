@@ -58,6 +58,7 @@ internal import Logging
     let locks: KeyLocks
     @safe @exclusivity(unchecked) var stamps = KeyStamps()
     let buffers = BufferPool()
+    let scrub = ScrubState()
     @safe @exclusivity(unchecked) var cache: ValueCache
 
     /// Transactions that are being applied.

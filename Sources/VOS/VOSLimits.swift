@@ -51,6 +51,14 @@ public struct VOSOptions: Sendable {
     /// How long, in nanoseconds of epochs, a committed transaction is remembered.
     public var transactionAge: UInt64 = 60_000_000_000
 
+    /// How much of what is stored the background reads and verifies, in bytes a second, as soon as
+    /// `scrubInterval` has gone by; 0: nothing. DAOS: the pool property `scrub`.
+    public var scrubRate: UInt64 = 0
+
+    /// How long after the beginning of one scrub the next begins; the first begins after an hour,
+    /// or after this time if that is shorter. DAOS: the pool property `scrub_freq`.
+    public var scrubInterval = Duration.seconds(7 * 86_400)
+
     /// How often the background loop looks for work, in milliseconds.
     public var backgroundPeriod: UInt64 = 250
 

@@ -114,6 +114,16 @@ package final class StorePlayer {
         if isAlone { settle(told) }
     }
 
+    /// Scrubs the store once, or as far as it comes before `isEnough` says so. Nothing is damaged.
+    package func scrub(rate: UInt64, until isEnough: () -> Bool) async {
+        vos.startScrub(rate: rate)
+        while vos.scrubStatus.current != nil {
+            if isEnough() { vos.stopScrub() }
+            await process.xstream.sleep(for: .microseconds(50))
+        }
+        for finding in vos.scrubStatus.findings { violate("scrubbing: \(finding)") }
+    }
+
     package func destroy(_ container: UniqueID = StoreNames.container) async throws(VOSError) {
         journal.beginDestruction(of: container)
         try await vos.destroyContainer(pool: StoreNames.pool, container: container)

@@ -10,6 +10,8 @@ package final class StoreSimulation {
     package struct Options: Sendable {
         /// Steps of all users together.
         package var steps = 2_000
+        /// Everything is scrubbed again and again meanwhile.
+        package var isScrubbed = false
         package var isVerbose = false
 
         package init() {}
@@ -142,6 +144,18 @@ package final class StoreSimulation {
                 try await keepHouse(player, &housekeeping)
             }
         }
+        if options.isScrubbed {
+            var scrubbing = entropy.fork("scrubbing \(report.starts)")
+            bodies.append { [self] in
+                repeat {
+                    let rate: UInt64 = [32 << 20, 256 << 20, 1 << 40][Int(scrubbing.below(3))]
+                    await player.scrub(rate: rate, until: { self.isDoomed })
+                    await player.process.xstream.sleep(
+                        for: .microseconds(Int64(scrubbing.below(500))))
+                } while working > 0 && !isDoomed
+                report.scrubs += Int(player.vos.scrubStatus.passes)
+            }
+        }
         // Draws of the lanes must not repeat in the next life.
         _ = entropy.next()
         await player.together(bodies)
@@ -228,6 +242,8 @@ package struct StoreReport: Sendable {
     package var destructions = 0
     package var checkpoints = 0
     package var aggregations = 0
+    /// Passes of the scrubber that came to the end.
+    package var scrubs = 0
     package var full = 0
     package var starts = 0
     package var crashes = 0

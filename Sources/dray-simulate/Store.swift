@@ -20,6 +20,9 @@ struct Store: ParsableCommand {
     @Option(help: "Steps of all users of a store together.")
     var steps = 2_000
 
+    @Flag(help: "Scrub everything again and again meanwhile.")
+    var scrub = false
+
     @Flag(help: "Print only failures and the total.")
     var quiet = false
 
@@ -33,6 +36,7 @@ struct Store: ParsableCommand {
     mutating func run() throws {
         var options = StoreSimulation.Options()
         options.steps = steps
+        options.isScrubbed = scrub
         var (failed, total, crashes) = (0, 0, 0)
         for seed in seed..<seed + UInt64(seeds) {
             let report = StoreSimulation(seed: seed, options: options).run()
@@ -43,7 +47,7 @@ struct Store: ParsableCommand {
             for shortfall in report.shortfalls { print("  TOO LITTLE: \(shortfall)") }
             guard !report.passed else { continue }
             failed += 1
-            let length = steps == 2_000 ? "" : " --steps \(steps)"
+            let length = (steps == 2_000 ? "" : " --steps \(steps)") + (scrub ? " --scrub" : "")
             print("  repeat with: scripts/simulate vos --seed \(seed)\(length)")
         }
         print("\(seeds) seeds of the store: \(total) steps, \(crashes) crashes; \(failed) failed")

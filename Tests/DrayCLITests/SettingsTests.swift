@@ -134,6 +134,8 @@ import Testing
         (.swimPingTimeout, "1s"), (.swimSuspicionTimeout, "100ms"),
         (.valueCache, "much"), (.valueCache, "-1"), (.valueCache, "2TiB"),
         (.indexMemory, "4k"), (.indexMemory, "little"),
+        (.scrubRate, "slow"), (.scrubRate, "2TiB"), (.scrubInterval, "0"),
+        (.scrubInterval, "never"), (.scrubInterval, "59s"),
     ]
 
     @Test(arguments: wrong) func wrongValuesAreRefused(key: EngineSettings.Key, text: String) throws

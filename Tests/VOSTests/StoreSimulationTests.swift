@@ -12,6 +12,18 @@ import VOSSimulator
         #expect(report.shortfalls == [])
     }
 
+    /// A pass over everything, again and again, finds nothing and disturbs nobody.
+    @Test(arguments: UInt64(101)...124)
+    func scrubbedStoreEqualsModel(seed: UInt64) {
+        var options = StoreSimulation.Options()
+        options.steps = 500
+        options.isScrubbed = true
+        let report = StoreSimulation(seed: seed, options: options).run()
+        #expect(
+            report.violations == [], "dray-simulate vos --scrub --steps 500 --seed \(seed)")
+        #expect(report.shortfalls == [] && report.scrubs > 2)
+    }
+
     @Test func repeatsExactly() {
         var options = StoreSimulation.Options()
         options.steps = 300

@@ -24,6 +24,8 @@ struct EngineSettings: Sendable {
         case inlineThreshold = "inline_threshold"
         case valueCache = "value_cache"
         case indexMemory = "index_memory"
+        case scrubRate = "scrub_rate"
+        case scrubInterval = "scrub_interval"
         case credits
         case swimPeriod = "swim_period"
         case swimPingTimeout = "swim_ping_timeout"
@@ -43,6 +45,8 @@ struct EngineSettings: Sendable {
             case .inlineThreshold: "4KiB"
             case .valueCache: "32MiB"
             case .indexMemory: "64MiB"
+            case .scrubRate: "4MiB"
+            case .scrubInterval: "7d"
             case .credits: "128"
             case .swimPeriod: "200ms"
             case .swimPingTimeout: "100ms"
@@ -72,6 +76,10 @@ struct EngineSettings: Sendable {
             case .inlineThreshold: "values shorter than this stay in the log and the index"
             case .valueCache: "memory of each target for values that are read often; 0 for none"
             case .indexMemory: "memory of each target for its index, of whatever size that is"
+            case .scrubRate:
+                "how much each target reads and verifies in a second when it scrubs; 0: only when "
+                    + "'dray storage scrub --start' asks for it"
+            case .scrubInterval: "how often a target scrubs all that it has; 1m or more"
             case .credits: "requests in flight that each client is allowed per target"
             case .swimPeriod: "how often another engine is asked whether it is alive"
             case .swimPingTimeout:
@@ -153,6 +161,8 @@ struct EngineSettings: Sendable {
         guard let index = Size(argument: try text(.indexMemory)),
             (256 << 10...1 << 40).contains(index.bytes)
         else { throw bad(.indexMemory, "a size, such as 64MiB, from 256KiB on") }
+        guard let scrubRate = Size(argument: try text(.scrubRate)), scrubRate.bytes <= 1 << 40
+        else { throw bad(.scrubRate, "a size, such as 4MiB, for each second; or 0") }
         guard let credits = UInt32(try text(.credits)) else {
             throw bad(.credits, "a number; 0 for any number of requests")
         }
@@ -164,6 +174,11 @@ struct EngineSettings: Sendable {
         configuration.inlineThreshold = Int(threshold.bytes)
         configuration.valueCacheBytes = Int(cache.bytes)
         configuration.indexBytes = Int(index.bytes)
+        configuration.scrubRate = scrubRate.bytes
+        configuration.scrubInterval = try duration(.scrubInterval)
+        guard configuration.scrubInterval >= .seconds(60) else {
+            throw bad(.scrubInterval, "a time of a minute or more, such as 7d")
+        }
         configuration.credits = credits
         configuration.faults = try faults()
         configuration.swim.period = try duration(.swimPeriod)

@@ -49,6 +49,11 @@ struct EngineCommand: ParsableCommand {
         var valueCache: String?
         @Option(name: .long, help: "Memory of each target for its index.")
         var indexMemory: String?
+        @Option(
+            name: .long, help: "How much each target reads in a second when it scrubs; 0: off.")
+        var scrubRate: String?
+        @Option(name: .long, help: "How often a target scrubs all that it has.")
+        var scrubInterval: String?
         @Option(name: .long, help: "Requests in flight per client and target.")
         var credits: String?
         @Option(name: .long, help: "How often another engine is asked whether it is alive.")
@@ -79,6 +84,8 @@ struct EngineCommand: ParsableCommand {
             flags[.inlineThreshold] = inlineThreshold
             flags[.valueCache] = valueCache
             flags[.indexMemory] = indexMemory
+            flags[.scrubRate] = scrubRate
+            flags[.scrubInterval] = scrubInterval
             flags[.credits] = credits
             flags[.swimPeriod] = swimPeriod
             flags[.swimPingTimeout] = swimPingTimeout

@@ -6,7 +6,7 @@ internal import DrayRuntime
 struct StorageCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "storage", abstract: "Find, prepare and look at devices.",
-        subcommands: [Scan.self, Format.self, Query.self])
+        subcommands: [Scan.self, Format.self, Query.self, Scrub.self])
 
     struct Scan: ParsableCommand {
         static let configuration = CommandConfiguration(

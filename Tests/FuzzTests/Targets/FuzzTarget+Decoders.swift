@@ -240,7 +240,20 @@ extension FuzzTarget {
         tune.faults = ["a", "b"]
         var tuned = TuneReply()
         tuned.faults = [TuneReply.Fault()]
+        var finding = ScrubFinding()
+        finding.part = "value"
+        finding.value = ScrubbedValue()
+        finding.value?.dkey = [1, 2]
+        finding.offset = 4096
+        var scrub = StoreScrub()
+        scrub.target = 1
+        scrub.current = ScrubProgress()
+        scrub.findings = [finding]
+        var scrubbed = ScrubReply()
+        scrubbed.stores = [scrub]
         return [
+            FuzzDecoder(ScrubRequest()), FuzzDecoder(scrubbed), FuzzDecoder(scrub),
+            FuzzDecoder(ScrubProgress()), FuzzDecoder(finding), FuzzDecoder(ScrubbedValue()),
             FuzzDecoder(metadata), FuzzDecoder(pool), FuzzDecoder(container),
             FuzzDecoder(DestroyedRecord(pool: id)), FuzzDecoder(engine), FuzzDecoder(map),
             FuzzDecoder(status), FuzzDecoder(TargetStatus()), FuzzDecoder(PoolReference()),

@@ -1,0 +1,100 @@
+import DrayEngine
+import DrayRuntime
+import Foundation
+import Testing
+
+@testable import DrayCLI
+
+@Suite struct ScrubTests {
+    private static let cluster = "7d1f0a52-2c3b-4d8e-9f60-a1b2c3d4e5f8"
+
+    @Test func settings() throws {
+        func configuration(_ flags: [EngineSettings.Key: String]) throws -> EngineConfiguration {
+            var flags = flags
+            flags[.clusterID] = Self.cluster
+            flags[.device] = "/d"
+            flags[.engines] = "0=ofi+tcp://127.0.0.1:4000*1"
+            return try EngineSettings(flags: flags, environment: { _ in nil }, file: [:])
+                .configuration()
+        }
+        let usual = try configuration([:])
+        #expect(usual.scrubRate == 4 << 20 && usual.scrubInterval == .seconds(7 * 86_400))
+        let off = try configuration([.scrubRate: "0", .scrubInterval: "1h"])
+        #expect(off.scrubRate == 0 && off.scrubInterval == .seconds(3600))
+    }
+
+    /// A running engine whose device rots: the value is named, and where it is.
+    @Test func aDamagedValue() throws {
+        let program = try Program()
+        defer { Program.remove(program.directory) }
+        let path = program.directory.text + "/device"
+        var entropy = Entropy(seed: UInt64(getpid()) + 2)
+        let port = try FreePorts.find(3, at: "127.0.0.1", taken: [], using: &entropy)
+        let address = "ofi+tcp://127.0.0.1:\(port)"
+        let settings = [
+            "--cluster-id", Self.cluster, "--engines", "0=\(address)*2", "--device", path,
+        ]
+        func dray(_ arguments: [String]) throws -> Program.Result {
+            try program.run(arguments.map { Array($0.utf8) })
+        }
+        func scrub(_ arguments: String..., status: Int32) throws -> [ScrubRow] {
+            let run = try dray(
+                ["storage", "scrub", "--cluster", address, "--json"] + arguments)
+            #expect(run.status == status, "\(run.error)")
+            return try JSONDecoder().decode([ScrubRow].self, from: Data(run.output))
+        }
+        let made = try dray(["storage", "format", "--size", "256MiB"] + settings)
+        #expect(made.status == 0, "\(made.error)")
+        let log = program.directory.appending(Array("log".utf8))
+        let engine = try GuardedProcess(
+            Program.path(), (["engine", "start"] + settings).map { Array($0.utf8) }, log: log)
+        for command in [
+            ["pool", "create", "tank", "--size", "64MiB"], ["container", "create", "tank/box"],
+            ["kv", "put", "tank/box", "small", "of few bytes"],
+            ["kv", "put", "tank/box", "large", String(repeating: "many ", count: 9999)],
+        ] {
+            let result = try dray(command + ["--cluster", address])
+            #expect(result.status == 0, "\(result.error)")
+        }
+        let never = try scrub(status: 0)
+        #expect(never.map(\.target) == ["system", "0", "1"])
+        #expect(never.allSatisfy { $0.current == nil && $0.last == nil && $0.passes == 0 })
+
+        let sound = try scrub("--start", "--wait", status: 0)
+        #expect(sound.allSatisfy { $0.passes == 1 && $0.last?.isComplete == true })
+        #expect(sound[1...].reduce(0) { $0 + ($1.last?.values ?? 0) } == 2)
+        #expect(sound.allSatisfy { $0.errors == 0 && $0.findings == [] })
+
+        let device = try Data(contentsOf: URL(fileURLWithPath: path))
+        let place = try #require(
+            device.withUnsafeBytes { bytes in
+                memmem(bytes.baseAddress!, bytes.count, "many many many ", 15).map {
+                    UnsafeRawPointer($0) - bytes.baseAddress!
+                }
+            })
+        let file = try FileHandle(forUpdating: URL(fileURLWithPath: path))
+        try file.seek(toOffset: UInt64(place))
+        try file.write(contentsOf: Data("M".utf8))
+        try file.synchronize()
+        try file.close()
+
+        let damaged = try scrub("--start", "--wait", "--rate", "100MiB", status: 1)
+        let findings = damaged.flatMap(\.findings)
+        let finding = try #require(findings.first)
+        #expect(findings.count == 1 && finding.part == "value")
+        #expect(finding.entry?.dkey == "large" && finding.entry?.length == 5 * 9999)
+        #expect(finding.device == path && finding.offset == UInt64(place))
+        let owner = try #require(damaged.first { $0.errors == 1 })
+        #expect(finding.store == "engine 0, target \(owner.target)")
+        // It is still so when nobody scrubs.
+        #expect(try scrub(status: 1).flatMap(\.findings) == [finding])
+        let text = try dray(["storage", "scrub", "--cluster", address])
+        #expect(text.status == 1 && text.text.contains("dkey large"), "\(text.text)")
+        #expect(try String(contentsOfFile: log.text, encoding: .utf8).contains("dkey 'large'"))
+        let metrics = try dray(["metrics", "--cluster", address])
+        #expect(metrics.text.contains("dray_storage_scrub_errors_total"))
+        let bad = try dray(["storage", "scrub", "--start", "--stop", "--cluster", address])
+        #expect(bad.status == 64)
+        #expect(try engine.kill() == GuardedProcess.killed)
+    }
+}
