@@ -61,9 +61,16 @@ let package = Package(
             name: "BIO",
             dependencies: ["DrayRuntime", "CUring", deque, logging],
             exclude: ["README.md"], swiftSettings: settings),
+        .systemLibrary(
+            name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
+        .systemLibrary(
+            name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+        .target(
+            name: "DrayChecksums", dependencies: ["DrayRuntime", "CXXHash", "CCrypto"],
+            exclude: ["README.md"], swiftSettings: settings),
         .target(
             name: "VOS",
-            dependencies: ["DrayRuntime", "BIO", deque, logging],
+            dependencies: ["DrayRuntime", "BIO", "DrayChecksums", deque, logging],
             exclude: ["README.md"], swiftSettings: settings),
         .target(
             name: "VOSSimulator",
@@ -75,7 +82,7 @@ let package = Package(
             exclude: ["README.md"], swiftSettings: settings),
         .target(
             name: "DrayProtocol",
-            dependencies: ["DrayRuntime", "CaRT", "DrayPlacement"],
+            dependencies: ["DrayRuntime", "CaRT", "DrayChecksums", "DrayPlacement"],
             exclude: ["README.md"], swiftSettings: settings),
         .target(
             name: "DrayTransactions",
@@ -83,14 +90,15 @@ let package = Package(
         .target(
             name: "DrayEngine",
             dependencies: [
-                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "DrayPlacement", "DrayProtocol",
-                "DrayTransactions", deque, logging,
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayChecksums", "VOS",
+                "DrayPlacement", "DrayProtocol", "DrayTransactions", deque, logging,
             ],
             exclude: ["README.md"], swiftSettings: settings),
         .target(
             name: "Dray",
             dependencies: [
-                "DrayRuntime", "DrayFabric", "CaRT", "DrayPlacement", "DrayProtocol", logging,
+                "DrayRuntime", "DrayFabric", "CaRT", "DrayChecksums", "DrayPlacement",
+                "DrayProtocol", logging,
             ],
             exclude: ["README.md"], swiftSettings: settings),
         .target(
@@ -124,9 +132,9 @@ let package = Package(
         .executableTarget(
             name: "DrayCLI",
             dependencies: [
-                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "DrayPlacement",
-                "DrayProtocol", "DrayEngine", "Dray", "DrayFileSystem", argumentParser, logging,
-                yams,
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayChecksums", "VOS",
+                "DrayPlacement", "DrayProtocol", "DrayEngine", "Dray", "DrayFileSystem",
+                argumentParser, logging, yams,
             ],
             exclude: ["README.md"], swiftSettings: settings),
         .target(
@@ -147,7 +155,11 @@ let package = Package(
             name: "BIOTests", dependencies: ["DrayRuntime", "BIO"],
             swiftSettings: testSettings),
         .testTarget(
-            name: "VOSTests", dependencies: ["DrayRuntime", "BIO", "VOS", "VOSSimulator"],
+            name: "DrayChecksumsTests", dependencies: ["DrayChecksums"],
+            swiftSettings: testSettings),
+        .testTarget(
+            name: "VOSTests",
+            dependencies: ["DrayRuntime", "BIO", "DrayChecksums", "VOS", "VOSSimulator"],
             swiftSettings: testSettings),
         .testTarget(
             name: "DrayPlacementTests", dependencies: ["DrayRuntime", "DrayPlacement"],
@@ -165,8 +177,8 @@ let package = Package(
         .testTarget(
             name: "DrayTests",
             dependencies: [
-                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayPlacement", "DrayProtocol",
-                "Dray", "DraySimulator",
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayChecksums", "DrayPlacement",
+                "DrayProtocol", "Dray", "DraySimulator",
             ],
             swiftSettings: testSettings),
         .testTarget(
@@ -183,8 +195,8 @@ let package = Package(
         .testTarget(
             name: "DrayCLITests",
             dependencies: [
-                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayPlacement", "DrayProtocol",
-                "DrayEngine", "Dray", "DrayFileSystem", "DrayCLI",
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayChecksums", "DrayPlacement",
+                "DrayProtocol", "DrayEngine", "Dray", "DrayFileSystem", "DrayCLI",
             ],
             swiftSettings: testSettings),
         .testTarget(

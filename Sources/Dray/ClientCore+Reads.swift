@@ -1,4 +1,5 @@
 internal import CaRT
+internal import DrayChecksums
 internal import DrayFabric
 internal import DrayPlacement
 internal import DrayProtocol
@@ -112,6 +113,7 @@ extension ClientCore {
     ) async throws(DrayError) -> [UInt8]? {
         var request = ObjectFetchRequest()
         request.target = target(of: object)
+        request.checksumType = object.container.checksumType
         request.kind = .single
         request.dkey = dkey
         request.akey = akey
@@ -148,6 +150,7 @@ extension ClientCore {
     ) async throws(DrayError) {
         var request = ObjectFetchRequest()
         request.target = target(of: object)
+        request.checksumType = object.container.checksumType
         request.kind = .array
         request.dkey = dkey
         request.akey = akey
@@ -218,7 +221,7 @@ extension ClientCore {
                 exposing: handle.map { [$0] } ?? [], deadline: deadline,
                 onReplyPayload: unsafe onPayload.map { onPayload in
                     { payload in
-                        unsafe received = ObjectLimits.checksums(of: payload)
+                        unsafe received = message.checksumType.checksums(of: payload)
                         unsafe onPayload(payload)
                     }
                 })
@@ -267,7 +270,7 @@ extension ClientCore {
     private func verify(
         _ bytes: UnsafeRawBufferPointer, _ checksums: [UInt32], _ object: DrayObject
     ) throws(DrayError) {
-        guard unsafe ObjectLimits.checksums(of: bytes) == checksums else {
+        guard unsafe object.container.checksumType.checksums(of: bytes) == checksums else {
             throw corrupt(object)
         }
     }

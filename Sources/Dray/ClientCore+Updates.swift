@@ -1,4 +1,5 @@
 internal import CaRT
+internal import DrayChecksums
 internal import DrayFabric
 internal import DrayPlacement
 internal import DrayProtocol
@@ -107,7 +108,9 @@ extension ClientCore {
         part.operations = [operation]
         let bytes = unsafe data.bytes
         part.operations[0].length = UInt32(bytes.count)
-        unsafe part.operations[0].checksums = ObjectLimits.checksums(of: bytes)
+        let type = object.container.checksumType
+        part.operations[0].checksumType = type
+        unsafe part.operations[0].checksums = type.checksums(of: bytes)
         var request = ObjectUpdateRequest()
         request.parts = [part]
         try await submit(request, data, object, isRestarted: true)

@@ -1,3 +1,4 @@
+public import DrayChecksums
 public import DrayPlacement
 public import DrayProtocol
 public import DrayRuntime
@@ -30,6 +31,10 @@ public struct Container: Sendable {
     public var id: UniqueID { record.id }
     public var label: String { record.label }
     public var objectClass: ObjectClass { record.objectClass }
+    /// How its values are checked.
+    public var checksumType: ChecksumType { record.checksumType }
+    /// Whether targets compare values with their checksums before they store them.
+    public var isServerVerified: Bool { record.isServerVerified }
 
     /// Makes the id of a new object of `objectClass` (the container's, unless given). Local: no
     /// engine is asked, and nothing is stored until the object is first written.

@@ -1,3 +1,4 @@
+public import DrayChecksums
 public import DrayPlacement
 public import DrayProtocol
 public import DrayRuntime
@@ -25,11 +26,16 @@ public struct Pool: Sendable {
 
     /// Creates a container whose objects get `objectClass` unless they ask otherwise.
     ///
+    /// The checksums of `checksumType` are computed by the client that writes, stored with the
+    /// value, and compared whenever it is read: by the target and by the client. With
+    /// `isServerVerified` the target compares them also before it stores the value.
+    ///
     /// - Throws: `exists`, `invalidArgument` also when the pool has fewer engines than the class
     ///   has replicas, `unavailable` when an engine does not answer.
     @discardableResult
     public func createContainer(
-        label: String, objectClass: ObjectClass = .sx
+        label: String, objectClass: ObjectClass = .sx, checksumType: ChecksumType = .crc32c,
+        isServerVerified: Bool = true
     ) async throws(DrayError) -> Container {
         let pool = record
         let container = try await cluster.onCore { core throws(DrayError) in
@@ -39,6 +45,8 @@ public struct Pool: Sendable {
             change.container = core.newID()
             change.label = label
             change.objectClass = objectClass.code
+            change.checksumType = checksumType
+            change.isServerVerified = isServerVerified
             let subject = "container \(pool.label)/\(label)"
             let metadata = try await core.change(change, subject: subject)
             return try core.container(label, of: pool, in: metadata)

@@ -1,4 +1,5 @@
 internal import CaRT
+internal import DrayChecksums
 internal import DrayPlacement
 internal import DrayProtocol
 internal import DrayRuntime
@@ -119,9 +120,9 @@ public struct Transaction: Sendable {
         guard !overflow else { throw DrayError(.invalidArgument, "offset out of range") }
         var operation = operation
         operation.length = UInt32(clamping: data.count)
-        unsafe operation.checksums = data.withUnsafeBytes {
-            unsafe ObjectLimits.checksums(of: $0)
-        }
+        let type = object.container.checksumType
+        operation.checksumType = type
+        unsafe operation.checksums = data.withUnsafeBytes { unsafe type.checksums(of: $0) }
         let write = TransactionState.Write(object: object, operation: operation, data: data)
         let state = state
         try await cluster.onCore { _ throws(DrayError) in try state.value.add(write) }
@@ -241,8 +242,10 @@ extension DrayObject {
             for change in changes {
                 var operation = change.operation
                 operation.length = UInt32(clamping: change.data.count)
+                let type = object.container.checksumType
+                operation.checksumType = type
                 unsafe operation.checksums = change.data.withUnsafeBytes {
-                    unsafe ObjectLimits.checksums(of: $0)
+                    unsafe type.checksums(of: $0)
                 }
                 try state.add(
                     TransactionState.Write(

@@ -1,3 +1,4 @@
+internal import DrayChecksums
 internal import DrayPlacement
 internal import DrayProtocol
 
@@ -152,6 +153,8 @@ extension ClusterMetadata {
         record.id = change.container
         record.label = change.label
         record.objectClass = objectClass
+        record.checksumType = change.checksumType
+        record.isServerVerified = change.isServerVerified
         containers.append(record)
     }
 

@@ -1,4 +1,5 @@
 internal import CaRT
+internal import DrayChecksums
 internal import DrayPlacement
 internal import DrayProtocol
 internal import DrayRuntime
@@ -166,7 +167,10 @@ final class LocalWork {
         }
         var updates: [Update] = []
         for (part, start) in zip(parts, starts) {
-            updates.append(try LocalWork.update(part.part, data: buffer, from: start))
+            let container = try service.container(of: part.part.target)
+            updates.append(
+                try LocalWork.update(
+                    part.part, data: buffer, from: start, isVerified: container.isServerVerified))
         }
         self.updates = updates
         self.parts = parts
@@ -204,7 +208,7 @@ final class LocalWork {
     }
 
     private static func update(
-        _ part: ObjectPart, data: RegisteredBuffer?, from start: Int
+        _ part: ObjectPart, data: RegisteredBuffer?, from start: Int, isVerified: Bool
     ) throws(RPCError) -> Update {
         var operations: [Operation] = []
         operations.reserveCapacity(part.operations.count)
@@ -215,7 +219,9 @@ final class LocalWork {
                 unsafe data.map { unsafe UnsafeRawBufferPointer(rebasing: $0.bytes[start..<end]) }
                 ?? UnsafeRawBufferPointer(start: nil, count: 0)
             start = end
-            let value = unsafe ValueBytes(bytes, checksums: operation.checksums)
+            let value = unsafe ValueBytes(
+                bytes, checksums: operation.checksums, type: operation.checksumType,
+                isVerified: isVerified)
             let body: Operation.Body
             switch operation.kind {
             case .updateSingle:
@@ -249,13 +255,18 @@ extension TargetService {
     func checkedLength(
         of part: ObjectPart, in pool: PoolRecord
     ) throws(RPCError) -> Int {
+        let type = try container(of: part.target).checksumType
         var length = 0
         for operation in part.operations {
+            guard operation.checksumType == type || operation.length == 0 else {
+                throw .service(
+                    .invalidArgument, "the container's checksums are of the type \(type.name)")
+            }
             length += Int(operation.length)
             let chunks =
                 (Int(operation.length) + ObjectLimits.checksumChunk - 1)
                 / ObjectLimits.checksumChunk
-            guard operation.checksums.count == chunks else {
+            guard operation.checksums.count == chunks * operation.checksumType.words else {
                 throw .service(.invalidArgument, "checksums do not fit the data")
             }
             let (_, overflow) = operation.offset.addingReportingOverflow(

@@ -1,5 +1,6 @@
 internal import BIO
 internal import CaRT
+internal import DrayChecksums
 internal import DrayPlacement
 internal import DrayProtocol
 internal import DrayRuntime
@@ -147,13 +148,18 @@ final class TargetService {
         return status
     }
 
+    func container(of target: ObjectTarget) throws(RPCError) -> ContainerRecord {
+        guard let container = containers[target.container], container.pool == target.pool else {
+            throw .service(.notFound, "the container does not exist (any more)")
+        }
+        return container
+    }
+
     func pool(of target: ObjectTarget) throws(RPCError) -> PoolRecord {
         guard let pool = pools[target.pool] else {
             throw .service(.notFound, "the pool does not exist (any more)")
         }
-        guard let container = containers[target.container], container.pool == target.pool else {
-            throw .service(.notFound, "the container does not exist (any more)")
-        }
+        _ = try container(of: target)
         guard target.mapVersion == pool.map.version else {
             throw .service(.staleMap, "the pool has changed")
         }
@@ -181,6 +187,7 @@ final class TargetService {
             object: request.target.object, dkey: request.dkey, akey: request.akey)
         target.patience = patience(call)
         target.isTransactional = request.snapshot > 0
+        target.checksumType = request.checksumType
         var reply = ObjectFetchReply()
         if target.isTransactional { reply.instance = call.context.instance }
         let buffer = try call.context.makeBuffer(count: max(1, Int(request.length)))

@@ -1,4 +1,5 @@
 public import CaRT
+public import DrayChecksums
 public import DrayPlacement
 public import DrayRuntime
 
@@ -83,6 +84,10 @@ public struct ContainerRecord: Message, Hashable {
     public var label = ""
     /// The class that new objects get.
     public var objectClass = ObjectClass.sx
+    /// How its values are checked (DAOS: `cksum`).
+    public var checksumType = ChecksumType.crc32c
+    /// Whether targets compare what they store with its checksums first (DAOS: `srv_cksum`).
+    public var isServerVerified = true
 
     public init() {}
 
@@ -94,6 +99,8 @@ public struct ContainerRecord: Message, Hashable {
         try coder.code(&code)
         guard let known = ObjectClass(code: code) else { throw .invalidValue }
         objectClass = known
+        try coder.code(&checksumType)
+        try coder.code(&isServerVerified)
     }
 }
 

@@ -1,4 +1,5 @@
 public import CaRT
+public import DrayChecksums
 internal import DrayPlacement
 public import DrayRuntime
 
@@ -157,6 +158,9 @@ public struct MetadataChange: Message, Hashable {
     public var size: UInt64 = 0
     /// The class, for containers.
     public var objectClass = ObjectClass.sx.code
+    /// How values are checked, for containers.
+    public var checksumType = ChecksumType.crc32c
+    public var isServerVerified = true
 
     public init() {}
 
@@ -167,6 +171,8 @@ public struct MetadataChange: Message, Hashable {
         try coder.code(&label, max: 1024)
         try coder.code(&size)
         try coder.code(&objectClass)
+        try coder.code(&checksumType)
+        try coder.code(&isServerVerified)
     }
 }
 
@@ -228,7 +234,7 @@ public struct TuneReply: Message, Hashable {
 
 /// The management protocol, served by tag 0 of every engine for clients.
 public enum ManagementProtocol {
-    public static let id = ProtocolID(base: 0x11, version: 3)
+    public static let id = ProtocolID(base: 0x11, version: 4)
 
     public static let clusterMap = Procedure<EmptyMessage, ClusterMapReply>(
         id, index: 0, name: "management.clusterMap")
@@ -331,7 +337,7 @@ public struct MetadataAcceptReply: Message, Hashable {
 
 /// The metadata protocol, between engines.
 public enum MetadataProtocol {
-    public static let id = ProtocolID(base: 0x12, version: 1)
+    public static let id = ProtocolID(base: 0x12, version: 2)
 
     public static let prepare = Procedure<MetadataPrepareRequest, MetadataPrepareReply>(
         id, index: 0, name: "metadata.prepare")

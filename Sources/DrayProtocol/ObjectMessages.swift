@@ -1,4 +1,5 @@
 public import CaRT
+public import DrayChecksums
 public import DrayRuntime
 
 /// What every request for an object names.
@@ -54,7 +55,10 @@ public struct ObjectOperation: Message, Hashable {
     public var offset: UInt64 = 0
     /// Updates: bytes of data, in the order of the operations.
     public var length: UInt32 = 0
-    /// CRC32C of each `checksumChunk` bytes of the data, counted from its start.
+    /// What the checksums are: what the container says.
+    public var checksumType = ChecksumType.crc32c
+    /// The words of the checksums of each `checksumChunk` bytes of the data, counted from its
+    /// start.
     public var checksums: [UInt32] = []
 
     public init() {}
@@ -66,7 +70,8 @@ public struct ObjectOperation: Message, Hashable {
         try coder.code(&akey, max: ObjectLimits.keyMax)
         try coder.code(&offset)
         try coder.code(&length)
-        try coder.code(&checksums, max: ObjectLimits.checksumsMax)
+        try coder.code(&checksumType)
+        try coder.code(&checksums, max: ObjectLimits.checksumWordsMax)
     }
 }
 
@@ -84,8 +89,8 @@ public enum ObjectLimits {
     public static let partsMax = 4096
     /// Bytes that one checksum covers.
     public static let checksumChunk = 32 << 10
-    /// Checksums of one operation.
-    public static let checksumsMax = dataMax / checksumChunk
+    /// Words of the checksums of one operation.
+    public static let checksumWordsMax = dataMax / checksumChunk * ChecksumType.wordsMax
     /// Keys in one page of an enumeration.
     public static let pageMax = 1024
     /// Bytes of data that travel in the message itself.
@@ -191,6 +196,8 @@ public struct ObjectFetchRequest: Message, Hashable {
     /// The read of a transaction at this epoch: `now` for its first one, which chooses the epoch.
     /// 0: no transaction.
     public var snapshot: UInt64 = 0
+    /// The checksums that the reply is to have.
+    public var checksumType = ChecksumType.crc32c
     public var bulk: BulkDescriptor?
 
     /// The snapshot of a transaction that has none yet.
@@ -206,6 +213,7 @@ public struct ObjectFetchRequest: Message, Hashable {
         try coder.code(&offset)
         try coder.code(&length)
         try coder.code(&snapshot)
+        try coder.code(&checksumType)
         try coder.code(&bulk)
     }
 }
@@ -216,7 +224,8 @@ public struct ObjectFetchReply: Message, Hashable {
     /// A single value's size, which may exceed `length` (nothing is returned then); bytes
     /// returned of an array; or the end of the array.
     public var size: UInt64 = 0
-    /// CRC32C of each `checksumChunk` bytes of the data returned, counted from its start.
+    /// The words of the checksums of each `checksumChunk` bytes of the data returned, counted from
+    /// its start, as the request says.
     public var checksums: [UInt32] = []
     /// Of a transaction's read: its snapshot, and which incarnation of the target answers.
     public var snapshot: UInt64 = 0
@@ -229,7 +238,7 @@ public struct ObjectFetchReply: Message, Hashable {
         try coder.code(&size)
         try coder.code(&snapshot)
         try coder.code(&instance)
-        try coder.code(&checksums, max: ObjectLimits.checksumsMax)
+        try coder.code(&checksums, max: ObjectLimits.checksumWordsMax)
     }
 }
 
@@ -280,7 +289,7 @@ public struct ObjectEnumerateReply: Message, Hashable {
 
 /// The object protocol, served by every target.
 public enum ObjectProtocol {
-    public static let id = ProtocolID(base: 0x10, version: 2)
+    public static let id = ProtocolID(base: 0x10, version: 3)
 
     public static let update = Procedure<ObjectUpdateRequest, ObjectUpdateReply>(
         id, index: 0, name: "object.update")
@@ -297,18 +306,9 @@ public enum ObjectProtocol {
         id, index: 5, name: "object.list-objects")
 }
 
-extension ObjectLimits {
-    /// CRC32C of each `checksumChunk` bytes of `bytes`.
-    public static func checksums(of bytes: UnsafeRawBufferPointer) -> [UInt32] {
-        var checksums: [UInt32] = []
-        checksums.reserveCapacity((bytes.count + checksumChunk - 1) / checksumChunk)
-        var start = 0
-        while start < bytes.count {
-            let end = min(bytes.count, start + checksumChunk)
-            checksums.append(
-                unsafe CRC32C.checksum(of: UnsafeRawBufferPointer(rebasing: bytes[start..<end])))
-            start = end
-        }
-        return checksums
+extension ChecksumType {
+    /// The words of the checksums of each `ObjectLimits.checksumChunk` bytes of `bytes`.
+    public func checksums(of bytes: UnsafeRawBufferPointer) -> [UInt32] {
+        unsafe checksums(of: bytes, chunk: ObjectLimits.checksumChunk)
     }
 }

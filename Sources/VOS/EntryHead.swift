@@ -1,4 +1,5 @@
 internal import BIO
+internal import DrayChecksums
 internal import Glibc
 
 /// What an entry of the index is, read from its key and the beginning of its value, without the
@@ -15,6 +16,7 @@ struct EntryHead {
     var offset: UInt64 = 0
     var byteCount = 0
     var hasBlocks = false
+    var checksumType = ChecksumType.crc32c
 
     var blockCount: UInt64 { hasBlocks ? UInt64(VOS.blockCount(byteCount)) : 0 }
 
@@ -53,23 +55,30 @@ struct EntryHead {
         offset = record.offset
         byteCount = Int(record.byteCount)
         hasBlocks = record.hasBlocks
+        checksumType = record.checksumType
     }
 }
 
 /// Encodes and decodes what a table has behind a key.
 ///
-///     kind and flags 1 (flag 128: in blocks) | length of the escaped dkey, of the escaped akey,
-///     byte count | in blocks: number of extents, each start 4 and count; else the bytes |
-///     checksums, 4 for each chunk
+///     kind, type of the checksums and flags 1 (kind: 7; type: 48; flag 128: in blocks) | length of
+///     the escaped dkey, of the escaped akey, byte count |
+///     in blocks: number of extents, each start 4 and count; else the bytes |
+///     checksums, as many bytes for each chunk as the type has
 ///
 /// Without further word a number is of 7 bits a byte, least significant first, the highest bit of
 /// the last byte 0. Punches end after the lengths that they have. Epoch, stamp, and the offset of
 /// an extent are in the key.
 enum EntryCoding {
     private static let flagBlocks: UInt8 = 128
+    private static let kindMask: UInt8 = 7
+    private static let typeShift: UInt8 = 4
+    private static let typeMask: UInt8 = 48
 
     static func put(_ record: IndexRecord, to bytes: inout [UInt8]) {
-        bytes.append(record.kind.rawValue | (record.hasBlocks ? flagBlocks : 0))
+        bytes.append(
+            record.kind.rawValue | record.checksumType.rawValue << typeShift
+                | (record.hasBlocks ? flagBlocks : 0))
         if record.dkeyEnd > 0 {
             bytes.put(varint: UInt64(Int(record.dkeyEnd) - IndexKey.objectLength - 1))
         }
@@ -87,7 +96,7 @@ enum EntryCoding {
         } else {
             bytes.append(contentsOf: record.inline)
         }
-        for chunk in 0..<record.chunkCount { bytes.put(record.checksum(chunk)) }
+        for word in 0..<record.checksumWords { bytes.put(record.checksumWord(word)) }
     }
 
     /// The head of the entry with `key` and `value`; nil when they do not fit together.
@@ -101,11 +110,13 @@ enum EntryCoding {
     private static func head(
         key: UnsafeRawBufferPointer, from reader: inout RawReader
     ) -> EntryHead? {
-        guard let first = reader.byte(),
-            let kind = IndexRecord.Kind(rawValue: first & ~flagBlocks)
+        guard let first = reader.byte(), first & ~(kindMask | typeMask | flagBlocks) == 0,
+            let kind = IndexRecord.Kind(rawValue: first & kindMask),
+            let type = ChecksumType(rawValue: (first & typeMask) >> typeShift)
         else { return nil }
         var head = EntryHead()
         head.kind = kind
+        head.checksumType = type
         var length = IndexKey.objectLength
         if kind != .objectPunch {
             guard let dkey = reader.length(max: IndexKey.lengthMax) else { return nil }
@@ -152,13 +163,11 @@ enum EntryCoding {
                 guard let bytes = reader.bytes(head.byteCount) else { return nil }
                 value.inline = bytes
             }
-            for chunk in 0..<VOS.chunkCount(head.byteCount) {
-                guard let checksum = reader.long() else { return nil }
-                if chunk == 0 {
-                    value.firstChecksum = checksum
-                } else {
-                    value.moreChecksums.append(checksum)
-                }
+            let words = VOS.chunkCount(head.byteCount) * head.checksumType.words
+            guard reader.remaining == 4 * words else { return nil }
+            for index in 0..<words {
+                guard let word = reader.long() else { return nil }
+                if index == 0 { value.firstChecksum = word } else { value.moreChecksums.append(word) }
             }
         }
         guard reader.remaining == 0 else { return nil }

@@ -1,3 +1,4 @@
+public import DrayChecksums
 public import DrayRuntime
 
 /// Names an attribute key at an epoch: what a fetch reads from.
@@ -17,6 +18,9 @@ public struct Fetch: Sendable {
     /// The read is part of a transaction whose snapshot is `epoch`: what is newer ends it with
     /// `.conflict`, and nothing will be written at that epoch or before any more.
     public var isTransactional = false
+
+    /// The type of the checksums that the result gets, whatever the value was stored with.
+    public var checksumType = ChecksumType.crc32c
 
     /// What the device holds is read and verified, even if the value is in memory.
     public var readsDevice = false
@@ -43,7 +47,8 @@ public struct FetchResult: Hashable, Sendable {
     /// How many bytes of the buffer were filled: 0 when a single value does not fit into it.
     public var byteCount: Int
 
-    /// CRC32C of each `VOSLimits.checksumChunk` bytes of what was filled.
+    /// The words of the checksums of each `VOSLimits.checksumChunk` bytes of what was filled, as
+    /// `Fetch.checksumType` says.
     public var checksums: [UInt32]
 
     /// The epoch of the newest version that contributed; 0 when nothing did.

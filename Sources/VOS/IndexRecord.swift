@@ -1,4 +1,6 @@
 internal import BIO
+internal import DrayChecksums
+internal import DrayRuntime
 
 /// What the index holds under a key: one version of a value, or a punch.
 ///
@@ -32,14 +34,15 @@ final class IndexRecord {
     /// Where the value lies; the first extent apart, because most values have but one.
     let firstBlocks: BlockExtent
     let moreBlocks: [BlockExtent]
-    /// The checksums of its chunks; the first apart.
+    let checksumType: ChecksumType
+    /// The words of the checksums of its chunks; the first apart.
     let firstChecksum: UInt32
     let moreChecksums: [UInt32]
 
     init(
         kind: Kind, dkeyEnd: Int, akeyEnd: Int, epoch: UInt64, offset: UInt64 = 0,
         byteCount: Int = 0, inline: [UInt8] = [], blocks: [BlockExtent] = [],
-        checksums: [UInt32] = []
+        checksumType: ChecksumType = .crc32c, checksums: [UInt32] = []
     ) {
         self.kind = kind
         self.dkeyEnd = Int32(dkeyEnd)
@@ -50,6 +53,7 @@ final class IndexRecord {
         self.inline = inline
         firstBlocks = blocks.first ?? BlockExtent(start: 0, count: 0)
         moreBlocks = blocks.count > 1 ? Array(blocks[1...]) : []
+        self.checksumType = checksumType
         firstChecksum = checksums.first ?? 0
         moreChecksums = checksums.count > 1 ? Array(checksums[1...]) : []
     }
@@ -66,6 +70,7 @@ final class IndexRecord {
         inline = value.inline
         firstBlocks = value.firstBlocks
         moreBlocks = value.moreBlocks
+        checksumType = head.checksumType
         firstChecksum = value.firstChecksum
         moreChecksums = value.moreChecksums
     }
@@ -89,8 +94,28 @@ final class IndexRecord {
 
     var chunkCount: Int { VOS.chunkCount(Int(byteCount)) }
 
-    func checksum(_ chunk: Int) -> UInt32 {
-        chunk == 0 ? firstChecksum : moreChecksums[chunk - 1]
+    /// How many words its checksums have.
+    var checksumWords: Int { chunkCount * checksumType.words }
+
+    @inline(__always)
+    func checksumWord(_ index: Int) -> UInt32 {
+        index == 0 ? firstChecksum : moreChecksums[index - 1]
+    }
+
+    /// The words of the checksums from `chunk` on.
+    func checksums(from chunk: Int = 0) -> [UInt32] {
+        (chunk * checksumType.words..<checksumWords).map { checksumWord($0) }
+    }
+
+    /// Whether `bytes` are those of a chunk, as far as its checksum tells.
+    func matches(_ bytes: UnsafeRawBufferPointer, chunk: Int) -> Bool {
+        guard checksumType != .crc32c else {
+            return unsafe CRC32C.checksum(of: bytes) == checksumWord(chunk)
+        }
+        var words: [UInt32] = []
+        unsafe checksumType.append(of: bytes, to: &words)
+        let first = chunk * checksumType.words
+        return words.indices.allSatisfy { words[$0] == checksumWord(first + $0) }
     }
 
     /// About how many bytes of memory this takes, beside its key.

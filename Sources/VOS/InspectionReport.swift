@@ -1,4 +1,5 @@
 package import BIO
+package import DrayChecksums
 package import DrayRuntime
 
 /// Something in a store that is not as it should be.
@@ -44,6 +45,8 @@ package struct StoreEntry: Hashable, Sendable {
     package var table: UInt64?
     /// Empty: its bytes are in the table or in the log.
     package var blocks: [BlockExtent]
+    package var checksumType: ChecksumType
+    /// The words of the checksums of its chunks.
     package var checksums: [UInt32]
 }
 

@@ -20,8 +20,9 @@ struct PreparedOperation {
 ///     type 1 | version 1 | ...
 ///     update:   epoch 8, transaction 16, changes
 ///     changes:  pool 16, container 16, object 16, count 2, operations
-///               operation: kind 1, flags 1 (1 = in blocks, 2 = dkey of the one before),
-///               dkey 4 + n, akey 4 + n (what the kind has), value (`RecordCoding`)
+///               operation: kind 1, flags 1 (1 = in blocks, 2 = dkey of the one before,
+///               12 = type of the checksums), dkey 4 + n, akey 4 + n (what the kind has), value
+///               (`RecordCoding`)
 ///     range:    from 4 + n, to 4 + n
 ///     snapshot: pool 16, container 16, epoch 8, 1 (taken) or 0 (dropped) 1
 ///     prepared: transaction 16, epoch 8, leader 1, members 4 + n, locks 2 (each key 8, mode 1),
@@ -103,7 +104,7 @@ enum LogRecord {
         after previous: inout [UInt8]?, to bytes: inout ByteWriter
     ) {
         bytes.put(record.kind.rawValue)
-        var flags = record.hasBlocks ? RecordCoding.flagBlocks : 0
+        var flags = RecordCoding.flags(of: record)
         let same = names.dkey != nil && names.dkey == previous
         if same { flags |= RecordCoding.flagSameDkey }
         bytes.put(flags)
@@ -324,8 +325,8 @@ enum LogRecord {
             }
             let path = NamePath(object: object, dkey: dkey, akey: akey)
             let record = try RecordCoding.record(
-                kind: kind, hasBlocks: flags & RecordCoding.flagBlocks != 0,
-                dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch, from: &reader)
+                kind: kind, flags: flags, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd,
+                epoch: epoch, from: &reader)
             operations.append(PreparedOperation(key: path.key(for: record), record: record))
         }
         return operations

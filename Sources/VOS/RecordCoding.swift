@@ -1,13 +1,28 @@
 internal import BIO
+internal import DrayChecksums
 internal import DrayRuntime
 
 /// Encodes and decodes the value of an index record, the same in the log and in checkpoints.
 enum RecordCoding {
     static let flagBlocks: UInt8 = 1
     static let flagSameDkey: UInt8 = 2
+    /// Where the type of the checksums is among the flags.
+    private static let typeShift: UInt8 = 2
+
+    /// The flags of a value.
+    static func flags(of record: IndexRecord) -> UInt8 {
+        record.checksumType.rawValue << typeShift | (record.hasBlocks ? flagBlocks : 0)
+    }
+
+    static func checksumType(flags: UInt8) throws(MalformedBytes) -> ChecksumType {
+        guard flags < 16, let type = ChecksumType(rawValue: flags >> typeShift) else {
+            throw MalformedBytes(what: "flags \(flags) of an operation")
+        }
+        return type
+    }
 
     /// offset 8 (extents), byteCount 4, then the extents of blocks (count 2, each start 4 and
-    /// count 4) or the bytes, then a checksum of 4 for each chunk.
+    /// count 4) or the bytes, then the checksum of each chunk: words of 4.
     static func put(_ record: IndexRecord, to bytes: inout ByteWriter) {
         guard !record.kind.isPunch else { return }
         if record.kind == .extent { bytes.put(record.offset) }
@@ -23,18 +38,19 @@ enum RecordCoding {
         } else {
             bytes.put(bytes: record.inline)
         }
-        for chunk in 0..<record.chunkCount { bytes.put(record.checksum(chunk)) }
+        for word in 0..<record.checksumWords { bytes.put(record.checksumWord(word)) }
     }
 
     /// The most bytes that `put` writes.
     static func length(of record: IndexRecord) -> Int {
-        14 + 8 * (1 + record.moreBlocks.count) + record.inline.count + 4 * record.chunkCount
+        14 + 8 * (1 + record.moreBlocks.count) + record.inline.count + 4 * record.checksumWords
     }
 
     static func record(
-        kind: IndexRecord.Kind, hasBlocks: Bool, dkeyEnd: Int, akeyEnd: Int, epoch: UInt64,
+        kind: IndexRecord.Kind, flags: UInt8, dkeyEnd: Int, akeyEnd: Int, epoch: UInt64,
         from reader: inout ByteReader
     ) throws(MalformedBytes) -> IndexRecord {
+        let type = try checksumType(flags: flags)
         if kind.isPunch {
             return IndexRecord(kind: kind, dkeyEnd: dkeyEnd, akeyEnd: akeyEnd, epoch: epoch)
         }
@@ -45,7 +61,7 @@ enum RecordCoding {
         else { throw MalformedBytes(what: "a value of \(byteCount) bytes at \(offset)") }
         var inline: [UInt8] = []
         var blocks: [BlockExtent] = []
-        if hasBlocks {
+        if flags & flagBlocks != 0 {
             blocks = try extents(from: &reader, count: Int(try reader.short()))
             let stored = blocks.reduce(0) { $0 + Int($1.count) }
             guard stored == VOS.blockCount(byteCount) else {
@@ -55,10 +71,11 @@ enum RecordCoding {
             inline = try reader.string(byteCount)
         }
         var checksums: [UInt32] = []
-        for _ in 0..<VOS.chunkCount(byteCount) { checksums.append(try reader.long()) }
+        for _ in 0..<VOS.chunkCount(byteCount) * type.words { checksums.append(try reader.long()) }
         return IndexRecord(
             kind: kind, dkeyEnd: dkeyEnd, akeyEnd: akeyEnd, epoch: epoch, offset: offset,
-            byteCount: byteCount, inline: inline, blocks: blocks, checksums: checksums)
+            byteCount: byteCount, inline: inline, blocks: blocks, checksumType: type,
+            checksums: checksums)
     }
 
     static func extents(

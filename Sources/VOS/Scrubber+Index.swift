@@ -47,8 +47,8 @@ extension Scrubber {
         var used: [BlockName: CachedBlock] = [:]
         for table in here {
             limit(table.info.lastKey + [0])
-            guard let part = await self.part(of: table, from: key, &used, &work, limit) else { continue }
-            parts.append(part)
+            let part = await self.part(of: table, from: key, &used, &work, limit)
+            if let part { parts.append(part) }
         }
         blocks = used
         guard let end else { return nil }
@@ -285,7 +285,7 @@ extension Scrubber {
         while start < bytes.count {
             let end = min(bytes.count, start + VOSLimits.checksumChunk)
             let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[start..<end])
-            guard unsafe CRC32C.checksum(of: part) == record.checksum(chunk + count) else { break }
+            guard unsafe record.matches(part, chunk: chunk + count) else { break }
             count += 1
             start = end
         }

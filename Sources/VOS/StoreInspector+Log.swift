@@ -1,4 +1,5 @@
 internal import BIO
+internal import DrayChecksums
 internal import DrayRuntime
 
 /// What the log has that the manifest has not.
@@ -110,7 +111,7 @@ extension StoreInspector {
         visit(
             StoreEntry(
                 name: name, table: nil, blocks: record.blocks,
-                checksums: (0..<record.chunkCount).map(record.checksum)))
+                checksumType: record.checksumType, checksums: record.checksums()))
         await verify(record, name, table: nil)
     }
 }

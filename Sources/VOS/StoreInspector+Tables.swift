@@ -1,4 +1,5 @@
 internal import BIO
+internal import DrayChecksums
 internal import DrayRuntime
 
 /// Every block and every entry of a table, without the code that an engine reads them with.
@@ -311,7 +312,7 @@ extension StoreInspector {
         visit(
             StoreEntry(
                 name: name, table: info.id, blocks: blocks,
-                checksums: (0..<record.chunkCount).map(record.checksum)))
+                checksumType: record.checksumType, checksums: record.checksums()))
         await verify(record, name, table: info.id)
     }
 
@@ -380,9 +381,8 @@ extension StoreInspector {
     ) {
         let start = chunk * VOSLimits.checksumChunk
         let end = min(byteCount, start + VOSLimits.checksumChunk)
-        let found = unsafe CRC32C.checksum(
-            of: UnsafeRawBufferPointer(rebasing: bytes[start..<end]))
-        guard found != record.checksum(chunk) else { return }
+        let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[start..<end])
+        guard unsafe !record.matches(part, chunk: chunk) else { return }
         add(
             .value, "chunk \(chunk) of a value does not match its checksum", block, table: table,
             entry: name)

@@ -1,3 +1,4 @@
+public import DrayChecksums
 public import DrayRuntime
 
 /// Changes of one object that become visible together or not at all: one record of the log.
@@ -80,11 +81,24 @@ public struct Operation {
     // SAFETY: whoever makes one promises that the memory outlives the update.
     public let bytes: UnsafeRawBufferPointer
 
-    /// CRC32C of each `VOSLimits.checksumChunk` bytes, the last chunk being shorter; nil: computed.
+    /// The words of the checksums of each `VOSLimits.checksumChunk` bytes, the last chunk being
+    /// shorter; nil: computed.
     public let checksums: [UInt32]?
 
-    public init(_ bytes: UnsafeRawBufferPointer, checksums: [UInt32]? = nil) {
+    /// What they are; the value keeps them.
+    public let checksumType: ChecksumType
+
+    /// Whether the bytes are compared with the checksums before they are stored. If not, who reads
+    /// them finds out.
+    public let isVerified: Bool
+
+    public init(
+        _ bytes: UnsafeRawBufferPointer, checksums: [UInt32]? = nil,
+        type checksumType: ChecksumType = .crc32c, isVerified: Bool = true
+    ) {
         unsafe self.bytes = bytes
         self.checksums = checksums
+        self.checksumType = checksumType
+        self.isVerified = isVerified
     }
 }

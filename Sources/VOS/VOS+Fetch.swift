@@ -1,4 +1,5 @@
 internal import BIO
+internal import DrayChecksums
 internal import DrayRuntime
 internal import Logging
 
@@ -31,7 +32,11 @@ extension VOS {
             record: record, first: 0, count: count, position: 0, room: buffer.count - count)
         try unsafe await readWhole(piece, into: buffer, fetch: fetch)
         result.byteCount = count
-        result.checksums = (0..<record.chunkCount).map { record.checksum($0) }
+        result.checksums =
+            record.checksumType == fetch.checksumType
+            ? record.checksums()
+            : unsafe VOS.checksums(
+                of: UnsafeRawBufferPointer(rebasing: buffer[0..<count]), fetch.checksumType)
         return result
     }
 
@@ -72,7 +77,7 @@ extension VOS {
             try unsafe await readWhole(piece, into: buffer, fetch: fetch)
             result.epoch = only.record.epoch
             let filled = unsafe UnsafeRawBufferPointer(rebasing: buffer[0..<length])
-            result.checksums = unsafe VOS.resultChecksums(piece, filled)
+            result.checksums = unsafe VOS.resultChecksums(piece, filled, fetch.checksumType)
             return result
         }
         var pieces: [ReadPiece] = []
@@ -88,7 +93,7 @@ extension VOS {
         unsafe VOS.zero(buffer, from: covered, to: range.upperBound, base: offset)
         try unsafe await read(pieces, into: buffer, fetch: fetch)
         let filled = unsafe UnsafeRawBufferPointer(rebasing: buffer[0..<length])
-        result.checksums = unsafe VOS.checksums(of: filled)
+        result.checksums = unsafe VOS.checksums(of: filled, fetch.checksumType)
         return result
     }
 
@@ -144,13 +149,12 @@ extension VOS {
     /// The checksums of what was read of one value. Where they are the stored ones they cover the
     /// way through this process too.
     private static func resultChecksums(
-        _ piece: ReadPiece, _ bytes: UnsafeRawBufferPointer
+        _ piece: ReadPiece, _ bytes: UnsafeRawBufferPointer, _ type: ChecksumType
     ) -> [UInt32] {
-        guard piece.first % VOSLimits.checksumChunk == 0,
+        guard piece.record.checksumType == type, piece.first % VOSLimits.checksumChunk == 0,
             piece.end == Int(piece.record.byteCount)
-        else { return unsafe checksums(of: bytes) }
-        let first = piece.first / VOSLimits.checksumChunk
-        return (first..<piece.record.chunkCount).map { piece.record.checksum($0) }
+        else { return unsafe checksums(of: bytes, type) }
+        return piece.record.checksums(from: piece.first / VOSLimits.checksumChunk)
     }
 }
 
@@ -346,7 +350,7 @@ extension VOS {
         while start < bytes.count {
             let end = min(bytes.count, start + VOSLimits.checksumChunk)
             let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[start..<end])
-            guard unsafe CRC32C.checksum(of: part) == record.checksum(chunk) else { return chunk }
+            guard unsafe record.matches(part, chunk: chunk) else { return chunk }
             chunk += 1
             start = end
         }

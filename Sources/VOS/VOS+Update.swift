@@ -1,4 +1,5 @@
 internal import BIO
+public import DrayChecksums
 public import DrayRuntime
 
 extension VOS {
@@ -117,7 +118,9 @@ extension VOS {
                     throw .badArgument("an extent at \(offset)")
                 }
             }
-            if let checksums = value.checksums, checksums.count != VOS.chunkCount(count) {
+            if let checksums = value.checksums,
+                checksums.count != VOS.chunkCount(count) * value.checksumType.words
+            {
                 throw .badArgument("\(checksums.count) checksums for \(count) bytes")
             }
         }
@@ -269,7 +272,7 @@ extension VOS {
             return unsafe IndexRecord(
                 kind: kind, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch,
                 offset: offset, byteCount: count, inline: Array(value.bytes),
-                checksums: checksums)
+                checksumType: value.checksumType, checksums: checksums)
         }
         let blocks = try reserve(VOS.blockCount(count))
         reserved.append(contentsOf: blocks)
@@ -277,29 +280,24 @@ extension VOS {
         try await writeBlocks(value, to: blocks)
         return IndexRecord(
             kind: kind, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch, offset: offset,
-            byteCount: count, blocks: blocks, checksums: checksums)
+            byteCount: count, blocks: blocks, checksumType: value.checksumType,
+            checksums: checksums)
     }
 
     private func verifiedChecksums(_ value: ValueBytes) throws(VOSError) -> [UInt32] {
-        let computed = unsafe VOS.checksums(of: value.bytes)
+        if let given = value.checksums, !value.isVerified { return given }
+        let computed = unsafe VOS.checksums(of: value.bytes, value.checksumType)
         guard let given = value.checksums, given != computed else { return computed }
-        var chunk = 0
-        while given[chunk] == computed[chunk] { chunk += 1 }
-        throw .checksumMismatch(chunk: chunk)
+        var word = 0
+        while given[word] == computed[word] { word += 1 }
+        throw .checksumMismatch(chunk: word / value.checksumType.words)
     }
 
-    /// CRC32C of each chunk of `bytes`.
-    public static func checksums(of bytes: UnsafeRawBufferPointer) -> [UInt32] {
-        var checksums: [UInt32] = []
-        checksums.reserveCapacity(chunkCount(bytes.count))
-        var start = 0
-        while start < bytes.count {
-            let end = min(bytes.count, start + VOSLimits.checksumChunk)
-            unsafe checksums.append(
-                CRC32C.checksum(of: UnsafeRawBufferPointer(rebasing: bytes[start..<end])))
-            start = end
-        }
-        return checksums
+    /// The words of the checksums of each chunk of `bytes`.
+    public static func checksums(
+        of bytes: UnsafeRawBufferPointer, _ type: ChecksumType = .crc32c
+    ) -> [UInt32] {
+        unsafe type.checksums(of: bytes, chunk: VOSLimits.checksumChunk)
     }
 
     /// Ordinary updates leave enough free blocks for flushing and merging, without which nothing
@@ -358,9 +356,11 @@ enum BlockChecks {
         to checks: inout [BlockCheck]
     ) {
         let bytes = unsafe value.bytes
+        // Recovery must not take what was damaged on its way for what was not durable.
+        let isReused = value.checksumType == .crc32c && (value.isVerified || value.checksums == nil)
         var extent = 0
         var used: UInt32 = 0
-        for (chunk, checksum) in checksums.enumerated() {
+        for chunk in 0..<VOS.chunkCount(bytes.count) {
             let start = chunk * VOSLimits.checksumChunk
             let end = min(bytes.count, start + VOSLimits.checksumChunk)
             var first = start
@@ -372,14 +372,14 @@ enum BlockChecks {
                 let left = Int(blocks[extent].count - used)
                 let count = min(left, VOS.blockCount(end - first))
                 let last = min(end, first + count * BlockDevice.blockSize)
-                let whole = first == start && last == end
+                let whole = isReused && first == start && last == end
                 let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[first..<last])
                 checks.append(
                     BlockCheck(
                         extent: BlockExtent(
                             start: blocks[extent].start + used, count: UInt32(count)),
                         byteCount: last - first,
-                        checksum: whole ? checksum : unsafe CRC32C.checksum(of: part)))
+                        checksum: whole ? checksums[chunk] : unsafe CRC32C.checksum(of: part)))
                 used += UInt32(count)
                 first = last
             }

@@ -1,4 +1,5 @@
 import CaRT
+import DrayChecksums
 import DrayPlacement
 import DrayProtocol
 import DrayRuntime
@@ -86,7 +87,7 @@ struct HostileRequests {
             $0.parts[0].operations[0].offset = .max - 1
             $0.parts[0].operations[0].length = 1
             $0.parts[0].operations[0].checksums = [UInt8(1)].withUnsafeBytes {
-                ObjectLimits.checksums(of: $0)
+                ChecksumType.crc32c.checksums(of: $0)
             }
         }
         // Memory that is smaller than what is to be read from it.

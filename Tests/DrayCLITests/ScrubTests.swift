@@ -23,6 +23,23 @@ import Testing
         #expect(off.scrubRate == 0 && off.scrubInterval == .seconds(3600))
     }
 
+    /// Changes a byte of the large value; returns where on the device that is.
+    private func damage(_ path: String) throws -> Int {
+        let device = try Data(contentsOf: URL(fileURLWithPath: path))
+        // A value begins with a block.
+        let place = try #require(
+            stride(from: 0, to: device.count, by: 4096).first {
+                device[$0] == UInt8(ascii: "m")
+                    && device[$0..<$0 + 15].elementsEqual("many many many ".utf8)
+            })
+        let file = try FileHandle(forUpdating: URL(fileURLWithPath: path))
+        try file.seek(toOffset: UInt64(place))
+        try file.write(contentsOf: Data("M".utf8))
+        try file.synchronize()
+        try file.close()
+        return place
+    }
+
     /// A running engine whose device rots: the value is named, and where it is.
     @Test func aDamagedValue() throws {
         let program = try Program()
@@ -49,7 +66,8 @@ import Testing
         let engine = try GuardedProcess(
             Program.path(), (["engine", "start"] + settings).map { Array($0.utf8) }, log: log)
         for command in [
-            ["pool", "create", "tank", "--size", "64MiB"], ["container", "create", "tank/box"],
+            ["pool", "create", "tank", "--size", "64MiB"],
+            ["container", "create", "tank/box", "--checksum", "sha256", "--no-server-verify"],
             ["kv", "put", "tank/box", "small", "of few bytes"],
             ["kv", "put", "tank/box", "large", String(repeating: "many ", count: 9999)],
         ] {
@@ -65,19 +83,7 @@ import Testing
         #expect(sound[1...].reduce(0) { $0 + ($1.last?.values ?? 0) } == 2)
         #expect(sound.allSatisfy { $0.errors == 0 && $0.findings == [] })
 
-        let device = try Data(contentsOf: URL(fileURLWithPath: path))
-        let place = try #require(
-            device.withUnsafeBytes { bytes in
-                memmem(bytes.baseAddress!, bytes.count, "many many many ", 15).map {
-                    UnsafeRawPointer($0) - bytes.baseAddress!
-                }
-            })
-        let file = try FileHandle(forUpdating: URL(fileURLWithPath: path))
-        try file.seek(toOffset: UInt64(place))
-        try file.write(contentsOf: Data("M".utf8))
-        try file.synchronize()
-        try file.close()
-
+        let place = try damage(path)
         let damaged = try scrub("--start", "--wait", "--rate", "100MiB", status: 1)
         let findings = damaged.flatMap(\.findings)
         let finding = try #require(findings.first)
@@ -88,6 +94,9 @@ import Testing
         #expect(finding.store == "engine 0, target \(owner.target)")
         // It is still so when nobody scrubs.
         #expect(try scrub(status: 1).flatMap(\.findings) == [finding])
+        let read = try dray(
+            ["kv", "get", "tank/box", "large", "--timeout", "1s", "--cluster", address])
+        #expect(read.status == 1 && read.output == [] && read.error.contains("damaged"))
         let text = try dray(["storage", "scrub", "--cluster", address])
         #expect(text.status == 1 && text.text.contains("dkey large"), "\(text.text)")
         #expect(try String(contentsOfFile: log.text, encoding: .utf8).contains("dkey 'large'"))

@@ -39,6 +39,10 @@ struct BannedName {
         BannedName(text: "import CUring", replacement: "BIO", allowed: ["BIO"]),
         BannedName(text: "import CISAL", replacement: "DrayRuntime", allowed: ["DrayRuntime"]),
         BannedName(
+            text: "import CXXHash", replacement: "DrayChecksums", allowed: ["DrayChecksums"]),
+        BannedName(
+            text: "import CCrypto", replacement: "DrayChecksums", allowed: ["DrayChecksums"]),
+        BannedName(
             text: "import CDrayRuntime", replacement: "DrayRuntime", allowed: ["DrayRuntime"]),
         BannedName(text: "try!", replacement: "handle the error", appliesToTests: true),
         BannedName(text: "fatalError", replacement: "precondition, or throw", appliesToTests: true),

@@ -1,5 +1,6 @@
 internal import ArgumentParser
 internal import Dray
+internal import DrayChecksums
 internal import DrayPlacement
 internal import DrayRuntime
 
@@ -14,12 +15,18 @@ struct ContainerCommand: ParsableCommand {
         var pool: String
         var label: String
         var objectClass: String
+        /// "crc32c", "xxh64", "sha256" or "off".
+        var checksum: String
+        /// Whether targets compare it before they store a value.
+        var serverVerify: Bool
 
         init(_ container: Container) {
             id = container.id.description
             pool = container.pool.label
             label = container.label
             objectClass = container.objectClass.description
+            checksum = container.checksumType.name
+            serverVerify = container.isServerVerified
         }
     }
 
@@ -35,6 +42,18 @@ struct ContainerCommand: ParsableCommand {
                 """,
             completion: .list(ClassArgument.names))
         var objectClass = ClassArgument(.sx)
+        @Option(
+            name: .long,
+            help: """
+                How its values are checked, from the client that writes to the medium and back: \
+                crc32c, xxh64, sha256, or off.
+                """,
+            completion: .list(ChecksumArgument.names))
+        var checksum = ChecksumArgument(.crc32c)
+        @Flag(
+            inversion: .prefixedNo, help: "Targets compare values with that before they store them."
+        )
+        var serverVerify = true
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
 
@@ -42,11 +61,13 @@ struct ContainerCommand: ParsableCommand {
             let made = try await cluster.run("container \(container.text)") {
                 (cluster) async throws(DrayError) in
                 try await cluster.pool(container.pool).createContainer(
-                    label: container.container, objectClass: objectClass.objectClass)
+                    label: container.container, objectClass: objectClass.objectClass,
+                    checksumType: checksum.type, isServerVerified: serverVerify)
             }
             let info = Info(made)
+            let other = info.checksum == "crc32c" ? "" : ", checksum \(info.checksum)"
             try output.print(
-                info, text: "container \(container.text): class \(info.objectClass)")
+                info, text: "container \(container.text): class \(info.objectClass)\(other)")
         }
     }
 
@@ -62,9 +83,13 @@ struct ContainerCommand: ParsableCommand {
                 (cluster) async throws(DrayError) in
                 try await cluster.pool(pool).containers()
             }.map(Info.init)
-            var table = Table([("CONTAINER", .left), ("CLASS", .left), ("ID", .left)])
+            var table = Table([
+                ("CONTAINER", .left), ("CLASS", .left), ("CHECKSUM", .left), ("ID", .left),
+            ])
             for container in containers {
-                table.add([container.label, container.objectClass, container.id])
+                table.add([
+                    container.label, container.objectClass, container.checksum, container.id,
+                ])
             }
             try output.print(containers, text: table.text)
         }
@@ -103,4 +128,23 @@ struct ClassArgument: ExpressibleByArgument, Hashable, Sendable {
 
     /// Every name, for completion.
     static var names: [String] { ObjectClass.allCases.map(\.description) }
+}
+
+/// A type of checksums as an argument.
+struct ChecksumArgument: ExpressibleByArgument, Hashable, Sendable {
+    var type: ChecksumType
+
+    init(_ type: ChecksumType) {
+        self.type = type
+    }
+
+    init?(argument: String) {
+        guard let type = ChecksumType(name: argument) else { return nil }
+        self.type = type
+    }
+
+    var defaultValueDescription: String { type.name }
+
+    /// Every name, for completion.
+    static var names: [String] { ChecksumType.allCases.map(\.name) }
 }

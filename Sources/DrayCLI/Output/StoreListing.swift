@@ -1,4 +1,5 @@
 internal import BIO
+internal import DrayChecksums
 internal import DrayRuntime
 internal import VOS
 
@@ -64,7 +65,9 @@ final class StoreListing {
         var table: UInt64?
         /// Empty: the bytes are in the table or the log.
         var blocks: [Blocks]
-        /// CRC32C of each chunk of 32 KiB.
+        /// "crc32c", "xxh64", "sha256" or "off".
+        var checksumType: String
+        /// The words of the checksums of each chunk of 32 KiB.
         var checksums: [UInt32]
     }
 
@@ -112,7 +115,7 @@ final class StoreListing {
             EntryRow(
                 name: name, table: entry.table,
                 blocks: entry.blocks.map { EntryRow.Blocks(start: $0.start, count: $0.count) },
-                checksums: entry.checksums))
+                checksumType: entry.checksumType.name, checksums: entry.checksums))
     }
 
     var objectRows: [ObjectRow]? {
