@@ -94,7 +94,7 @@ extension Scrubber {
             if case .device(let error) = error {
                 problem = "cannot be read: \(StoreInspector.words(error))"
             }
-            add(part, "\(what): \(problem)", deviceBlock(info.extents, place), table: info.id)
+            add(part, "\(what): \(problem)", info.extents.block(place), table: info.id)
             return nil
         }
     }
@@ -120,7 +120,7 @@ extension Scrubber {
             damagedBlocks.insert(name)
             add(
                 .fences, "a fence of table \(info.id) is about \(count) blocks from \(place) on",
-                deviceBlock(info.extents, info.fencePlace), table: info.id)
+                info.extents.block(info.fencePlace), table: info.id)
             return nil
         }
         var block = blocks[name]
@@ -148,15 +148,6 @@ extension Scrubber {
         return key
     }
 
-    func deviceBlock(_ extents: [BlockExtent], _ index: Int) -> UInt32? {
-        var rest = index
-        for extent in extents {
-            if rest < Int(extent.count) { return extent.start + UInt32(rest) }
-            rest -= Int(extent.count)
-        }
-        return nil
-    }
-
     // MARK: - Entries
 
     /// Verifies the entries of `parts` in the order of their keys, up to `end` or until it is
@@ -177,7 +168,7 @@ extension Scrubber {
             let part = parts[first]
             let (_, value) = unsafe part.entries.entry(part.index)
             let place = open[part.table].flatMap {
-                deviceBlock($0.table.info.extents, part.block.place)
+                $0.table.info.extents.block(part.block.place)
             }
             let record = unsafe part.key.withUnsafeBytes { key in
                 unsafe EntryCoding.record(key: key, value: value)
@@ -230,7 +221,7 @@ extension Scrubber {
             .value,
             "\(damage.chunks.count) of the \(record.chunkCount) chunks of a value, from chunk "
                 + "\(first) on, " + (problem ?? "do not match their checksums"),
-            deviceBlock(record.blocks, first * Scrubber.chunkBlocks), table: table, entry: name)
+            record.blocks.block(first * Scrubber.chunkBlocks), table: table, entry: name)
     }
 
     /// What is read of a value at once.

@@ -164,25 +164,12 @@ extension StoreFinding {
         var text = "\(part.rawValue): \(what)"
         if let entry {
             text += "; pool \(entry.pool), container \(entry.container), object \(entry.object)"
-            if let dkey = entry.dkey { text += ", dkey \(StoreFinding.text(of: dkey))" }
-            if let akey = entry.akey { text += ", akey \(StoreFinding.text(of: akey))" }
+            if let dkey = entry.dkey { text += ", dkey \(ValueLocation.text(of: dkey))" }
+            if let akey = entry.akey { text += ", akey \(ValueLocation.text(of: akey))" }
             if let offset = entry.offset { text += ", offset \(offset)" }
             text += ", \(entry.byteCount) bytes, epoch \(entry.epoch)"
         }
         if let device, let offset { text += "; \(device) at byte \(offset)" }
         return text
-    }
-
-    /// The beginning of a key, as a line can show it.
-    private static func text(of key: [UInt8]) -> String {
-        var text = ""
-        for byte in key.prefix(64) {
-            if (32..<127).contains(byte), byte != UInt8(ascii: "\\") {
-                text.unicodeScalars.append(Unicode.Scalar(byte))
-            } else {
-                text += "\\x" + (byte < 16 ? "0" : "") + String(byte, radix: 16)
-            }
-        }
-        return "'\(text)'" + (key.count > 64 ? "…" : "")
     }
 }

@@ -337,7 +337,9 @@ extension VOS {
         let chunk = first / VOSLimits.checksumChunk
         if let bad = unsafe firstDamaged(bytes, of: record, firstChunk: chunk) {
             unsafe target.initializeMemory(as: UInt8.self, repeating: 0)
-            throw corrupt(record, fetch, what: "chunk \(bad) does not match its checksum")
+            throw corrupt(
+                record, fetch,
+                what: "chunk \(bad) does not match its checksum\(placeText(record, chunk: bad))")
         }
     }
 
@@ -362,7 +364,7 @@ extension VOS {
             pool: fetch.pool, container: fetch.container, object: fetch.object, dkey: fetch.dkey,
             akey: fetch.akey, offset: record.offset, byteCount: Int(record.byteCount),
             epoch: record.epoch)
-        log.error("\(what): object \(fetch.object), epoch \(record.epoch)")
+        log.error("\(what): \(location)")
         return .corrupt(location, what: what)
     }
 }

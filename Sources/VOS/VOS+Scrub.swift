@@ -44,4 +44,25 @@ extension VOS {
         guard xstream.now >= scrub.next else { return }
         startScrub()
     }
+
+    /// Where a chunk of a value is, for messages.
+    func placeText(_ record: IndexRecord, chunk: Int) -> String {
+        let index = chunk * VOSLimits.checksumChunk / BlockDevice.blockSize
+        guard let block = record.blocks.block(index), let place = store.location(of: block) else {
+            return ""
+        }
+        return " (\(place.device) at byte \(place.offset))"
+    }
+}
+
+extension [BlockExtent] {
+    /// The block with this index, counted through all extents; nil when there are not so many.
+    func block(_ index: Int) -> UInt32? {
+        var rest = index
+        for extent in self {
+            if rest < Int(extent.count) { return extent.start + UInt32(rest) }
+            rest -= Int(extent.count)
+        }
+        return nil
+    }
 }

@@ -50,3 +50,24 @@ public struct ValueLocation: Hashable, Sendable {
     public var byteCount: Int
     public var epoch: UInt64
 }
+
+extension ValueLocation: CustomStringConvertible {
+    public var description: String {
+        "pool \(pool), container \(container), object \(object), dkey "
+            + "\(ValueLocation.text(of: dkey)), akey \(ValueLocation.text(of: akey)), "
+            + "offset \(offset), \(byteCount) bytes, epoch \(epoch)"
+    }
+
+    /// The beginning of a key, as a line can show it.
+    static func text(of key: [UInt8]) -> String {
+        var text = ""
+        for byte in key.prefix(64) {
+            if (32..<127).contains(byte), byte != UInt8(ascii: "\\") {
+                text.unicodeScalars.append(Unicode.Scalar(byte))
+            } else {
+                text += "\\x" + (byte < 16 ? "0" : "") + String(byte, radix: 16)
+            }
+        }
+        return "'\(text)'" + (key.count > 64 ? "…" : "")
+    }
+}
