@@ -21,7 +21,9 @@ extension ClientCore {
         _ object: DrayObject, group: Int, in transaction: TransactionState? = nil,
         _ body: (Destination, Deadline) async throws(RPCError) -> Value
     ) async throws(DrayError) -> Value {
-        let leaderOnly = transaction != nil
+        let epoch = object.container.epoch
+        // Others may not have yet what has an epoch of a moment ago, unless a snapshot waited.
+        let leaderOnly = transaction != nil || epoch != nil && !object.container.isHeld
         let end = transaction?.end ?? operationEnd(in: object.container)
         let members = Array(try layout(of: object).members(ofGroup: group))
         var backoff = Backoff()
@@ -30,6 +32,7 @@ extension ClientCore {
         while true {
             var failure = RPCError.unreachable
             var engine = members[0].rank
+            var areTooOld = epoch != nil
             for member in leaderOnly ? [members[0]] : trustedFirst(members) {
                 var deadline = end.deadline
                 if members.count > 1, !leaderOnly {
@@ -42,6 +45,7 @@ extension ClientCore {
                     failure = error
                     engine = member.rank
                 }
+                if !ClientCore.isTooOld(failure) { areTooOld = false }
                 guard members.count > 1 else { break }
                 if ClientCore.isSilence(failure) {
                     suspects[member] = xstream.now + ClientCore.suspicionTime
@@ -53,6 +57,7 @@ extension ClientCore {
                         ClientCore.cause(failure, after: earlier), subject(object), engine: engine)
                 }
             }
+            if areTooOld, let epoch { throw tooOld(object, epoch, failure) }
             let isFinal =
                 members.count == 1 || leaderOnly
                 ? !ClientCore.mayRetry(failure) : corruption != nil
@@ -78,6 +83,18 @@ extension ClientCore {
         case .unreachable, .timedOut, .peerRestarted, .closed: true
         default: false
         }
+    }
+
+    private static func isTooOld(_ error: RPCError) -> Bool {
+        guard case .application(let code, _) = error else { return false }
+        return code == ServiceCode.tooOld.rawValue
+    }
+
+    private func tooOld(_ object: DrayObject, _ epoch: UInt64, _ cause: RPCError) -> DrayError {
+        DrayError(
+            .tooOld,
+            "\(subject(object)): what was at epoch \(epoch) is not kept any more; "
+                + "a snapshot would have kept it", cause: cause)
     }
 
     private static func isDamage(_ error: RPCError) -> Bool {
@@ -211,6 +228,7 @@ extension ClientCore {
         var received: [UInt32] = []
         var request = request
         request.snapshot = transaction?.snapshotToAsk ?? 0
+        request.epoch = object.container.epoch ?? 0
         let group = try group(object, request.dkey)
         let message = request
         let reply = try await reading(object, group: group, in: transaction) {
@@ -240,6 +258,7 @@ extension ClientCore {
     ) async throws(DrayError) -> (ObjectFetchReply, RegisteredBuffer) {
         var request = request
         request.snapshot = transaction?.snapshotToAsk ?? 0
+        request.epoch = object.container.epoch ?? 0
         let group = try group(object, request.dkey)
         let length = Int(request.length)
         let (reply, buffer) = try await reading(
@@ -345,6 +364,7 @@ extension ClientCore {
     ) async throws(DrayError) -> ObjectEnumerateReply {
         var request = request
         request.snapshot = transaction?.snapshotToAsk ?? 0
+        request.epoch = object.container.epoch ?? 0
         let message = request
         let reply = try await reading(object, group: group, in: transaction) {
             (destination, deadline) async throws(RPCError) -> ObjectEnumerateReply in

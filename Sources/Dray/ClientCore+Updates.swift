@@ -128,6 +128,7 @@ extension ClientCore {
         _ request: ObjectUpdateRequest, _ data: UpdateData, _ object: DrayObject,
         isRestarted: Bool, until end: OperationEnd? = nil
     ) async throws(DrayError) {
+        try checkWritable(object)
         let leader = try layout(of: object).leader(ofGroup: Int(request.parts[0].group))
         let destination = Destination.rank(leader.rank, tag: leader.tag)
         let count = unsafe data.bytes.count
@@ -188,13 +189,13 @@ extension ClientCore {
                 }
                 throw updateError(
                     ClientCore.cause(failure, after: earlier), object, leader,
-                    isUnknown: isUnknown || Retry.isUnknown(failure))
+                    isUnknown: isUnknown || ClientCore.isUnknown(failure))
             }
             // After a conflict, an attempt that gets no answer is what it is.
             earlier = Retry.isConflict(failure) ? nil : failure
             switch next {
             case .giveUp: break
-            case .again: isUnknown = isUnknown || Retry.isUnknown(failure)
+            case .again: isUnknown = isUnknown || ClientCore.isUnknown(failure)
             case .asNew:
                 request.transaction = newTransaction()
                 isUnknown = false
@@ -217,7 +218,7 @@ extension ClientCore {
         var result = DrayError(error, subject(object), engine: leader.rank)
         if isUnknown {
             result.mayHaveHappened = true
-        } else if !Retry.isUnknown(error), case .application = error, result.code != .device {
+        } else if !ClientCore.isUnknown(error), case .application = error, result.code != .device {
             result.mayHaveHappened = false
         }
         return result
@@ -251,13 +252,14 @@ extension ClientCore {
             guard case .application(let code, _) = error else { return false }
             return code == ServiceCode.conflict.rawValue
         }
+    }
 
-        /// Whether the attempt may have been served.
-        static func isUnknown(_ error: RPCError) -> Bool {
-            switch error {
-            case .unreachable, .peerRestarted, .noReply, .timedOut: true
-            default: false
-            }
+    /// Throws when the object is seen as it was.
+    func checkWritable(_ object: DrayObject) throws(DrayError) {
+        if let epoch = object.container.epoch {
+            throw DrayError(
+                .invalidArgument,
+                "\(subject(object)): what was at epoch \(epoch) can only be read")
         }
     }
 

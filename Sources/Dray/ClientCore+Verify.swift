@@ -37,6 +37,7 @@ extension ClientCore {
             request.group = UInt16(group)
             request.afterDkey = after
             request.limit = UInt32(ObjectLimits.pageMax)
+            request.epoch = object.container.epoch ?? 0
             let pages = try await inspectAll(request, object, members)
             after = ReplicaComparison.bound(pages)
             let result = comparison.compare(pages, through: after)
@@ -67,7 +68,7 @@ extension ClientCore {
                 // The leader waits for what it leads: then every change up to the epoch it gives is
                 // with the other members.
                 var request = request
-                request.epoch = 0
+                request.epoch = object.container.epoch ?? 0
                 var pages = [try await inspect(request, object, at: members[0])]
                 request.epoch = pages[0].epoch
                 for member in members.dropFirst() {
@@ -119,6 +120,7 @@ extension ClientCore {
         request.mapVersion = pool.map.version
         request.after = after
         request.limit = UInt32(clamping: min(limit, ObjectLimits.pageMax))
+        request.epoch = container.epoch ?? 0
         let (message, what) = (request, "container \(pool.label)/\(container.label)")
         let end = operationEnd(in: container)
         let pages = try await gather(pool.map.targets) { (core, target) throws(DrayError) in

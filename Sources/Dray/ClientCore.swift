@@ -243,15 +243,37 @@ final class ClientCore {
 
     /// Calls the system context of some engine, another one at each attempt.
     func callAnyEngine<Q, R>(
-        _ procedure: Procedure<Q, R>, _ request: Q, subject: String
+        _ procedure: Procedure<Q, R>, _ request: Q, subject: String, until end: OperationEnd? = nil
     ) async throws(DrayError) -> R {
         var next = Int(entropy.below(UInt64(max(1, engines.count))))
         let engines = engines
-        return try await retrying(subject) { (deadline) async throws(RPCError) -> R in
-            let rank = engines[next % engines.count].rank
-            next += 1
-            return unsafe try await context.call(
-                procedure, request, to: .rank(rank, tag: 0), deadline: deadline)
+        // Whether an attempt may have been served whose answer is not known.
+        var isUnknown = false
+        do throws(DrayError) {
+            return try await retrying(subject, until: end) {
+                (deadline) async throws(RPCError) -> R in
+                let rank = engines[next % engines.count].rank
+                next += 1
+                do throws(RPCError) {
+                    return unsafe try await context.call(
+                        procedure, request, to: .rank(rank, tag: 0), deadline: deadline)
+                } catch {
+                    if ClientCore.isUnknown(error) { isUnknown = true }
+                    throw error
+                }
+            }
+        } catch {
+            var error = error
+            if isUnknown { error.mayHaveHappened = true }
+            throw error
+        }
+    }
+
+    /// Whether an attempt with this error may have been served.
+    static func isUnknown(_ error: RPCError) -> Bool {
+        switch error {
+        case .unreachable, .peerRestarted, .noReply, .timedOut: true
+        default: false
         }
     }
 

@@ -14,6 +14,12 @@ public struct Container: Sendable {
     /// How long operations on its objects try; nil: as long as the cluster's description says.
     public private(set) var timeout: Duration?
 
+    /// The epoch at which it is read; nil: as it is now.
+    public private(set) var epoch: UInt64?
+
+    /// Whether a snapshot holds that epoch: every replica has what is to be seen then.
+    private(set) var isHeld = false
+
     init(record: ContainerRecord, pool: Pool) {
         self.record = record
         self.pool = pool
@@ -25,6 +31,14 @@ public struct Container: Sendable {
     public func within(_ timeout: Duration) -> Container {
         var container = self
         container.timeout = timeout
+        return container
+    }
+
+    /// The same container as it was at an epoch.
+    func reading(at epoch: UInt64, isHeld: Bool) -> Container {
+        var container = self
+        container.epoch = epoch
+        container.isHeld = isHeld
         return container
     }
 

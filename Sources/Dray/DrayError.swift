@@ -20,6 +20,8 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
         case invalidArgument
         /// Stored data does not match its checksum. It is never returned.
         case corrupt
+        /// What was visible at the epoch is not kept any more.
+        case tooOld
         /// The calling task was cancelled. The outcome of a change is unknown.
         case cancelled
         /// Something that a transaction has read was changed by another: it begins again.
@@ -49,7 +51,8 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
         mayHaveHappened =
             switch code {
             case .unavailable, .timedOut, .cancelled, .device, .internalError: true
-            case .notFound, .exists, .noSpace, .invalidArgument, .corrupt, .conflict: false
+            case .notFound, .exists, .noSpace, .invalidArgument, .corrupt, .conflict, .tooOld:
+                false
             }
         if case .application(let code, _) = cause, code == ServiceCode.aborted.rawValue {
             mayHaveHappened = false

@@ -9,7 +9,8 @@ internal import DrayRuntime
 /// Serialisable, and strictly so: a transaction that has committed happened at one moment between
 /// its beginning and its end, and no other change or transaction came in between. What it reads
 /// belongs to one moment too (its snapshot), even if it is restarted later. It sees its own
-/// changes of single values. Changes are kept here and sent when the transaction commits, together
+/// changes of single values. Objects of a container at an epoch are read as they were, beside all
+/// that. Changes are kept here and sent when the transaction commits, together
 /// at most 1 MiB of data.
 public struct Transaction: Sendable {
     let state: XStreamBound<TransactionState>
@@ -24,6 +25,9 @@ public struct Transaction: Sendable {
     ) async throws(DrayError) -> [UInt8]? {
         try object.checkKeys(dkey, akey)
         return try await reading { (core, state) throws(DrayError) in
+            if object.container.epoch != nil {
+                return try await core.get(object, dkey: dkey, akey: akey)
+            }
             if let own = try state.written(object, dkey: dkey, akey: akey) { return own }
             return try await core.get(object, dkey: dkey, akey: akey, in: state)
         }
@@ -42,11 +46,12 @@ public struct Transaction: Sendable {
         }
         guard !range.isEmpty else { return [] }
         return try await reading { (core, state) throws(DrayError) in
-            _ = try state.written(object, dkey: dkey, akey: akey)
+            let isPast = object.container.epoch != nil
+            if !isPast { _ = try state.written(object, dkey: dkey, akey: akey) }
             let buffer = IOBuffer(count: range.count)
             try await core.read(
                 object, dkey: dkey, akey: akey, offset: range.lowerBound, buffer: buffer,
-                range: 0..<range.count, in: state)
+                range: 0..<range.count, in: isPast ? nil : state)
             return buffer.array(0..<range.count)
         }
     }
@@ -57,6 +62,9 @@ public struct Transaction: Sendable {
         _ object: DrayObject, after key: [UInt8]? = nil, limit: Int = 1000
     ) async throws(DrayError) -> (keys: [[UInt8]], more: Bool) {
         try await reading { (core, state) throws(DrayError) in
+            if object.container.epoch != nil {
+                return try await core.listDkeys(object, after: key, limit: limit)
+            }
             guard !state.hasWritten(object) else {
                 throw DrayError(
                     .invalidArgument, "a transaction cannot list an object that it has changed")
@@ -116,6 +124,7 @@ public struct Transaction: Sendable {
         _ object: DrayObject, _ operation: ObjectOperation, _ data: [UInt8]
     ) async throws(DrayError) {
         try object.checkKeys(operation.dkey, operation.akey)
+        try await cluster.onCore { core throws(DrayError) in try core.checkWritable(object) }
         let (_, overflow) = operation.offset.addingReportingOverflow(UInt64(data.count))
         guard !overflow else { throw DrayError(.invalidArgument, "offset out of range") }
         var operation = operation

@@ -46,6 +46,16 @@ extension Engine {
         return counts
     }
 
+    /// The epochs of the snapshots that each target holds, whether the metadata name them or not.
+    package func heldEpochs() async -> [[UInt64]] {
+        var epochs: [[UInt64]] = []
+        for target in targets {
+            epochs.append(
+                await target.xstream.run { target.value.vos.allSnapshots.map(\.epoch) })
+        }
+        return epochs
+    }
+
     private static func isBusy(_ store: VOS) async -> Bool {
         guard store.isQuiet else { return true }
         do throws(VOSError) {

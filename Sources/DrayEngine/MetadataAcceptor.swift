@@ -66,6 +66,9 @@ extension ClusterMetadata {
                 return
             }
             pools.removeAll { $0.id == change.pool }
+            for container in containers where container.pool == change.pool {
+                snapshots.removeAll { $0.container == container.id }
+            }
             containers.removeAll { $0.pool == change.pool }
             remember(DestroyedRecord(pool: change.pool))
         case .createContainer: try createContainer(change)
@@ -76,6 +79,21 @@ extension ClusterMetadata {
                 return
             }
             containers.removeAll { $0.id == change.container }
+            snapshots.removeAll { $0.container == change.container }
+            remember(record)
+        case .createSnapshot: try createSnapshot(change)
+        case .destroySnapshot:
+            let record = DestroyedRecord(
+                pool: change.pool, container: change.container, epoch: change.epoch)
+            guard
+                let index = snapshots.firstIndex(where: {
+                    $0.container == change.container && $0.epoch == change.epoch
+                })
+            else {
+                try checkDestroyed(record, "snapshot")
+                return
+            }
+            snapshots.remove(at: index)
             remember(record)
         }
     }
@@ -156,6 +174,40 @@ extension ClusterMetadata {
         record.checksumType = change.checksumType
         record.isServerVerified = change.isServerVerified
         containers.append(record)
+    }
+
+    private mutating func createSnapshot(_ change: MetadataChange) throws(Refusal) {
+        let isOfPool = containers.contains { container in
+            container.id == change.container && container.pool == change.pool
+        }
+        guard isOfPool else {
+            throw Refusal(code: .notFound, message: "the container does not exist (any more)")
+        }
+        if let problem = Label.problem(with: change.label), !change.label.isEmpty {
+            throw Refusal(code: .invalidArgument, message: problem)
+        }
+        if let known = snapshots.first(where: { $0.id == change.snapshot }) {
+            guard known.container == change.container, known.label == change.label else {
+                throw Refusal(code: .exists, message: "a snapshot with this id exists")
+            }
+            return
+        }
+        let others = snapshots(of: change.container)
+        if !change.label.isEmpty, others.contains(where: { $0.label == change.label }) {
+            throw Refusal(
+                code: .exists, message: "the container has a snapshot with this label already")
+        }
+        guard snapshots.count < ClusterMetadata.snapshotsMax else {
+            throw Refusal(
+                code: .noSpace,
+                message: "a cluster has at most \(ClusterMetadata.snapshotsMax) snapshots")
+        }
+        var record = SnapshotRecord()
+        record.id = change.snapshot
+        record.container = change.container
+        record.epoch = change.epoch
+        record.label = change.label
+        snapshots.append(record)
     }
 
     private func checkDestroyed(_ record: DestroyedRecord, _ what: String) throws(Refusal) {

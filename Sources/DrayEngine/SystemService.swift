@@ -11,7 +11,7 @@ internal import VOS
 final class SystemService {
     let configuration: EngineConfiguration
     let world: World
-    private let clock: HybridLogicalClock
+    let clock: HybridLogicalClock
     let xstream: XStream
     let vos: VOS
     /// What the store stands on.
@@ -25,7 +25,7 @@ final class SystemService {
     var publisher: MetricPublisher<EngineMetrics>?
     var storagePublisher: StoragePublisher?
     private var entropy: Entropy
-    private let log: Logger
+    let log: Logger
 
     private var acceptor: MetadataAcceptor
     /// Held from the check of a ballot until what it carries is stored.
@@ -33,6 +33,8 @@ final class SystemService {
 
     /// How long one engine may take to answer another about metadata.
     static let peerTimeout: Duration = .seconds(2)
+    /// How often an engine is asked that was not reached.
+    static let attemptsMax = 2
     /// Rounds of proposing before a change gives up.
     static let roundsMax = 16
 
@@ -71,6 +73,7 @@ final class SystemService {
         for context in contexts.all { register(on: context) }
         xstream.spawn { await self.vos.runBackground() }
         xstream.spawn { await self.catchUp() }
+        xstream.spawn { await self.releaseLater() }
     }
 
     func stop() async {
@@ -107,6 +110,7 @@ final class SystemService {
             (request, _) async throws(RPCError) -> ScrubReply in
             await self.scrub(request)
         }
+        registerSnapshots(on: context)
         context.register(MetadataProtocol.prepare) {
             (request, _) async throws(RPCError) -> MetadataPrepareReply in
             self.acceptor.prepare(request.ballot)
@@ -165,8 +169,9 @@ final class SystemService {
 
     private func publish() async {
         let metadata = acceptor.metadata
+        let stamp = acceptor.accepted.stamp
         for target in targets {
-            await target.xstream.run { target.value.install(metadata) }
+            await target.xstream.run { target.value.install(metadata, acceptedAt: stamp) }
         }
     }
 
@@ -218,8 +223,9 @@ final class SystemService {
     // MARK: - Proposer
 
     /// Asks all engines at once: what each answers, or why it does not.
-    private func askAll<Q, R>(
-        _ procedure: Procedure<Q, R>, _ request: Q
+    func ask<Q, R>(
+        _ procedure: Procedure<Q, R>, _ request: Q,
+        timeout: Duration = SystemService.peerTimeout
     ) async -> [Result<R, RPCError>] {
         guard let context = contexts?.primary else {
             return configuration.engines.map { _ in .failure(.closed) }
@@ -229,24 +235,27 @@ final class SystemService {
                 let call = XStreamBound(context, to: xstream)
                 let log = log
                 group.addTask(executorPreference: xstream) {
-                    do throws(RPCError) {
-                        return unsafe (
-                            index,
-                            .success(
-                                try await call.value.call(
-                                    procedure, request, to: .rank(engine.rank, tag: 0),
-                                    deadline: .after(SystemService.peerTimeout)))
-                        )
-                    } catch {
-                        log.info("\(procedure.name) to engine \(engine.rank): \(error)")
-                        return (index, .failure(error))
+                    var failure = RPCError.unreachable
+                    // The first call after an engine was restarted may find the old one gone.
+                    for _ in 0..<SystemService.attemptsMax {
+                        do throws(RPCError) {
+                            let reply = unsafe try await call.value.call(
+                                procedure, request, to: .rank(engine.rank, tag: 0),
+                                deadline: .after(timeout))
+                            return (index, .success(reply))
+                        } catch {
+                            log.info("\(procedure.name) to engine \(engine.rank): \(error)")
+                            failure = error
+                        }
+                        guard failure == .unreachable || failure == .peerRestarted else { break }
                     }
+                    return (index, .failure(failure))
                 }
             }
-            var replies = [Result<R, RPCError>](
-                repeating: .failure(.closed), count: configuration.engines.count)
-            for await (index, reply) in group { replies[index] = reply }
-            return replies
+            var answers = [Result<R, RPCError>](
+                repeating: .failure(.timedOut), count: configuration.engines.count)
+            for await (index, answer) in group { answers[index] = answer }
+            return answers
         }
     }
 
@@ -254,14 +263,14 @@ final class SystemService {
     /// to all before it is returned, so that a later read cannot go back.
     private func readNewest() async -> MetadataPrepareReply {
         var newest = acceptor.prepare(Ballot())
-        let replies = await askAll(MetadataProtocol.prepare, MetadataPrepareRequest())
+        let replies = await ask(MetadataProtocol.prepare, MetadataPrepareRequest())
         let answers = replies.compactMap { try? $0.get() }
         for reply in answers where reply.accepted > newest.accepted { newest = reply }
         if answers.contains(where: { $0.accepted != newest.accepted }) {
             var request = MetadataAcceptRequest()
             request.ballot = newest.accepted
             request.metadata = newest.metadata
-            _ = await askAll(MetadataProtocol.accept, request)
+            _ = await ask(MetadataProtocol.accept, request)
         }
         return newest
     }
@@ -273,10 +282,26 @@ final class SystemService {
 
     /// Makes a change on all engines.
     private func change(_ change: MetadataChange) async throws(RPCError) -> ClusterMetadata {
-        var capacity = UInt64.max
-        if change.kind == .createPool { capacity = try await targetCapacity() }
+        switch change.kind {
+        case .createPool:
+            return try await agree(on: change, capacity: try await targetCapacity())
+        case .createSnapshot: return try await createSnapshot(change)
+        case .destroyPool, .createContainer, .destroyContainer, .destroySnapshot:
+            return try await agree(on: change)
+        }
+    }
+
+    /// Makes a change on all engines; without one, all agree anew on what there is. No ballot is
+    /// later than `bound`.
+    func agree(
+        on change: MetadataChange?, capacity: UInt64 = .max, until bound: UInt64 = .max
+    ) async throws(RPCError) -> ClusterMetadata {
         for round in 0..<SystemService.roundsMax {
-            if let metadata = try await propose(change, capacity: capacity) { return metadata }
+            let ballot = Ballot(stamp: clock.now(), rank: configuration.rank)
+            guard ballot.stamp <= bound else { break }
+            if let metadata = try await propose(change, ballot, capacity: capacity) {
+                return metadata
+            }
             // Another engine proposes at the same time: step aside for a moment.
             let pause = entropy.below(UInt64(10 + 10 * round)) + 1
             await xstream.sleep(for: .milliseconds(Int64(pause)))
@@ -286,11 +311,10 @@ final class SystemService {
 
     /// One round. Nil when another proposal was in the way.
     private func propose(
-        _ change: MetadataChange, capacity: UInt64
+        _ change: MetadataChange?, _ ballot: Ballot, capacity: UInt64
     ) async throws(RPCError) -> ClusterMetadata? {
-        let ballot = Ballot(stamp: clock.now(), rank: configuration.rank)
         var newest = MetadataPrepareReply()
-        let promises = await askAll(MetadataProtocol.prepare, MetadataPrepareRequest(ballot))
+        let promises = await ask(MetadataProtocol.prepare, MetadataPrepareRequest(ballot))
         for (engine, promise) in zip(configuration.engines, promises) {
             let promise = try answer(promise, of: engine)
             guard promise.promised else {
@@ -303,12 +327,14 @@ final class SystemService {
         request.ballot = ballot
         request.metadata = newest.metadata
         do throws(ClusterMetadata.Refusal) {
-            try request.metadata.apply(change, map: poolMap, capacity: capacity)
+            if let change {
+                try request.metadata.apply(change, map: poolMap, capacity: capacity)
+            }
         } catch {
             throw .service(error.code, error.message)
         }
         // Also when nothing changed: what was read may stand on some engines only.
-        let answers = await askAll(MetadataProtocol.accept, request)
+        let answers = await ask(MetadataProtocol.accept, request)
         for (engine, reply) in zip(configuration.engines, answers) {
             guard try answer(reply, of: engine).accepted else { return nil }
         }
@@ -332,7 +358,7 @@ final class SystemService {
     }
 
     /// The map of a pool over every target of the cluster.
-    private var poolMap: PoolMap {
+    var poolMap: PoolMap {
         PoolMap(
             version: 1,
             engines: configuration.engines.map {
@@ -342,7 +368,7 @@ final class SystemService {
 
     /// The capacity of the smallest target of the cluster, in bytes.
     private func targetCapacity() async throws(RPCError) -> UInt64 {
-        let replies = await askAll(ManagementProtocol.status, PoolReference())
+        let replies = await ask(ManagementProtocol.status, PoolReference())
         var capacity = UInt64.max
         for (engine, reply) in zip(configuration.engines, replies) {
             for target in try answer(reply, of: engine).targets {

@@ -42,17 +42,24 @@ extension TargetService {
     private static let answeredBytesMax: UInt64 = 64 << 20
 
     /// Lists the objects of a container that have anything here.
-    func listObjects(_ request: ObjectListRequest) async throws(RPCError) -> ObjectListReply {
+    func listObjects(
+        _ request: ObjectListRequest, _ call: RequestContext
+    ) async throws(RPCError) -> ObjectListReply {
         _ = try pool(
             of: ObjectTarget(
                 pool: request.pool, container: request.container,
                 object: ObjectID(high: 0, low: 0), mapVersion: request.mapVersion))
+        try observe(epoch: request.epoch)
         let limit = Int(min(request.limit, UInt32(ObjectLimits.pageMax)))
         var reply = ObjectListReply()
         do throws(VOSError) {
+            if request.epoch > 0 {
+                // An object that is only prepared here is not to come or go later.
+                try await vos.waitForDecisions(upTo: request.epoch, until: patience(call))
+            }
             let page = try await vos.listObjects(
                 pool: request.pool, container: request.container, after: request.after,
-                limit: max(1, limit), epoch: clock.now())
+                limit: max(1, limit), epoch: request.epoch > 0 ? request.epoch : clock.now())
             reply.objects = page.objects
             reply.more = page.next != nil
         } catch {

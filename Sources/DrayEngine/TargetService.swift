@@ -28,6 +28,7 @@ final class TargetService {
     /// What the target knows of pools and containers, as the system xstream gave it last.
     @safe @exclusivity(unchecked) private var pools: [UniqueID: PoolRecord] = [:]
     @safe @exclusivity(unchecked) private var containers: [UniqueID: ContainerRecord] = [:]
+    @safe @exclusivity(unchecked) private var snapshots: [SnapshotRecord] = []
     /// Bytes of updates under way, which a pool's usage does not count yet.
     @safe @exclusivity(unchecked) var promised: [UniqueID: UInt64] = [:]
 
@@ -97,8 +98,8 @@ final class TargetService {
             try await self.inspect(request, call)
         }
         context.register(ObjectProtocol.listObjects) {
-            (request, _) async throws(RPCError) -> ObjectListReply in
-            try await self.listObjects(request)
+            (request, call) async throws(RPCError) -> ObjectListReply in
+            try await self.listObjects(request, call)
         }
     }
 
@@ -112,12 +113,24 @@ final class TargetService {
 
     // MARK: - Metadata
 
-    /// Takes over new metadata, and removes what was destroyed.
-    func install(_ metadata: ClusterMetadata) {
+    /// Takes over new metadata, which were accepted at `stamp`, and removes what was destroyed.
+    func install(_ metadata: ClusterMetadata, acceptedAt stamp: UInt64) {
         pools = Dictionary(uniqueKeysWithValues: metadata.pools.map { ($0.id, $0) })
         containers = Dictionary(uniqueKeysWithValues: metadata.containers.map { ($0.id, $0) })
-        for destroyed in metadata.destroyed {
+        snapshots = metadata.snapshots
+        for destroyed in metadata.destroyed where destroyed.epoch == 0 {
             xstream.spawn { await self.remove(destroyed) }
+        }
+        xstream.spawn { await self.reconcileSnapshots(acceptedAt: stamp) }
+    }
+
+    /// The snapshots of the containers that there are.
+    var namedSnapshots: [SnapshotReference] {
+        snapshots.compactMap { snapshot in
+            containers[snapshot.container].map { container in
+                SnapshotReference(
+                    pool: container.pool, container: container.id, epoch: snapshot.epoch)
+            }
         }
     }
 
@@ -173,6 +186,7 @@ final class TargetService {
     ) async throws(RPCError) -> ObjectFetchReply {
         _ = try pool(of: request.target)
         try observe(snapshot: request.snapshot)
+        try observe(epoch: request.epoch)
         guard request.length <= UInt32(ObjectLimits.dataMax) else {
             throw .service(
                 .invalidArgument, "a fetch returns at most \(ObjectLimits.dataMax) bytes")
@@ -194,7 +208,9 @@ final class TargetService {
         let result: FetchResult?
         do throws(VOSError) {
             if request.kind == .arrayEnd {
-                (reply.size, reply.snapshot) = try await reading(at: request.snapshot) {
+                (reply.size, reply.snapshot) = try await reading(
+                    at: request.snapshot, or: request.epoch
+                ) {
                     (epoch) throws(VOSError) in
                     target.epoch = epoch
                     return try await vos.arrayEnd(target)
@@ -204,7 +220,9 @@ final class TargetService {
             }
             let into = unsafe UnsafeMutableRawBufferPointer(
                 rebasing: buffer.bytes[0..<Int(request.length)])
-            (result, reply.snapshot) = try await reading(at: request.snapshot) {
+            (result, reply.snapshot) = try await reading(
+                at: request.snapshot, or: request.epoch
+            ) {
                 (epoch) throws(VOSError) in
                 target.epoch = epoch
                 guard request.kind == .single else {
@@ -252,6 +270,7 @@ final class TargetService {
     ) async throws(RPCError) -> ObjectEnumerateReply {
         _ = try pool(of: request.target)
         try observe(snapshot: request.snapshot)
+        try observe(epoch: request.epoch)
         let limit = Int(min(request.limit, UInt32(ObjectLimits.pageMax)))
         var reply = ObjectEnumerateReply()
         guard limit > 0 else { return reply }
@@ -261,7 +280,9 @@ final class TargetService {
         let target = request.target
         do throws(VOSError) {
             let page: (keys: [[UInt8]], next: [UInt8]?)
-            (page, reply.snapshot) = try await reading(at: request.snapshot) {
+            (page, reply.snapshot) = try await reading(
+                at: request.snapshot, or: request.epoch
+            ) {
                 (epoch) throws(VOSError) in
                 if let dkey = request.dkey {
                     try await vos.listAkeys(
@@ -301,15 +322,23 @@ final class TargetService {
         guard clock.observe(snapshot) else { throw .clockSkew }
     }
 
+    /// The same for who reads without a transaction at an epoch of the past.
+    func observe(epoch: UInt64) throws(RPCError) {
+        guard epoch > 0 else { return }
+        guard epoch < .max, clock.observe(epoch) else {
+            throw .service(.invalidArgument, "epoch \(epoch) is in the future")
+        }
+    }
+
     /// How often the first read of a transaction tries to find an epoch that nothing is newer than.
     private static let snapshotAttemptsMax = 8
 
-    /// Reads at the snapshot of a transaction; at one that is chosen here, if it has none; now, if
-    /// there is no transaction (`snapshot` is 0). Returns the snapshot.
+    /// Reads at the snapshot of a transaction; at one that is chosen here, if it has none; if there
+    /// is no transaction (`snapshot` is 0), at `epoch`, or now if that is 0. Returns the snapshot.
     private func reading<Value>(
-        at snapshot: UInt64, _ body: (UInt64) async throws(VOSError) -> Value
+        at snapshot: UInt64, or epoch: UInt64, _ body: (UInt64) async throws(VOSError) -> Value
     ) async throws(VOSError) -> (Value, UInt64) {
-        guard snapshot > 0 else { return (try await body(clock.now()), 0) }
+        guard snapshot > 0 else { return (try await body(epoch > 0 ? epoch : clock.now()), 0) }
         guard snapshot == ObjectFetchRequest.now else {
             do throws(VOSError) {
                 return (try await body(snapshot), snapshot)

@@ -7,11 +7,15 @@ public import DrayRuntime
 public struct ClusterMetadata: Message, Hashable {
     public var pools: [PoolRecord] = []
     public var containers: [ContainerRecord] = []
+    /// In no order.
+    public var snapshots: [SnapshotRecord] = []
     /// What was destroyed last, oldest first: engines that missed it free the space later.
     public var destroyed: [DestroyedRecord] = []
 
     public static let poolsMax = 256
     public static let containersMax = 4096
+    /// Of all containers together.
+    public static let snapshotsMax = 1024
     public static let destroyedMax = 1024
 
     public init() {}
@@ -19,6 +23,7 @@ public struct ClusterMetadata: Message, Hashable {
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&pools, max: ClusterMetadata.poolsMax)
         try coder.code(&containers, max: ClusterMetadata.containersMax)
+        try coder.code(&snapshots, max: ClusterMetadata.snapshotsMax)
         try coder.code(&destroyed, max: ClusterMetadata.destroyedMax)
     }
 
@@ -30,6 +35,11 @@ public struct ClusterMetadata: Message, Hashable {
     /// The container with this label in the pool.
     public func container(label: String, pool: UniqueID) -> ContainerRecord? {
         containers.first { $0.pool == pool && $0.label == label }
+    }
+
+    /// The snapshots of a container, oldest first.
+    public func snapshots(of container: UniqueID) -> [SnapshotRecord] {
+        snapshots.filter { $0.container == container }.sorted { $0.epoch < $1.epoch }
     }
 }
 
@@ -104,21 +114,66 @@ public struct ContainerRecord: Message, Hashable {
     }
 }
 
-/// A pool (its container is zero) or container that was destroyed.
-public struct DestroyedRecord: Message, Hashable {
-    public var pool = UniqueID.zero
+/// A container as it was at one epoch, which stays readable until the snapshot is destroyed.
+public struct SnapshotRecord: Message, Hashable {
+    /// Chosen by who asked for it, so that a resend is recognised.
+    public var id = UniqueID.zero
     public var container = UniqueID.zero
+    /// Shows every change up to this epoch, and none after it.
+    public var epoch: UInt64 = 0
+    /// Empty, or a label that no other snapshot of the container has.
+    public var label = ""
 
     public init() {}
 
-    public init(pool: UniqueID, container: UniqueID = .zero) {
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&id)
+        try coder.code(&container)
+        try coder.code(&epoch)
+        try coder.code(&label, max: Label.lengthMax)
+    }
+}
+
+/// Names an epoch of a container.
+public struct SnapshotReference: Message, Hashable {
+    public var pool = UniqueID.zero
+    public var container = UniqueID.zero
+    public var epoch: UInt64 = 0
+
+    public init() {}
+
+    public init(pool: UniqueID, container: UniqueID, epoch: UInt64) {
         self.pool = pool
         self.container = container
+        self.epoch = epoch
     }
 
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&pool)
         try coder.code(&container)
+        try coder.code(&epoch)
+    }
+}
+
+/// A pool (its container is zero), a container (its epoch is zero) or a snapshot that was
+/// destroyed.
+public struct DestroyedRecord: Message, Hashable {
+    public var pool = UniqueID.zero
+    public var container = UniqueID.zero
+    public var epoch: UInt64 = 0
+
+    public init() {}
+
+    public init(pool: UniqueID, container: UniqueID = .zero, epoch: UInt64 = 0) {
+        self.pool = pool
+        self.container = container
+        self.epoch = epoch
+    }
+
+    public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+        try coder.code(&pool)
+        try coder.code(&container)
+        try coder.code(&epoch)
     }
 }
 

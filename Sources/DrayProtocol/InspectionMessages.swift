@@ -10,6 +10,8 @@ public struct ObjectListRequest: Message, Hashable {
     /// Only objects after this one.
     public var after: ObjectID?
     public var limit: UInt32 = 0
+    /// What was visible at this epoch; 0: what is visible now.
+    public var epoch: UInt64 = 0
 
     public init() {}
 
@@ -21,6 +23,7 @@ public struct ObjectListRequest: Message, Hashable {
             (coder, object) throws(DecodingFailure) in try coder.code(&object)
         }
         try coder.code(&limit)
+        try coder.code(&epoch)
     }
 }
 

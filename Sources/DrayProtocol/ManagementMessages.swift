@@ -145,13 +145,19 @@ public struct MetadataChange: Message, Hashable {
         case destroyPool = 2
         case createContainer = 3
         case destroyContainer = 4
+        case createSnapshot = 5
+        case destroySnapshot = 6
     }
 
     public var kind = Kind.createPool
     /// The pool (for containers: the pool it is in).
     public var pool = UniqueID.zero
-    /// The container, for containers.
+    /// The container, for containers and snapshots.
     public var container = UniqueID.zero
+    /// The snapshot, for its creation.
+    public var snapshot = UniqueID.zero
+    /// The epoch of a snapshot that is destroyed. The engine chooses that of a new one.
+    public var epoch: UInt64 = 0
     /// The label, for creations.
     public var label = ""
     /// Raw bytes, for pools.
@@ -168,6 +174,8 @@ public struct MetadataChange: Message, Hashable {
         try coder.code(&kind)
         try coder.code(&pool)
         try coder.code(&container)
+        try coder.code(&snapshot)
+        try coder.code(&epoch)
         try coder.code(&label, max: 1024)
         try coder.code(&size)
         try coder.code(&objectClass)
@@ -343,6 +351,13 @@ public enum MetadataProtocol {
         id, index: 0, name: "metadata.prepare")
     public static let accept = Procedure<MetadataAcceptRequest, MetadataAcceptReply>(
         id, index: 1, name: "metadata.accept")
+    /// Holds what is visible at an epoch on every target of the engine, and answers when all that
+    /// has an epoch up to it is decided there.
+    public static let hold = Procedure<SnapshotReference, EmptyMessage>(
+        id, index: 2, name: "metadata.hold")
+    /// Gives up what was held for a snapshot that will not be.
+    public static let release = Procedure<SnapshotReference, EmptyMessage>(
+        id, index: 3, name: "metadata.release")
 }
 
 /// The target protocol, from the system context of an engine to its own targets.

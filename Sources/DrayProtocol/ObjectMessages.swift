@@ -198,6 +198,8 @@ public struct ObjectFetchRequest: Message, Hashable {
     public var snapshot: UInt64 = 0
     /// The checksums that the reply is to have.
     public var checksumType = ChecksumType.crc32c
+    /// Without a transaction: reads what was visible at this epoch; 0: now.
+    public var epoch: UInt64 = 0
     public var bulk: BulkDescriptor?
 
     /// The snapshot of a transaction that has none yet.
@@ -214,6 +216,7 @@ public struct ObjectFetchRequest: Message, Hashable {
         try coder.code(&length)
         try coder.code(&snapshot)
         try coder.code(&checksumType)
+        try coder.code(&epoch)
         try coder.code(&bulk)
     }
 }
@@ -252,6 +255,8 @@ public struct ObjectEnumerateRequest: Message, Hashable {
     public var limit: UInt32 = 0
     /// As for a fetch.
     public var snapshot: UInt64 = 0
+    /// As for a fetch.
+    public var epoch: UInt64 = 0
 
     public init() {}
 
@@ -265,6 +270,7 @@ public struct ObjectEnumerateRequest: Message, Hashable {
         }
         try coder.code(&limit)
         try coder.code(&snapshot)
+        try coder.code(&epoch)
     }
 }
 

@@ -93,6 +93,7 @@ extension ClusterSimulation {
             report.operations += workload.operations
             report.acknowledgedWrites += workload.acknowledgedWrites
             report.commits += workload.commits
+            report.snapshots += workload.snapshots
             report.unknownOutcomes += workload.unknownOutcomes
             report.damagedReads += workload.damagedReads
         }

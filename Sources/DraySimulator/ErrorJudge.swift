@@ -32,8 +32,8 @@ final class ErrorJudge {
             // Even if its last attempt was refused, an earlier one may have got through.
             unknownOutcomes += 1
             return true
-        case .notFound, .exists, .noSpace, .invalidArgument, .corrupt, .conflict, .device,
-            .internalError:
+        case .notFound, .exists, .noSpace, .invalidArgument, .corrupt, .conflict, .tooOld,
+            .device, .internalError:
             violation("\(subject): unexpected error \(error.code): \(error)")
             return false
         }

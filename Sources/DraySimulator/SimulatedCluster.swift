@@ -91,6 +91,11 @@ package final class SimulatedCluster {
         simulation.resume(node: rank, incarnation: incarnations[rank])
     }
 
+    /// The epochs of the snapshots that each target of an engine holds.
+    package func heldEpochs(rank: Int) async -> [[UInt64]] {
+        await engines[rank]?.heldEpochs() ?? []
+    }
+
     /// Lets one in `period` of the blocks of values on an engine's devices rot. Returns how many.
     package func rot(rank: Int, oneIn period: UInt64) -> Int {
         let configuration = configuration(rank: rank)

@@ -9,6 +9,8 @@ public struct SimulationReport: Sendable {
     public var acknowledgedWrites = 0
     /// Transactions that have committed.
     public var commits = 0
+    /// Snapshots of which everything was read.
+    public var snapshots = 0
     public var unknownOutcomes = 0
     public var faults = 0
     public var crashes = 0
@@ -67,7 +69,7 @@ public struct SimulationReport: Sendable {
     public var summary: String {
         "seed \(seed): \(cluster): \(operations) operations "
             + "(\(sharedOperations) on shared values), \(acknowledgedWrites) acknowledged writes, "
-            + "\(commits) commits, "
+            + "\(commits) commits, \(snapshots) snapshots, "
             + "\(unknownOutcomes) unknown outcomes, \(faults) faults, \(crashes) crashes, "
             + "\(damagedReads) damaged reads, "
             + "\((virtualSeconds * 10).rounded() / 10) s virtual, \(turns) turns, "

@@ -24,6 +24,8 @@ final class TransactionWorkload {
 
     private(set) var operations = 0
     private(set) var commits = 0
+    /// Snapshots of which everything was read.
+    private(set) var snapshots = 0
 
     init(
         client: Int, shared: SharedValues, container: Container, xstream: XStream,
@@ -39,12 +41,13 @@ final class TransactionWorkload {
 
     /// One random transaction.
     func runOne() async {
-        switch entropy.below(8) {
-        case 0...3: await transfer()
-        case 4: await audit()
-        case 5: await peek()
-        case 6: await writePair()
-        default: await readPair()
+        switch entropy.below(32) {
+        case 0...15: await transfer()
+        case 16...19: await audit()
+        case 20...23: await peek()
+        case 24...27: await writePair()
+        case 28...30: await readPair()
+        default: await readSnapshot()
         }
     }
 
@@ -96,6 +99,58 @@ final class TransactionWorkload {
             judge.violation("all accounts together hold \(sum), which should be \(expected)")
         }
         return isCommitted
+    }
+
+    /// Makes a snapshot and reads everything in it, twice: it shows one moment between its request
+    /// and its answer, as a transaction that only reads does, and stays as it is.
+    private func readSnapshot() async {
+        operations += 1
+        let token = shared.transactions.withLock { $0.begin(client: client) }
+        var isCommitted = false
+        do throws(DrayError) {
+            let snapshot = try await container.createSnapshot()
+            let then = container.at(snapshot)
+            let first = try await readAll(in: then)
+            for (key, value) in first { record(.read(key, content(value, key)?.number), token) }
+            commit(token)
+            isCommitted = true
+            snapshots += 1
+            let accounts = first.prefix(TransactionWorkload.accountCount)
+            let sum = accounts.reduce(0 as Int64) {
+                $0 + (content($1.value, $1.key)?.balance ?? TransactionWorkload.initialBalance)
+            }
+            let expected =
+                Int64(TransactionWorkload.accountCount) * TransactionWorkload.initialBalance
+            if sum != expected {
+                judge.violation("in a snapshot, all accounts together hold \(sum)")
+            }
+            await xstream.sleep(for: .milliseconds(Int64(entropy.below(500))))
+            let again = try await readAll(in: then)
+            for (before, now) in zip(first, again) where before.value != now.value {
+                judge.violation("a snapshot shows another value of \(before.key) than before")
+            }
+            try await container.destroySnapshot(snapshot)
+        } catch {
+            judge.judgeRead(error, "a snapshot")
+            if !isCommitted { shared.transactions.withLock { $0.abort(token) } }
+        }
+    }
+
+    /// Every account, and then the pair, as a snapshot shows them.
+    private func readAll(
+        in then: Container
+    ) async throws(DrayError) -> [(key: Int, value: [UInt8]?)] {
+        var values: [(key: Int, value: [UInt8]?)] = []
+        for account in 0..<TransactionWorkload.accountCount {
+            let object = then.object(object(account).id)
+            let value = try await object.get(dkey: dkey(account), akey: [1])
+            values.append((account, value))
+        }
+        for key in TransactionWorkload.pairKeys {
+            let value = try await then.object(pair.id).get(dkey: dkey(key), akey: [1])
+            values.append((key, value))
+        }
+        return values
     }
 
     /// Reads some accounts and writes another one with what it had.

@@ -60,6 +60,7 @@ package final class Workload {
     package var operations: Int { ownOperations + shared.operations + transactions.operations }
     package var acknowledgedWrites: Int { ownWrites + shared.acknowledgedWrites }
     package var commits: Int { transactions.commits }
+    package var snapshots: Int { transactions.snapshots }
     package var unknownOutcomes: Int { judge.unknownOutcomes }
     var damagedReads: Int { judge.damagedReads }
     package var violations: [String] { judge.violations }

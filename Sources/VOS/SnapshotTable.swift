@@ -39,6 +39,9 @@ struct SnapshotTable {
     /// In ascending order.
     func epochs(of name: ContainerName) -> [UInt64] { epochs[name] ?? [] }
 
+    /// The newest of all; 0 when there is none.
+    var newest: UInt64 { epochs.values.reduce(0) { max($0, $1.last ?? 0) } }
+
     mutating func insert(_ epoch: UInt64, _ name: ContainerName) {
         var list = epochs[name] ?? []
         guard !list.contains(epoch) else { return }
@@ -56,11 +59,20 @@ struct SnapshotTable {
 
     /// A container or pool is destroyed.
     mutating func removeAll(between from: IndexKey.Bytes, _ to: IndexKey.Bytes) {
-        for name in epochs.keys {
+        for name in names(between: from, to) { epochs[name] = nil }
+    }
+
+    /// Whether any container between two keys has one.
+    func isAny(between from: IndexKey.Bytes, _ to: IndexKey.Bytes) -> Bool {
+        !names(between: from, to).isEmpty
+    }
+
+    private func names(
+        between from: IndexKey.Bytes, _ to: IndexKey.Bytes
+    ) -> [ContainerName] {
+        epochs.keys.filter { name in
             let key = IndexKey.container(name.pool, name.container)
-            if IndexKey.compare(key, from) >= 0, IndexKey.compare(key, to) < 0 {
-                epochs[name] = nil
-            }
+            return IndexKey.compare(key, from) >= 0 && IndexKey.compare(key, to) < 0
         }
     }
 }

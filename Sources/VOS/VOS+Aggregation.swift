@@ -90,7 +90,9 @@ extension VOS {
         try begin()
         defer { end() }
         let end = IndexKey.successor(ofPrefix: prefix)
-        if hasUndecided(from: prefix, to: end) || isAnything(below: prefix) {
+        if hasUndecided(from: prefix, to: end) || isAnything(below: prefix)
+            || snapshots.isAny(between: prefix, end)
+        {
             try await append(LogRecord.encodeRange(from: prefix, to: end)) { [self] sequence in
                 apply(.range(from: prefix, to: end), sequence: sequence)
             }

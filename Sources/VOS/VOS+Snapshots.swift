@@ -47,3 +47,42 @@ extension VOS {
         snapshots.epochs(of: ContainerName(pool: pool, container: container))
     }
 }
+
+extension VOS {
+    /// An epoch of a container that stays readable.
+    public struct Snapshot: Hashable, Sendable {
+        public var pool: UniqueID
+        public var container: UniqueID
+        public var epoch: UInt64
+    }
+
+    /// Every snapshot of every container, ordered by pool, container and epoch.
+    public var allSnapshots: [Snapshot] {
+        snapshots.epochs.keys.sorted().flatMap { name in
+            snapshots.epochs(of: name).map {
+                Snapshot(pool: name.pool, container: name.container, epoch: $0)
+            }
+        }
+    }
+
+    /// The pause between two looks at what is under way.
+    private static let decisionPause: Duration = .milliseconds(1)
+
+    /// Returns when whatever was given an epoch up to `epoch` is decided. Nothing may be given one
+    /// any more: the clock is ahead of it. Throws `.undecided` when that takes until `deadline`,
+    /// `.closed`.
+    ///
+    /// Then what is visible at that epoch stays as it is.
+    public func waitForDecisions(upTo epoch: UInt64, until deadline: Instant) async throws(VOSError)
+    {
+        var asked: Set<UniqueID> = []
+        while epochsInFlight.contains(where: { $0 <= epoch }) {
+            guard !isClosed else { throw .closed }
+            guard xstream.now < deadline else { throw .undecided }
+            for dtx in undecided where dtx.epoch <= epoch && asked.insert(dtx.id).inserted {
+                blockedHandler?(dtx)
+            }
+            await xstream.sleep(for: VOS.decisionPause)
+        }
+    }
+}

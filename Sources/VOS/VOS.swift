@@ -155,10 +155,11 @@ internal import Logging
     /// Transactions of epochs up to this one may have been forgotten.
     public var transactionHorizon: UInt64 { transactions.horizon }
 
-    /// The newest epoch of the transactions that are remembered or prepared. After a restart the
-    /// clock must be ahead of it.
+    /// The newest epoch of the transactions that are remembered or prepared, and of the snapshots.
+    /// After a restart the clock must be ahead of it.
     public var newestEpoch: UInt64 {
-        dtxs.values.reduce(transactions.newest) { max($0, $1.epoch) }
+        let decided = max(transactions.newest, snapshots.newest)
+        return dtxs.values.reduce(decided) { max($0, $1.epoch) }
     }
 
     /// What a pool holds here.

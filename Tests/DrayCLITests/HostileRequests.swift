@@ -124,6 +124,9 @@ struct HostileRequests {
             $0.bulk = BulkDescriptor()
         }
         await refused(.notFound) { $0.target.pool = .zero }
+        // An epoch that has not come.
+        await refused(.invalidArgument) { $0.epoch = .max }
+        await refused(.invalidArgument) { $0.epoch = 1 << 63 }
         // More keys than there can be in a page: as many as there are.
         var page = ObjectEnumerateRequest()
         page.target = place
@@ -178,6 +181,23 @@ struct HostileRequests {
             $0.pool = pool.id
             $0.container = UniqueID(high: 6, low: 6)
             $0.label = container.label
+        }
+        await refused(.notFound) {
+            $0.kind = .createSnapshot
+            $0.pool = pool.id
+            $0.container = UniqueID(high: 6, low: 6)
+        }
+        await refused(.invalidArgument) {
+            $0.kind = .createSnapshot
+            $0.pool = pool.id
+            $0.container = container.id
+            $0.label = "no/label"
+        }
+        await refused(.notFound) {
+            $0.kind = .destroySnapshot
+            $0.pool = pool.id
+            $0.container = container.id
+            $0.epoch = 7
         }
     }
 

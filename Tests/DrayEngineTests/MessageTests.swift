@@ -159,6 +159,10 @@ import Testing
         request.ballot = Ballot(stamp: 1, rank: 2)
         request.metadata.pools = [pool]
         request.metadata.containers = [container]
+        var snapshot = SnapshotRecord()
+        snapshot.epoch = 5
+        snapshot.label = "monday"
+        request.metadata.snapshots = [snapshot]
         request.metadata.destroyed = [DestroyedRecord(pool: .zero)]
         try fuzz(request, seed: 5)
         var map = ClusterMapReply()
@@ -187,5 +191,10 @@ import Testing
         try fuzz(pool, seed: 21)
         try fuzz(container, seed: 22)
         try fuzz(request.metadata.destroyed[0], seed: 23)
+        try fuzz(snapshot, seed: 34)
+        try fuzz(
+            SnapshotReference(
+                pool: UniqueID(high: 1, low: 2), container: UniqueID(high: 3, low: 4), epoch: 5),
+            seed: 35)
     }
 }

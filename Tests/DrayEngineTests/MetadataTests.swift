@@ -75,6 +75,51 @@ import Testing
         #expect(metadata.destroyed.count == 2)
     }
 
+    @Test func snapshotsOfContainers() {
+        var metadata = ClusterMetadata()
+        #expect(outcome(&metadata, change(.createPool, pool: 1, label: "tank")) == nil)
+        for (number, label) in [(5, "c"), (6, "d")] as [(UInt64, String)] {
+            let creation = change(.createContainer, pool: 1, container: number, label: label)
+            #expect(outcome(&metadata, creation) == nil)
+        }
+        func snapshot(
+            _ kind: MetadataChange.Kind, of container: UInt64 = 5, _ number: UInt64 = 0,
+            epoch: UInt64, label: String = "", pool: UInt64 = 1
+        ) -> MetadataChange {
+            var change = change(kind, pool: pool, container: container, label: label)
+            change.snapshot = id(number)
+            change.epoch = epoch
+            return change
+        }
+        let table: [(MetadataChange, ServiceCode?)] = [
+            (snapshot(.createSnapshot, of: 7, 1, epoch: 10), .notFound),
+            (snapshot(.createSnapshot, 1, epoch: 10, pool: 2), .notFound),
+            (snapshot(.createSnapshot, 1, epoch: 10, label: "no/slash"), .invalidArgument),
+            (snapshot(.createSnapshot, 1, epoch: 10, label: "one"), nil),
+            (snapshot(.createSnapshot, 1, epoch: 11, label: "one"), nil),  // a resend
+            (snapshot(.createSnapshot, 1, epoch: 11, label: "two"), .exists),
+            (snapshot(.createSnapshot, of: 6, 1, epoch: 11, label: "one"), .exists),
+            (snapshot(.createSnapshot, 2, epoch: 12, label: "one"), .exists),
+            (snapshot(.createSnapshot, of: 6, 3, epoch: 13, label: "one"), nil),
+            (snapshot(.createSnapshot, 4, epoch: 14), nil),
+            (snapshot(.createSnapshot, 5, epoch: 15), nil),
+            (snapshot(.destroySnapshot, epoch: 13), .notFound),
+            (snapshot(.destroySnapshot, epoch: 14), nil),
+            (snapshot(.destroySnapshot, epoch: 14), nil),  // a resend
+        ]
+        for (step, row) in table.enumerated() {
+            let before = metadata
+            let result = outcome(&metadata, row.0)
+            #expect(result == row.1, "step \(step)")
+            if result != nil { #expect(metadata == before, "step \(step) changed something") }
+        }
+        #expect(metadata.snapshots(of: id(5)).map(\.epoch) == [10, 15])
+        #expect(outcome(&metadata, change(.destroyContainer, pool: 1, container: 5)) == nil)
+        #expect(metadata.snapshots.map(\.epoch) == [13])
+        #expect(outcome(&metadata, change(.destroyPool, pool: 1)) == nil)
+        #expect(metadata.snapshots == [])
+    }
+
     @Test(
         arguments: [
             ("SX", 1, nil), ("RP_2GX", 2, nil), ("RP_3GX", 3, nil),

@@ -106,6 +106,64 @@ import Testing
         #expect(finished)
     }
 
+    /// A container that has snapshots and nothing else is destroyed with them, for good.
+    @Test func snapshotsGoWithTheirContainers() {
+        let target = SimulatedTarget(seed: 1)
+        let finished = target.run {
+            var vos = try await target.open()
+            for epoch in [30, 10] as [UInt64] {
+                for container in [Names.container, Names.pool] {
+                    try await vos.takeSnapshot(
+                        pool: Names.pool, container: container, epoch: epoch)
+                }
+            }
+            let all = [Names.pool, Names.container].flatMap { container in
+                [10, 30].map {
+                    VOS.Snapshot(pool: Names.pool, container: container, epoch: $0)
+                }
+            }
+            #expect(vos.allSnapshots == all)
+            #expect(vos.newestEpoch == 30)
+            try await vos.destroyContainer(pool: Names.pool, container: Names.container)
+            #expect(vos.allSnapshots == Array(all[..<2]))
+            await target.close(vos)
+            vos = try await target.open()
+            #expect(vos.allSnapshots == Array(all[..<2]))
+            #expect(vos.newestEpoch == 30)
+            try await vos.destroyPool(Names.pool)
+            #expect(vos.allSnapshots == [])
+        }
+        #expect(finished)
+    }
+
+    /// What has an epoch and is not decided yet is waited for, and nothing else.
+    @Test func decisionsAreWaitedFor() {
+        let target = SimulatedTarget(seed: 1)
+        let finished = target.run {
+            let vos = try await target.open()
+            let dtx = try await vos.begin(
+                DTXRequest(id: UniqueID(high: 1, low: 1), members: [1], isLeader: false)
+            ) { 20 }
+            try await vos.prepare(dtx, [])
+            var asked: [UInt64] = []
+            vos.onBlocked = { asked.append($0.epoch) }
+            let now = target.xstream.now
+            try await vos.waitForDecisions(upTo: 19, until: now + .seconds(1))
+            #expect(target.xstream.now == now && asked == [])
+            await #expect(throws: VOSError.undecided) {
+                try await vos.waitForDecisions(upTo: 20, until: now + .milliseconds(50))
+            }
+            #expect(asked == [20])
+            target.xstream.schedule(at: target.xstream.now + .milliseconds(20)) {
+                vos.commit(dtx)
+            }
+            try await vos.waitForDecisions(upTo: 30, until: now + .seconds(1))
+            #expect(target.xstream.now >= now + .milliseconds(70))
+            try await vos.flushOutcomes()
+        }
+        #expect(finished)
+    }
+
     @Test func whatIsGoneCannotBeKept() {
         let target = SimulatedTarget(seed: 1)
         let finished = target.run {

@@ -6,8 +6,9 @@ internal import DrayRuntime
 
 struct ContainerCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "container", abstract: "Create, list and destroy containers.",
-        subcommands: [Create.self, List.self, Destroy.self])
+        commandName: "container",
+        abstract: "Create, list and destroy containers, and keep snapshots of them.",
+        subcommands: [Create.self, List.self, Destroy.self, SnapshotCommand.self])
 
     /// How a container is printed.
     struct Info: Codable, Hashable {

@@ -82,6 +82,7 @@ extension FileSystemCommand {
         var recursive = false
         @Flag(name: [.customShort("0"), .long], help: "End each name with a zero byte.")
         var null = false
+        @OptionGroup var time: TimeOptions
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
 
@@ -91,7 +92,7 @@ extension FileSystemCommand {
                 long: long, recursive: recursive, json: output.json,
                 lines: NameLines(null: null))
             let what = self.path.text
-            try await cluster.withFileSystem(self.path.container) {
+            try await cluster.withFileSystem(self.path.container, at: time) {
                 (fileSystem, _) async throws(CommandFailure) in
                 let location: Location
                 do throws(FileSystemError) {
@@ -110,13 +111,14 @@ extension FileSystemCommand {
             discussion: "A symbolic link itself is shown, not what it points to.")
 
         @Argument(help: "POOL/CONTAINER:PATH") var path: StorePath
+        @OptionGroup var time: TimeOptions
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
 
         func run() async throws {
             let path = try path.checkedPath()
             let what = self.path.text
-            let inode = try await cluster.withFileSystem(self.path.container) {
+            let inode = try await cluster.withFileSystem(self.path.container, at: time) {
                 (fileSystem, _) async throws(CommandFailure) -> Inode in
                 do throws(FileSystemError) {
                     return try await fileSystem.lookup(path, followingLinks: false).inode
@@ -155,6 +157,7 @@ extension FileSystemCommand {
             commandName: "cat", abstract: "Write a file's contents to standard output.")
 
         @Argument(help: "POOL/CONTAINER:PATH") var path: StorePath
+        @OptionGroup var time: TimeOptions
         @OptionGroup var cluster: ClusterOptions
 
         /// Chunks that are read ahead.
@@ -163,7 +166,7 @@ extension FileSystemCommand {
         func run() async throws {
             let path = try path.checkedPath()
             let what = self.path.text
-            try await cluster.withFileSystem(self.path.container) {
+            try await cluster.withFileSystem(self.path.container, at: time) {
                 (fileSystem, _) async throws(CommandFailure) in
                 do throws(FileSystemError) {
                     let inode = try await fileSystem.lookup(path).inode

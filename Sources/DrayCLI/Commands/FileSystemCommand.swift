@@ -82,13 +82,14 @@ struct FileSystemCommand: ParsableCommand {
         @Argument(help: "A directory or file of this machine.", completion: .file())
         var destination: ByteArgument
         @Flag(name: .shortAndLong, help: "No progress bar and no summary.") var quiet = false
+        @OptionGroup var time: TimeOptions
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
 
         func run() async throws {
             let path = try source.checkedPath()
             let (destination, quiet) = (LocalPath(destination.bytes), quiet || output.json)
-            let report = try await cluster.withFileSystem(source.container) {
+            let report = try await cluster.withFileSystem(source.container, at: time) {
                 (fileSystem, xstream) async throws(CommandFailure) in
                 try await Download(fileSystem: fileSystem, xstream: xstream, quiet: quiet)
                     .run(path, to: destination)
@@ -115,6 +116,7 @@ struct FileSystemCommand: ParsableCommand {
                 valueName: "file"), completion: .file())
         var only: ByteArgument?
         @Flag(name: .shortAndLong, help: "No progress bar and no summary.") var quiet = false
+        @OptionGroup var time: TimeOptions
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
 
@@ -135,7 +137,7 @@ struct FileSystemCommand: ParsableCommand {
             }
             let path = try stored.checkedPath()
             let (local, only, quiet) = (LocalPath(local.bytes), paths, quiet || output.json)
-            let result = try await cluster.withFileSystem(stored.container) {
+            let result = try await cluster.withFileSystem(stored.container, at: time) {
                 (fileSystem, xstream) async throws(CommandFailure) in
                 let comparison = Comparison(
                     fileSystem: fileSystem, xstream: xstream, quiet: quiet)
@@ -178,11 +180,14 @@ extension StorePath {
 extension ClusterOptions {
     /// Connects, opens the file system of a container, and runs `body` on the client's xstream.
     func withFileSystem<Value: Sendable>(
-        _ path: ContainerPath, creating: Bool = false,
+        _ path: ContainerPath, creating: Bool = false, at time: TimeOptions? = nil,
         _ body: @escaping @Sendable (FileSystem, XStream) async throws(CommandFailure) -> Value
     ) async throws(CommandFailure) -> Value {
         try await withCluster { (cluster, world) async throws(CommandFailure) in
-            let container = try await cluster.container(path)
+            let container =
+                if let time { try await time.container(path, of: cluster) } else {
+                    try await cluster.container(path)
+                }
             let clock = world.clock
             let xstream = cluster.xstream
             return try await cluster.run { () async throws(CommandFailure) -> Value in

@@ -71,12 +71,14 @@ struct KeyValueCommand: ParsableCommand {
 
         @Argument(help: "POOL/CONTAINER") var container: ContainerPath
         @Argument(help: "The key.") var key: ByteArgument
+        @OptionGroup var time: TimeOptions
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
 
         func run() async throws {
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                let map = KeyValue(container: try await cluster.container(container))
+                let map = KeyValue(
+                    container: try await time.container(container, of: cluster))
                 let value = try await store("key \(key.text)") { () async throws(DrayError) in
                     try await map.get(key.bytes)
                 }
@@ -100,6 +102,7 @@ struct KeyValueCommand: ParsableCommand {
         @Option(name: .long, help: "List at most so many keys.") var limit: Int = .max
         @Flag(name: [.customShort("0"), .long], help: "End each key with a zero byte.")
         var null = false
+        @OptionGroup var time: TimeOptions
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
 
@@ -109,7 +112,8 @@ struct KeyValueCommand: ParsableCommand {
 
         func run() async throws {
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                let map = KeyValue(container: try await cluster.container(container))
+                let map = KeyValue(
+                    container: try await time.container(container, of: cluster))
                 let lines = NameLines(null: null)
                 var array = JSONArray()
                 var last = after?.bytes

@@ -18,15 +18,17 @@ extension ObjectCommand {
         @Argument(help: "The object's id; all objects when it is left out.")
         var object: ObjectArgument?
         @Flag(name: .shortAndLong, help: "No progress bar and no summary.") var quiet = false
+        @OptionGroup var time: TimeOptions
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
 
         func run() async throws {
             let (path, object, quiet) = (container, object?.id, quiet || output.json)
+            let time = time
             let what = object.map { "object \($0)" } ?? path.text
             let (report, duration) = try await cluster.withCluster {
                 (cluster, world) async throws(CommandFailure) in
-                let container = try await cluster.container(path)
+                let container = try await time.container(path, of: cluster)
                 let start = world.clock.now
                 let report = try await store(what) { () async throws(DrayError) in
                     if let object { return try await container.object(object).verify() }

@@ -38,6 +38,7 @@ struct ObjectCommand: ParsableCommand {
         @Argument(help: "POOL/CONTAINER") var container: ContainerPath
         @Option(name: .long, help: "Begin after this object.") var after: ObjectArgument?
         @Option(name: .long, help: "List at most so many objects.") var limit: Int = .max
+        @OptionGroup var time: TimeOptions
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
 
@@ -57,7 +58,8 @@ struct ObjectCommand: ParsableCommand {
 
         func run() async throws {
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                let container = try await cluster.container(self.container)
+                let container = try await time.container(
+                    self.container, of: cluster)
                 var array = JSONArray()
                 var last = after?.id
                 var left = limit

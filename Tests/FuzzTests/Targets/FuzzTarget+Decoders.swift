@@ -224,6 +224,10 @@ extension FuzzTarget {
         var metadata = ClusterMetadata()
         metadata.pools = [pool]
         metadata.containers = [container]
+        var snapshot = SnapshotRecord()
+        snapshot.epoch = 7
+        snapshot.label = "monday"
+        metadata.snapshots = [snapshot]
         metadata.destroyed = [DestroyedRecord(pool: id)]
         var accept = MetadataAcceptRequest()
         accept.ballot = Ballot(stamp: 1, rank: 2)
@@ -255,6 +259,7 @@ extension FuzzTarget {
             FuzzDecoder(ScrubRequest()), FuzzDecoder(scrubbed), FuzzDecoder(scrub),
             FuzzDecoder(ScrubProgress()), FuzzDecoder(finding), FuzzDecoder(ScrubbedValue()),
             FuzzDecoder(metadata), FuzzDecoder(pool), FuzzDecoder(container),
+            FuzzDecoder(snapshot), FuzzDecoder(SnapshotReference()),
             FuzzDecoder(DestroyedRecord(pool: id)), FuzzDecoder(engine), FuzzDecoder(map),
             FuzzDecoder(status), FuzzDecoder(TargetStatus()), FuzzDecoder(PoolReference()),
             FuzzDecoder(MetadataChange()), FuzzDecoder(accept.ballot),
