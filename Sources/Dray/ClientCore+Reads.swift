@@ -301,11 +301,12 @@ extension ClientCore {
     // MARK: - Enumeration
 
     func listAkeys(
-        _ object: DrayObject, dkey: [UInt8], after: [UInt8]?, limit: Int
+        _ object: DrayObject, dkey: [UInt8], in range: KeyRange, after: [UInt8]?, limit: Int
     ) async throws(DrayError) -> (keys: [[UInt8]], more: Bool) {
         var request = ObjectEnumerateRequest()
         request.target = target(of: object)
         request.dkey = dkey
+        request.range = range
         request.after = after
         request.limit = UInt32(clamping: min(limit, ObjectLimits.pageMax))
         let reply = try await enumerate(request, group: try group(object, dkey), object, nil)
@@ -313,12 +314,14 @@ extension ClientCore {
     }
 
     /// A page of every redundancy group, merged. Keys beyond the end of any group's page are left
-    /// for the next call, since that group may have smaller ones.
+    /// for the next call, since that group may have some before them.
     func listDkeys(
-        _ object: DrayObject, after: [UInt8]?, limit: Int, in transaction: TransactionState? = nil
+        _ object: DrayObject, in range: KeyRange, after: [UInt8]?, limit: Int,
+        for transaction: TransactionState? = nil
     ) async throws(DrayError) -> (keys: [[UInt8]], more: Bool) {
         var request = ObjectEnumerateRequest()
         request.target = target(of: object)
+        request.range = range
         request.after = after
         request.limit = UInt32(clamping: min(limit, ObjectLimits.pageMax))
         var keys: [[UInt8]] = []
@@ -329,11 +332,11 @@ extension ClientCore {
             if page.more {
                 more = true
                 guard let last = page.keys.last else { continue }
-                if bound.map({ last.lexicographicallyPrecedes($0) }) ?? true { bound = last }
+                if bound.map({ range.precedes(last, $0) }) ?? true { bound = last }
             }
         }
-        keys.sort { $0.lexicographicallyPrecedes($1) }
-        if let bound { keys.removeAll { bound.lexicographicallyPrecedes($0) } }
+        keys.sort { range.precedes($0, $1) }
+        if let bound { keys.removeAll { range.precedes(bound, $0) } }
         if keys.count > limit {
             keys.removeLast(keys.count - limit)
             more = true

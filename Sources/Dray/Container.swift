@@ -50,19 +50,20 @@ public struct Container: Sendable {
     /// Whether targets compare values with their checksums before they store them.
     public var isServerVerified: Bool { record.isServerVerified }
 
-    /// Makes the id of a new object of `objectClass` (the container's, unless given). Local: no
-    /// engine is asked, and nothing is stored until the object is first written.
+    /// Makes the id of a new object of `objectClass` (the container's, unless given), whose keys are
+    /// of the types `keys`. Local: no engine is asked, and nothing is stored until the object is
+    /// first written.
     ///
     /// - Throws: `invalidArgument` when the pool has fewer engines than the class has replicas.
     public func makeObjectID(
-        objectClass: ObjectClass? = nil
+        objectClass: ObjectClass? = nil, keys: KeyTypes = KeyTypes()
     ) async throws(DrayError) -> ObjectID {
         let objectClass = objectClass ?? record.objectClass
         let map = pool.record.map
         let random = await pool.cluster.onCore { core in core.newID() }
         guard
             let id = ObjectID(
-                objectClass: objectClass, in: map,
+                objectClass: objectClass, keys: keys, in: map,
                 random: (random.high ^ random.low &* 0x9e37_79b9_7f4a_7c15, random.low))
         else {
             throw DrayError(.invalidArgument, pool.record.problem(with: objectClass))

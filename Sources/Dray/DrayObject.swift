@@ -7,7 +7,8 @@ public import DrayRuntime
 /// A dkey lives in one redundancy group, without redundancy on one target; the object class
 /// spreads dkeys over groups and says how each is protected. Under each dkey and
 /// akey stands either a single value, replaced as a whole, or an array of bytes that is written
-/// and read in parts. Keys are arbitrary bytes, up to 4096.
+/// and read in parts. Keys are arbitrary bytes, up to 65,536, or integers: the
+/// object's id says which (`KeyTypes`).
 public struct DrayObject: Sendable {
     public let id: ObjectID
     public let container: Container
@@ -31,7 +32,7 @@ public struct DrayObject: Sendable {
     public func put(
         dkey: [UInt8], akey: [UInt8], value: [UInt8], condition: Condition = .none
     ) async throws(DrayError) {
-        try checkKeys(dkey, akey)
+        try checkKeys(dkey: dkey, akey: akey)
         guard value.count <= DrayObject.valueMax else {
             throw DrayError(
                 .invalidArgument,
@@ -47,7 +48,7 @@ public struct DrayObject: Sendable {
 
     /// The single value, or nil when there is none.
     public func get(dkey: [UInt8], akey: [UInt8]) async throws(DrayError) -> [UInt8]? {
-        try checkKeys(dkey, akey)
+        try checkKeys(dkey: dkey, akey: akey)
         let object = self
         return try await container.pool.cluster.onCore { core throws(DrayError) in
             try await core.get(object, dkey: dkey, akey: akey)
@@ -60,7 +61,7 @@ public struct DrayObject: Sendable {
     public func remove(
         dkey: [UInt8], akey: [UInt8]? = nil, condition: Condition = .none
     ) async throws(DrayError) {
-        try checkKeys(dkey, akey ?? [])
+        try checkKeys(dkey: dkey, akey: akey)
         let object = self
         try await container.pool.cluster.onCore { core throws(DrayError) in
             try await core.punch(object, dkey: dkey, akey: akey, condition: condition.wire)
@@ -75,25 +76,29 @@ public struct DrayObject: Sendable {
         }
     }
 
-    /// At most `limit` dkeys after `key`, in byte order, and whether there are more. Asks every
-    /// shard.
+    /// At most `limit` dkeys of a range, in its order, after `key`, and whether there are more.
+    /// Asks every shard. To go on, pass the last one as `key`: what is there all the while is
+    /// listed once, whatever is written meanwhile.
     public func listDkeys(
-        after key: [UInt8]? = nil, limit: Int = 1000
+        in range: KeyRange = .all, after key: [UInt8]? = nil, limit: Int = 1000
     ) async throws(DrayError) -> (keys: [[UInt8]], more: Bool) {
+        try checkBounds(range, key)
         let object = self
         return try await container.pool.cluster.onCore { core throws(DrayError) in
-            try await core.listDkeys(object, after: key, limit: limit)
+            try await core.listDkeys(object, in: range, after: key, limit: limit)
         }
     }
 
-    /// At most `limit` akeys of `dkey` after `key`, in byte order, and whether there are more.
+    /// At most `limit` akeys of `dkey`: otherwise as `listDkeys`.
     public func listAkeys(
-        dkey: [UInt8], after key: [UInt8]? = nil, limit: Int = 1000
+        dkey: [UInt8], in range: KeyRange = .all, after key: [UInt8]? = nil, limit: Int = 1000
     ) async throws(DrayError) -> (keys: [[UInt8]], more: Bool) {
-        try checkKeys(dkey, [])
+        try checkKeys(dkey: dkey)
+        try checkBounds(range, key)
         let object = self
         return try await container.pool.cluster.onCore { core throws(DrayError) in
-            try await core.listAkeys(object, dkey: dkey, after: key, limit: limit)
+            try await core.listAkeys(
+                object, dkey: dkey, in: range, after: key, limit: limit)
         }
     }
 
@@ -104,7 +109,7 @@ public struct DrayObject: Sendable {
         dkey: [UInt8], akey: [UInt8], offset: UInt64, buffer: IOBuffer, range: Range<Int>,
         progress: (@Sendable (Int) -> Void)? = nil
     ) async throws(DrayError) {
-        try checkKeys(dkey, akey)
+        try checkKeys(dkey: dkey, akey: akey)
         try checkRange(range, of: buffer, offset: offset)
         let object = self
         try await container.pool.cluster.onCore { core throws(DrayError) in
@@ -120,7 +125,7 @@ public struct DrayObject: Sendable {
         dkey: [UInt8], akey: [UInt8], offset: UInt64, into buffer: IOBuffer, range: Range<Int>,
         progress: (@Sendable (Int) -> Void)? = nil
     ) async throws(DrayError) {
-        try checkKeys(dkey, akey)
+        try checkKeys(dkey: dkey, akey: akey)
         try checkRange(range, of: buffer, offset: offset)
         let object = self
         try await container.pool.cluster.onCore { core throws(DrayError) in
@@ -132,7 +137,7 @@ public struct DrayObject: Sendable {
 
     /// The end of the array: one more than the last byte written, 0 when there is none.
     public func arrayEnd(dkey: [UInt8], akey: [UInt8]) async throws(DrayError) -> UInt64 {
-        try checkKeys(dkey, akey)
+        try checkKeys(dkey: dkey, akey: akey)
         let object = self
         return try await container.pool.cluster.onCore { core throws(DrayError) in
             try await core.arrayEnd(object, dkey: dkey, akey: akey)
@@ -164,8 +169,30 @@ public struct DrayObject: Sendable {
         }
     }
 
-    func checkKeys(_ keys: [UInt8]...) throws(DrayError) {
-        for key in keys where key.count > ObjectLimits.keyMax {
+    /// Throws when a key is too long, or not what the object's keys are.
+    func checkKeys(dkey: [UInt8]? = nil, akey: [UInt8]? = nil) throws(DrayError) {
+        try checkLengths(dkey, akey)
+        let types = id.keyTypes
+        for (key, type) in [(dkey, types.dkey), (akey, types.akey)] {
+            guard let problem = key.flatMap({ type.problem(with: $0) }) else { continue }
+            throw DrayError(.invalidArgument, problem)
+        }
+    }
+
+    /// Throws when a key of a change is none.
+    func check(_ operation: ObjectOperation) throws(DrayError) {
+        try checkKeys(
+            dkey: operation.kind == .punchObject ? nil : operation.dkey,
+            akey: operation.kind.hasAkey ? operation.akey : nil)
+    }
+
+    /// Throws when a bound of a list is too long.
+    func checkBounds(_ range: KeyRange, _ anchor: [UInt8]?) throws(DrayError) {
+        try checkLengths(range.lower, range.upper, anchor)
+    }
+
+    private func checkLengths(_ keys: [UInt8]?...) throws(DrayError) {
+        for case .some(let key) in keys where key.count > ObjectLimits.keyMax {
             throw DrayError(
                 .invalidArgument,
                 "a key has at most \(ObjectLimits.keyMax) bytes, this one \(key.count)")

@@ -31,10 +31,10 @@ public struct KeyValue: Sendable {
         try await object.remove(dkey: key, condition: .update)
     }
 
-    /// At most `limit` keys after `key` in byte order, and whether there are more.
+    /// At most `limit` keys of a range, in its order, after `key`, and whether there are more.
     public func list(
-        after key: [UInt8]? = nil, limit: Int = 1000
+        in range: KeyRange = .all, after key: [UInt8]? = nil, limit: Int = 1000
     ) async throws(DrayError) -> (keys: [[UInt8]], more: Bool) {
-        try await object.listDkeys(after: key, limit: limit)
+        try await object.listDkeys(in: range, after: key, limit: limit)
     }
 }

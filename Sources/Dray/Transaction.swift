@@ -2,7 +2,7 @@ internal import CaRT
 internal import DrayChecksums
 internal import DrayPlacement
 internal import DrayProtocol
-internal import DrayRuntime
+public import DrayRuntime
 
 /// Reads and changes of several objects that happen at once or not at all: `Container.transaction`.
 ///
@@ -23,7 +23,7 @@ public struct Transaction: Sendable {
     public func get(
         _ object: DrayObject, dkey: [UInt8], akey: [UInt8]
     ) async throws(DrayError) -> [UInt8]? {
-        try object.checkKeys(dkey, akey)
+        try object.checkKeys(dkey: dkey, akey: akey)
         return try await reading { (core, state) throws(DrayError) in
             if object.container.epoch != nil {
                 return try await core.get(object, dkey: dkey, akey: akey)
@@ -38,7 +38,7 @@ public struct Transaction: Sendable {
     public func read(
         _ object: DrayObject, dkey: [UInt8], akey: [UInt8], range: Range<UInt64>
     ) async throws(DrayError) -> [UInt8] {
-        try object.checkKeys(dkey, akey)
+        try object.checkKeys(dkey: dkey, akey: akey)
         guard range.count <= ObjectLimits.dataMax else {
             throw DrayError(
                 .invalidArgument,
@@ -56,20 +56,23 @@ public struct Transaction: Sendable {
         }
     }
 
-    /// At most `limit` dkeys after `key`, in byte order, and whether there are more. Not after the
-    /// transaction has changed the object itself.
+    /// At most `limit` dkeys of a range, in its order, after `key`, and whether there are more. Not
+    /// after the transaction has changed the object itself.
     public func listDkeys(
-        _ object: DrayObject, after key: [UInt8]? = nil, limit: Int = 1000
+        _ object: DrayObject, in range: KeyRange = .all, after key: [UInt8]? = nil,
+        limit: Int = 1000
     ) async throws(DrayError) -> (keys: [[UInt8]], more: Bool) {
-        try await reading { (core, state) throws(DrayError) in
+        try object.checkBounds(range, key)
+        return try await reading { (core, state) throws(DrayError) in
             if object.container.epoch != nil {
-                return try await core.listDkeys(object, after: key, limit: limit)
+                return try await core.listDkeys(object, in: range, after: key, limit: limit)
             }
             guard !state.hasWritten(object) else {
                 throw DrayError(
                     .invalidArgument, "a transaction cannot list an object that it has changed")
             }
-            return try await core.listDkeys(object, after: key, limit: limit, in: state)
+            return try await core.listDkeys(
+                object, in: range, after: key, limit: limit, for: state)
         }
     }
 
@@ -123,7 +126,7 @@ public struct Transaction: Sendable {
     private func add(
         _ object: DrayObject, _ operation: ObjectOperation, _ data: [UInt8]
     ) async throws(DrayError) {
-        try object.checkKeys(operation.dkey, operation.akey)
+        try object.check(operation)
         try await cluster.onCore { core throws(DrayError) in try core.checkWritable(object) }
         let (_, overflow) = operation.offset.addingReportingOverflow(UInt64(data.count))
         guard !overflow else { throw DrayError(.invalidArgument, "offset out of range") }
@@ -245,7 +248,7 @@ extension DrayObject {
     public func update(_ changes: [Change]) async throws(DrayError) {
         guard !changes.isEmpty else { return }
         let object = self
-        for change in changes { try checkKeys(change.operation.dkey, change.operation.akey) }
+        for change in changes { try check(change.operation) }
         try await container.pool.cluster.onCore { core throws(DrayError) in
             let state = TransactionState(until: core.operationEnd(in: object.container))
             for change in changes {

@@ -91,7 +91,8 @@ extension TargetService {
             } else {
                 (dkeys, reply.next) = try await vos.listDkeys(
                     pool: target.pool, container: target.container, object: target.object,
-                    after: request.afterDkey, limit: max(1, limit), epoch: reply.epoch,
+                    after: request.afterDkey, limit: max(1, limit),
+                    bytesMax: ObjectLimits.pageBytesMax, epoch: reply.epoch,
                     patience: patience(call))
             }
             var bytes: UInt64 = 0

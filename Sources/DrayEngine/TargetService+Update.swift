@@ -262,6 +262,11 @@ extension TargetService {
                 throw .service(
                     .invalidArgument, "the container's checksums are of the type \(type.name)")
             }
+            if operation.kind != .punchObject {
+                try checkKeys(
+                    part.target.object, dkey: operation.dkey,
+                    akey: operation.kind.hasAkey ? operation.akey : nil)
+            }
             length += Int(operation.length)
             let chunks =
                 (Int(operation.length) + ObjectLimits.checksumChunk - 1)
@@ -287,6 +292,19 @@ extension TargetService {
             }
         }
         return length
+    }
+
+    /// Throws when a key is not what those of the object are.
+    func checkKeys(
+        _ object: ObjectID, dkey: [UInt8], akey: [UInt8]? = nil
+    ) throws(RPCError) {
+        let types = object.keyTypes
+        if let problem = types.dkey.problem(with: dkey) {
+            throw .service(.invalidArgument, problem)
+        }
+        if let problem = akey.flatMap({ types.akey.problem(with: $0) }) {
+            throw .service(.invalidArgument, problem)
+        }
     }
 
     /// The members of the redundancy group of a part, the leader first. Throws when the part is not

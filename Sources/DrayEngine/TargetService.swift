@@ -187,6 +187,7 @@ final class TargetService {
         _ = try pool(of: request.target)
         try observe(snapshot: request.snapshot)
         try observe(epoch: request.epoch)
+        try checkKeys(request.target.object, dkey: request.dkey, akey: request.akey)
         guard request.length <= UInt32(ObjectLimits.dataMax) else {
             throw .service(
                 .invalidArgument, "a fetch returns at most \(ObjectLimits.dataMax) bytes")
@@ -271,6 +272,7 @@ final class TargetService {
         _ = try pool(of: request.target)
         try observe(snapshot: request.snapshot)
         try observe(epoch: request.epoch)
+        if let dkey = request.dkey { try checkKeys(request.target.object, dkey: dkey) }
         let limit = Int(min(request.limit, UInt32(ObjectLimits.pageMax)))
         var reply = ObjectEnumerateReply()
         guard limit > 0 else { return reply }
@@ -287,12 +289,14 @@ final class TargetService {
                 if let dkey = request.dkey {
                     try await vos.listAkeys(
                         pool: target.pool, container: target.container, object: target.object,
-                        dkey: dkey, after: request.after, limit: limit, epoch: epoch,
-                        patience: patience, isTransactional: isTransactional)
+                        dkey: dkey, in: request.range, after: request.after, limit: limit,
+                        bytesMax: ObjectLimits.pageBytesMax, epoch: epoch, patience: patience,
+                        isTransactional: isTransactional)
                 } else {
                     try await vos.listDkeys(
                         pool: target.pool, container: target.container, object: target.object,
-                        after: request.after, limit: limit, epoch: epoch, patience: patience,
+                        in: request.range, after: request.after, limit: limit,
+                        bytesMax: ObjectLimits.pageBytesMax, epoch: epoch, patience: patience,
                         isTransactional: isTransactional)
                 }
             }

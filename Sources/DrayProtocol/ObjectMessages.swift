@@ -36,6 +36,14 @@ public struct ObjectOperation: Message, Hashable {
         case punchAkey = 3
         case punchDkey = 4
         case punchObject = 5
+
+        /// Whether it names an akey.
+        public var hasAkey: Bool {
+            switch self {
+            case .updateSingle, .updateArray, .punchAkey: true
+            case .punchDkey, .punchObject: false
+            }
+        }
     }
 
     /// What must hold for the operation to be done.
@@ -78,7 +86,7 @@ public struct ObjectOperation: Message, Hashable {
 /// Limits of the object protocol.
 public enum ObjectLimits {
     /// Bytes of a dkey or akey.
-    public static let keyMax = 4096
+    public static let keyMax = 65_536
     /// Bytes of data in one request; a single value or an extent is no longer.
     public static let dataMax = 1 << 20
     /// Operations in one part of a transaction.
@@ -93,6 +101,8 @@ public enum ObjectLimits {
     public static let checksumWordsMax = dataMax / checksumChunk * ChecksumType.wordsMax
     /// Keys in one page of an enumeration.
     public static let pageMax = 1024
+    /// Bytes of keys in one page of an enumeration, but for the last one.
+    public static let pageBytesMax = 256 << 10
     /// Bytes of data that travel in the message itself.
     public static let inlineMax = 16 << 10
 }
@@ -245,12 +255,14 @@ public struct ObjectFetchReply: Message, Hashable {
     }
 }
 
-/// Lists dkeys of a redundancy group, or akeys of a dkey, in byte order.
+/// Lists dkeys of a redundancy group, or akeys of a dkey.
 public struct ObjectEnumerateRequest: Message, Hashable {
     public var target = ObjectTarget()
     /// Nil: list dkeys. Otherwise list the akeys of this dkey.
     public var dkey: [UInt8]?
-    /// Only keys after this one.
+    /// Which keys, and in which order.
+    public var range = KeyRange.all
+    /// Only keys after this one, in that order.
     public var after: [UInt8]?
     public var limit: UInt32 = 0
     /// As for a fetch.
@@ -262,15 +274,22 @@ public struct ObjectEnumerateRequest: Message, Hashable {
 
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&target)
-        try coder.code(&dkey, default: []) { (coder, key) throws(DecodingFailure) in
-            try coder.code(&key, max: ObjectLimits.keyMax)
-        }
-        try coder.code(&after, default: []) { (coder, key) throws(DecodingFailure) in
-            try coder.code(&key, max: ObjectLimits.keyMax)
-        }
+        try ObjectEnumerateRequest.code(&dkey, with: &coder)
+        try ObjectEnumerateRequest.code(&range.lower, with: &coder)
+        try ObjectEnumerateRequest.code(&range.upper, with: &coder)
+        try coder.code(&range.isReversed)
+        try ObjectEnumerateRequest.code(&after, with: &coder)
         try coder.code(&limit)
         try coder.code(&snapshot)
         try coder.code(&epoch)
+    }
+
+    private static func code(
+        _ key: inout [UInt8]?, with coder: inout ByteCoder
+    ) throws(DecodingFailure) {
+        try coder.code(&key, default: []) { (coder, key) throws(DecodingFailure) in
+            try coder.code(&key, max: ObjectLimits.keyMax)
+        }
     }
 }
 

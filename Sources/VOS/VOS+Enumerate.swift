@@ -31,32 +31,34 @@ extension VOS {
         return (objects, more ? objects.last : nil)
     }
 
-    /// The distribution keys of an object with anything visible at `epoch`, in the order of their
-    /// bytes, after `anchor`: at most `limit` of them, and about `bytesMax` bytes.
+    /// The distribution keys of an object with anything visible at `epoch`: those in `range`, in its
+    /// order, after `anchor`: at most `limit` of them, and about `bytesMax` bytes.
     ///
-    /// `next` is the anchor to go on from; nil when there are no more. Cost: O(log n) for each.
+    /// `next` is the anchor to go on from; nil when there are no more. What is there all the while
+    /// is listed once, whatever is written meanwhile. Cost: O(log n) for each.
     public func listDkeys(
-        pool: UniqueID, container: UniqueID, object: ObjectID, after anchor: [UInt8]? = nil,
-        limit: Int, bytesMax: Int = .max, epoch: UInt64 = .max, patience: Instant? = nil,
-        isTransactional: Bool = false
+        pool: UniqueID, container: UniqueID, object: ObjectID, in range: KeyRange = .all,
+        after anchor: [UInt8]? = nil, limit: Int, bytesMax: Int = .max, epoch: UInt64 = .max,
+        patience: Instant? = nil, isTransactional: Bool = false
     ) async throws(VOSError) -> (keys: [[UInt8]], next: [UInt8]?) {
         let prefix = IndexKey.object(pool, container, object)
         return try await listNames(
-            prefix, after: anchor, limit: limit, bytesMax: bytesMax, epoch: epoch,
+            prefix, in: range, after: anchor, limit: limit, bytesMax: bytesMax, epoch: epoch,
             patience: patience, isTransactional: isTransactional)
     }
 
     /// The attribute keys under a distribution key: otherwise like `listDkeys`.
     public func listAkeys(
         pool: UniqueID, container: UniqueID, object: ObjectID, dkey: [UInt8],
-        after anchor: [UInt8]? = nil, limit: Int, bytesMax: Int = .max, epoch: UInt64 = .max,
-        patience: Instant? = nil, isTransactional: Bool = false
+        in range: KeyRange = .all, after anchor: [UInt8]? = nil, limit: Int,
+        bytesMax: Int = .max, epoch: UInt64 = .max, patience: Instant? = nil,
+        isTransactional: Bool = false
     ) async throws(VOSError) -> (keys: [[UInt8]], next: [UInt8]?) {
         try checkKey(dkey)
         let path = NamePath(
             object: IndexKey.object(pool, container, object), dkey: dkey, akey: nil)
         return try await listNames(
-            path.bytes, after: anchor, limit: limit, bytesMax: bytesMax, epoch: epoch,
+            path.bytes, in: range, after: anchor, limit: limit, bytesMax: bytesMax, epoch: epoch,
             patience: patience, isTransactional: isTransactional)
     }
 
@@ -123,10 +125,10 @@ extension VOS {
     }
 
     private func listNames(
-        _ parent: IndexKey.Bytes, after anchor: [UInt8]?, limit: Int, bytesMax: Int, epoch: UInt64,
-        patience: Instant?, isTransactional: Bool
+        _ parent: IndexKey.Bytes, in range: KeyRange, after anchor: [UInt8]?, limit: Int,
+        bytesMax: Int, epoch: UInt64, patience: Instant?, isTransactional: Bool
     ) async throws(VOSError) -> (keys: [[UInt8]], next: [UInt8]?) {
-        try checkKey(anchor)
+        for key in [range.lower, range.upper, anchor] { try checkKey(key) }
         try begin()
         defer { end() }
         guard await locks.waitForUpdates(ofObject: parent, until: patience) else {
@@ -134,32 +136,107 @@ extension VOS {
         }
         try checkEpoch(epoch, in: unsafe parent.withUnsafeBytes { unsafe ContainerName($0) })
         if isTransactional { try noteRead(KeyLocks.object(parent), nil, snapshot: epoch) }
+        var page = NamePage(limit: limit, bytesMax: bytesMax)
         let prefix = parent + [IndexKey.childTag]
-        var start = prefix
-        if let anchor {
-            start += .written(capacity: 2 * anchor.count + 2) { writer in
-                IndexKey.putEscaped(anchor, to: &writer)
-            }
-            start = IndexKey.successor(ofPrefix: start)
+        if range.isReversed {
+            try await listBackwards(prefix, in: range, after: anchor, epoch: epoch, &page)
+        } else {
+            try await listForwards(prefix, in: range, after: anchor, epoch: epoch, &page)
         }
-        var names: [[UInt8]] = []
-        var bytes = 0
-        var more = false
+        return (page.names, page.hasMore ? page.names.last : nil)
+    }
+
+    private func listForwards(
+        _ prefix: IndexKey.Bytes, in range: KeyRange, after anchor: [UInt8]?, epoch: UInt64,
+        _ page: inout NamePage
+    ) async throws(VOSError) {
+        var start = range.lower.map { VOS.place(of: $0, below: prefix) }
+        if let anchor {
+            let behind = IndexKey.successor(ofPrefix: VOS.place(of: anchor, below: prefix))
+            start = start.map { IndexKey.compare($0, behind) < 0 ? behind : $0 } ?? behind
+        }
         let search = try await VisibleSearch(makeView(), prefix: prefix, isName: false, epoch)
-        if anchor != nil { try await search.seek(start) }
+        if let start { try await search.seek(start) }
         while try await search.next(self) {
-            guard names.count < limit, bytes < bytesMax else {
-                more = true
-                break
-            }
             let key = unsafe IndexKey.Bytes(search.key)
-            guard let (name, end) = IndexKey.name(in: key, at: prefix.count) else {
-                throw .damaged(what: "a key of the index")
-            }
-            names.append(name)
-            bytes += name.count
+            let (name, end) = try VOS.name(in: key, below: prefix)
+            if let upper = range.upper, !name.lexicographicallyPrecedes(upper) { return }
+            guard page.add(name) else { return }
             try await search.seek(IndexKey.successor(ofPrefix: Array(key[0..<end])))
         }
-        return (names, more ? names.last : nil)
+    }
+
+    /// From the last name to the first one: of each, whether anything of it is visible.
+    private func listBackwards(
+        _ prefix: IndexKey.Bytes, in range: KeyRange, after anchor: [UInt8]?, epoch: UInt64,
+        _ page: inout NamePage
+    ) async throws(VOSError) {
+        var bound = IndexKey.successor(ofPrefix: prefix)
+        for key in [range.upper, anchor] {
+            guard let key else { continue }
+            let place = VOS.place(of: key, below: prefix)
+            if IndexKey.compare(place, bound) < 0 { bound = place }
+        }
+        let view = makeView()
+        let cursor = try await IndexCursor(view, prefix: prefix, name: nil, isReversed: true)
+        try await cursor.seek(bound)
+        var looked = 0
+        while cursor.isValid {
+            let key = unsafe IndexKey.Bytes(cursor.entry.key)
+            let (name, end) = try VOS.name(in: key, below: prefix)
+            if let lower = range.lower, name.lexicographicallyPrecedes(lower) { return }
+            let path = IndexKey.Bytes(key[0..<end])
+            let search = try await VisibleSearch(view, prefix: path, isName: true, epoch)
+            if try await search.next(self) {
+                guard page.add(name) else { return }
+            }
+            try await cursor.seek(path)
+            looked += 1
+            if looked % VOS.searchMax == 0 { await giveWay() }
+        }
+    }
+
+    /// Where the entries of a name begin.
+    private static func place(of name: [UInt8], below prefix: IndexKey.Bytes) -> IndexKey.Bytes {
+        var place = prefix
+        place += .written(capacity: 2 * name.count + 2) { writer in
+            IndexKey.putEscaped(name, to: &writer)
+        }
+        return place
+    }
+
+    private static func name(
+        in key: IndexKey.Bytes, below prefix: IndexKey.Bytes
+    ) throws(VOSError) -> (name: [UInt8], end: Int) {
+        guard let found = IndexKey.name(in: key, at: prefix.count) else {
+            throw .damaged(what: "a key of the index")
+        }
+        return found
+    }
+}
+
+/// The names of a list, as they are found.
+private struct NamePage {
+    let limit: Int
+    let bytesMax: Int
+    private(set) var names: [[UInt8]] = []
+    private var bytes = 0
+    /// Whether there is one that had no room.
+    private(set) var hasMore = false
+
+    init(limit: Int, bytesMax: Int) {
+        self.limit = limit
+        self.bytesMax = bytesMax
+    }
+
+    /// False when there is no room for it.
+    mutating func add(_ name: [UInt8]) -> Bool {
+        guard names.count < limit, bytes < bytesMax else {
+            hasMore = true
+            return false
+        }
+        names.append(name)
+        bytes += name.count
+        return true
     }
 }

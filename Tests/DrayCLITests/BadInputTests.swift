@@ -198,7 +198,7 @@ import Testing
             ["container", "create", "tank/" + label], .failure, ["at most 127", "300"])
         let key = String(repeating: "k", count: 65_537)
         try cluster.expectRefusal(
-            ["kv", "put", "tank/data", key, "1"], .failure, ["at most 4096 bytes", "65537"])
+            ["kv", "put", "tank/data", key, "1"], .failure, ["at most 65536 bytes", "65537"])
         try cluster.expectRefusal(
             ["fs", "mkdir", "tank/data:/" + String(repeating: "n", count: 256)], .usage,
             ["255"])

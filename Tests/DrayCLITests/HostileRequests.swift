@@ -124,9 +124,13 @@ struct HostileRequests {
             $0.bulk = BulkDescriptor()
         }
         await refused(.notFound) { $0.target.pool = .zero }
-        // An epoch that has not come.
+        // An epoch that has not come, and a key that is no integer.
         await refused(.invalidArgument) { $0.epoch = .max }
         await refused(.invalidArgument) { $0.epoch = 1 << 63 }
+        await refused(.invalidArgument) {
+            $0.target.object.high |= 1 << 48
+            $0.dkey = [1, 2, 3]
+        }
         // More keys than there can be in a page: as many as there are.
         var page = ObjectEnumerateRequest()
         page.target = place

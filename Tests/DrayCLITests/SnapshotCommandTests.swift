@@ -1,8 +1,10 @@
+import DrayPlacement
+import DrayRuntime
 import Testing
 
 @testable import DrayCLI
 
-/// `dray container snapshot`, `--snapshot` and `--epoch`, on real engines.
+/// `dray container snapshot`, `--snapshot`, `--epoch` and lists of keys, on real engines.
 @Suite(.serialized) struct SnapshotCommandTests {
     private struct Listed: Codable, Equatable {
         var epoch: UInt64
@@ -15,6 +17,7 @@ import Testing
         defer { try? cluster.program.end() }
         try values(cluster)
         try files(cluster)
+        try lists(cluster)
         try refusals(cluster)
     }
 
@@ -82,6 +85,46 @@ import Testing
         let copy = cluster.program.directory.appending(Array("copy".utf8)).text
         try cluster.expect("fs", "get", "tank/two:/tree", copy, "--snapshot", "before")
         try cluster.expect("fs", "compare", copy, "tank/two:/tree", "--snapshot", "before")
+    }
+
+    private func lists(_ cluster: ReplicatedCluster) throws {
+        for key in ["a", "b1", "b2", "b3", "c"] {
+            try cluster.expect("kv", "put", "tank/plain", key, "1")
+        }
+        for (arguments, expected) in [
+            (["--prefix", "b"], "b1 b2 b3"), (["--prefix", "b", "--reverse"], "b3 b2 b1"),
+            (["--from", "b2"], "b2 b3 c key"), (["--before", "b2"], "a b1"),
+            (["--from", "b", "--before", "b3", "--reverse"], "b2 b1"),
+            (["--prefix", "b", "--from", "b2"], "b2 b3"),
+            (["--reverse", "--after", "b2", "--limit", "1"], "b1"), (["--prefix", "x"], ""),
+        ] {
+            let result = try cluster.program.dray(
+                (["kv", "list", "tank/plain"] + arguments).map { Array($0.utf8) })
+            #expect(result.status == 0, "\(result.error)")
+            let keys = result.text.split(separator: "\n").joined(separator: " ")
+            #expect(keys == expected, "\(arguments)")
+        }
+        let id = try #require(
+            try cluster.json([PrintedObject.Listed].self, "object", "list", "tank/plain").first
+        ).id
+        #expect(
+            try cluster.expect("object", "keys", "tank/plain", id, "--prefix", "b", "--reverse")
+                == "b3\nb2\nb1\n")
+        #expect(
+            try cluster.expect("object", "keys", "tank/plain", id, "--dkey", "a") == "value\n")
+        // An object that nobody has written to, with integers for keys.
+        let integers = try #require(
+            ObjectID(
+                objectClass: .s1, keys: KeyTypes(dkey: .integer),
+                in: PoolMap(version: 1, engines: [.init(rank: 0, targetCount: 1)]),
+                random: (1, 2)))
+        #expect(
+            try cluster.expect(
+                "object", "keys", "tank/plain", "\(integers)", "--from", "10", "--before", "20")
+                == "")
+        try cluster.expectRefusal(
+            ["object", "keys", "tank/plain", "\(integers)", "--from", "ten"], .usage,
+            ["integers"])
     }
 
     private func refusals(_ cluster: ReplicatedCluster) throws {

@@ -101,6 +101,42 @@ import Testing
         #expect(ObjectID(objectClass: .sx, in: empty, random: (0, 0)) == nil)
     }
 
+    /// They are in ids that are stored: changing a code changes what keys mean.
+    @Test func idsSayWhatKeysAre() throws {
+        let map = PoolMap(version: 1, engines: [.init(rank: 0, targetCount: 4)])
+        let table: [(KeyTypes, UInt64)] = [
+            (KeyTypes(), 0), (KeyTypes(dkey: .integer), 1), (KeyTypes(akey: .integer), 2),
+            (KeyTypes(dkey: .integer, akey: .integer), 3),
+        ]
+        for (types, code) in table {
+            let id = try #require(
+                ObjectID(objectClass: .sx, keys: types, in: map, random: (.max, 7)))
+            #expect(id.high == 0xff << 56 | code << 48 | 4 << 32 | 0xffff_ffff)
+            #expect(id.keyTypes == types)
+            #expect(id.objectClass == .sx && id.groupCount == 4)
+        }
+    }
+
+    @Test func integersAreOrderedKeys() {
+        let numbers: [UInt64] = [0, 1, 255, 256, 1 << 32, .max - 1, .max]
+        let keys = numbers.map(IntegerKey.bytes)
+        #expect(keys == keys.sorted { $0.lexicographicallyPrecedes($1) })
+        #expect(keys.map(IntegerKey.value) == numbers)
+        #expect(IntegerKey.bytes(0x0102_0304_0506_0708) == [1, 2, 3, 4, 5, 6, 7, 8])
+        #expect(IntegerKey.value([1, 2, 3]) == nil)
+        for first in numbers {
+            for last in numbers where first <= last {
+                let range = KeyRange(integers: first...last)
+                #expect(
+                    numbers.filter { range.contains(IntegerKey.bytes($0)) }
+                        == numbers.filter { $0 >= first && $0 <= last })
+            }
+        }
+        #expect(KeyType.integer.problem(with: [1]) != nil)
+        #expect(KeyType.integer.problem(with: keys[0]) == nil)
+        #expect(KeyType.lexical.problem(with: [1]) == nil)
+    }
+
     @Test func wideObjectsHaveSoManyShardsAtMost() throws {
         let map = PoolMap(
             version: 1, engines: (0..<100).map { .init(rank: $0, targetCount: 1_000) })

@@ -254,3 +254,43 @@ import Testing
         }
     }
 }
+
+@Suite struct KeyRangeTests {
+    @Test func prefixesAreRanges() {
+        let keys: [[UInt8]] = [
+            [], [0], [0, 0], [0, 255], [1], [1, 0], [254, 255], [255], [255, 0], [255, 255],
+            [255, 255, 0],
+        ]
+        for prefix in keys {
+            let range = KeyRange(prefix: prefix)
+            for key in keys {
+                #expect(range.contains(key) == key.starts(with: prefix), "\(prefix) \(key)")
+            }
+        }
+        #expect(KeyRange(prefix: [1, 255, 255]).upper == [2])
+        #expect(KeyRange(prefix: [255]).upper == nil)
+    }
+
+    @Test func rangesAreNarrowed() {
+        let bounds: [[UInt8]?] = [nil, [1], [2], [3]]
+        let keys: [[UInt8]] = [[0], [1], [1, 1], [2], [2, 5], [3], [4]]
+        for lower in bounds {
+            for upper in bounds {
+                let other = KeyRange(from: lower, upTo: upper)
+                for bound in bounds {
+                    for range in [KeyRange(from: bound), KeyRange(upTo: bound).reversed] {
+                        let narrowed = range.narrowed(to: other)
+                        #expect(narrowed.isReversed == range.isReversed)
+                        for key in keys {
+                            let isInBoth = range.contains(key) && other.contains(key)
+                            #expect(narrowed.contains(key) == isInBoth)
+                        }
+                    }
+                }
+            }
+        }
+        #expect(KeyRange.all.precedes([1], [2]) && !KeyRange.all.precedes([2], [1]))
+        #expect(KeyRange.all.reversed.precedes([2], [1]))
+        #expect(!KeyRange.all.precedes([1], [1]) && !KeyRange.all.reversed.precedes([1], [1]))
+    }
+}

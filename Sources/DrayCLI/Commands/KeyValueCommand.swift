@@ -98,40 +98,21 @@ struct KeyValueCommand: ParsableCommand {
             discussion: "A key a line; on a terminal, unprintable bytes are escaped.")
 
         @Argument(help: "POOL/CONTAINER") var container: ContainerPath
-        @Option(name: .long, help: "Begin after this key.") var after: ByteArgument?
-        @Option(name: .long, help: "List at most so many keys.") var limit: Int = .max
-        @Flag(name: [.customShort("0"), .long], help: "End each key with a zero byte.")
-        var null = false
+        @OptionGroup var keys: KeyListOptions
         @OptionGroup var time: TimeOptions
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
-
-        func validate() throws {
-            if limit < 1 { throw ValidationError("--limit must be at least 1.") }
-        }
 
         func run() async throws {
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
                 let map = KeyValue(
                     container: try await time.container(container, of: cluster))
-                let lines = NameLines(null: null)
-                var array = JSONArray()
-                var last = after?.bytes
-                var left = limit
-                while left > 0 {
-                    let page = try await store(container.text) { () async throws(DrayError) in
-                        try await map.list(after: last, limit: min(1000, left))
+                try await keys.print(json: output.json) {
+                    (range, after, limit) async throws(CommandFailure) in
+                    try await store(container.text) { () async throws(DrayError) in
+                        try await map.list(in: range, after: after, limit: limit)
                     }
-                    if output.json {
-                        try array.write(page.keys.map { Pair(key: $0, value: nil) })
-                    } else {
-                        try Terminal.write(page.keys.flatMap { lines.line($0) })
-                    }
-                    left -= page.keys.count
-                    guard page.more, let next = page.keys.last else { break }
-                    last = next
                 }
-                if output.json { try array.end() }
             }
         }
     }

@@ -6,12 +6,13 @@ internal import DrayRuntime
 
 struct ObjectCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "object", abstract: "List a container's objects, locate and verify them.",
+        commandName: "object",
+        abstract: "List a container's objects and their keys, locate and verify them.",
         discussion: """
             An object is named by its id, HIGH.LOW in hexadecimal, as 'dray object list' \
             prints it. A target is written RANK.TARGET.
             """,
-        subcommands: [List.self, Layout.self, Verify.self])
+        subcommands: [List.self, Keys.self, Layout.self, Verify.self])
 
     /// How a target is printed as JSON.
     struct Target: Codable, Hashable {
@@ -58,8 +59,7 @@ struct ObjectCommand: ParsableCommand {
 
         func run() async throws {
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                let container = try await time.container(
-                    self.container, of: cluster)
+                let container = try await time.container(self.container, of: cluster)
                 var array = JSONArray()
                 var last = after?.id
                 var left = limit
@@ -79,6 +79,47 @@ struct ObjectCommand: ParsableCommand {
                     last = next
                 }
                 if output.json { try array.end() }
+            }
+        }
+    }
+
+    struct Keys: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "List the keys of an object in their order.",
+            discussion: """
+                Its distribution keys, or the attribute keys of one of them. A key a line; on a \
+                terminal, unprintable bytes are escaped. Keys that are integers are in decimal, \
+                in order of their value.
+                """)
+
+        @Argument(help: "POOL/CONTAINER") var container: ContainerPath
+        @Argument(help: "The object's id.") var object: ObjectArgument
+        @Option(name: .long, help: "List the attribute keys of this distribution key.")
+        var dkey: ByteArgument?
+        @OptionGroup var keys: KeyListOptions
+        @OptionGroup var time: TimeOptions
+        @OptionGroup var cluster: ClusterOptions
+        @OptionGroup var output: OutputOptions
+
+        func run() async throws {
+            let types = self.object.id.keyTypes
+            let dkey = try types.dkey.key(dkey)
+            try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
+                let object = try await time.container(container, of: cluster)
+                    .object(self.object.id)
+                try await keys.print(
+                    dkey == nil ? types.dkey : types.akey, json: output.json
+                ) {
+                    (range, after, limit) async throws(CommandFailure) in
+                    try await store("object \(object.id)") { () async throws(DrayError) in
+                        guard let dkey else {
+                            return try await object.listDkeys(
+                                in: range, after: after, limit: limit)
+                        }
+                        return try await object.listAkeys(
+                            dkey: dkey, in: range, after: after, limit: limit)
+                    }
+                }
             }
         }
     }
