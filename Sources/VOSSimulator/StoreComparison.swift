@@ -147,15 +147,16 @@ package struct StoreComparison {
     ) async throws(VOSError) -> [[UInt8]] {
         var keys: [[UInt8]] = []
         var anchor: [UInt8]?
+        let range = KeyRange(isReversed: entropy.chance(1, in: 4))
         repeat {
             let page = try await vos.listDkeys(
-                pool: StoreNames.pool, container: container, object: object, after: anchor,
-                limit: 1 + Int(entropy.below(4)),
+                pool: StoreNames.pool, container: container, object: object, in: range,
+                after: anchor, limit: 1 + Int(entropy.below(4)),
                 bytesMax: entropy.chance(1, in: 4) ? 3 : .max, epoch: epoch)
             keys += page.keys
             anchor = page.next
         } while anchor != nil
-        return keys
+        return range.isReversed ? keys.reversed() : keys
     }
 
     private mutating func akeys(
@@ -163,15 +164,16 @@ package struct StoreComparison {
     ) async throws(VOSError) -> [[UInt8]] {
         var keys: [[UInt8]] = []
         var anchor: [UInt8]?
+        let range = KeyRange(isReversed: entropy.chance(1, in: 4))
         repeat {
             let page = try await vos.listAkeys(
                 pool: StoreNames.pool, container: container, object: object, dkey: dkey,
-                after: anchor, limit: 1 + Int(entropy.below(4)),
+                in: range, after: anchor, limit: 1 + Int(entropy.below(4)),
                 bytesMax: entropy.chance(1, in: 4) ? 1 : .max, epoch: epoch)
             keys += page.keys
             anchor = page.next
         } while anchor != nil
-        return keys
+        return range.isReversed ? keys.reversed() : keys
     }
 
     // MARK: - Values

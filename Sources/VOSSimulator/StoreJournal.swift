@@ -37,6 +37,10 @@ package struct StoreJournal: Sendable {
     package private(set) var fates: [Fate] = []
     /// Containers whose destruction was begun and not acknowledged.
     package private(set) var destroying: [UniqueID] = []
+    /// Snapshots by container: those that were taken and not given up.
+    private var snapshots: [UniqueID: Set<UInt64>] = [:]
+    /// Snapshots whose taking or giving up was begun and not acknowledged.
+    private var unsettledSnapshots: [UniqueID: Set<UInt64>] = [:]
     /// Transactions that were refused before they came.
     private var refused: [UniqueID: Bool] = [:]
     /// Grows with each change.
@@ -79,9 +83,57 @@ package struct StoreJournal: Sendable {
         version += 1
         destroying.removeAll { $0 == container }
         model.destroy(container: container)
+        snapshots[container] = nil
+        unsettledSnapshots[container] = nil
         for index in fates.indices where fates[index].update.container == container {
             fates[index].update.changes = []
         }
+    }
+
+    // MARK: - Snapshots
+
+    /// The epochs that snapshots of a container hold for certain, in order.
+    package func snapshots(of container: UniqueID) -> [UInt64] {
+        let unsettled = unsettledSnapshots[container] ?? []
+        return (snapshots[container] ?? []).subtracting(unsettled).sorted()
+    }
+
+    /// A snapshot is being taken or given up.
+    package mutating func beginSnapshot(of container: UniqueID, _ epoch: UInt64) {
+        version += 1
+        unsettledSnapshots[container, default: []].insert(epoch)
+    }
+
+    /// It is there, or it is not.
+    package mutating func endSnapshot(
+        of container: UniqueID, _ epoch: UInt64, isThere: Bool
+    ) {
+        version += 1
+        unsettledSnapshots[container]?.remove(epoch)
+        if isThere {
+            snapshots[container, default: []].insert(epoch)
+        } else {
+            snapshots[container]?.remove(epoch)
+        }
+    }
+
+    /// After a restart: finds out which snapshots there are. Returns what must not be.
+    package mutating func resolveSnapshots(_ vos: VOS) -> String? {
+        version += 1
+        let known = Set(snapshots.keys).union(unsettledSnapshots.keys)
+        let there = vos.allSnapshots.map(\.container)
+        for container in known.union(there).sorted() where !destroying.contains(container) {
+            let found = Set(vos.snapshots(pool: StoreNames.pool, container: container))
+            let unsettled = unsettledSnapshots[container] ?? []
+            let held = snapshots[container] ?? []
+            guard found.subtracting(unsettled) == held.subtracting(unsettled) else {
+                return "snapshots \(found.sorted()) of \(container), expected "
+                    + "\(held.sorted()), \(unsettled.sorted()) unknown"
+            }
+            snapshots[container] = found
+        }
+        unsettledSnapshots = [:]
+        return nil
     }
 
     // MARK: - Distributed transactions

@@ -37,7 +37,8 @@ final class StoreLane {
 
     func step() async throws {
         switch entropy.below(100) {
-        case 0...49: try await update()
+        case 0...46: try await update()
+        case 47...49: try await changeSnapshots()
         case 50...79: try await read()
         case 80...84: try await list()
         case 85...92: try await transaction()
@@ -155,10 +156,42 @@ final class StoreLane {
         if entropy.chance(2, in: 3) { player.commit(id) } else { try await player.abort(id) }
     }
 
+    // MARK: - Snapshots
+
+    private var snapshots: [UInt64] { player.journal.snapshots(of: container) }
+
+    /// The most snapshots of a container: each is compared after every start.
+    private static let snapshotsMax = 3
+
+    private func changeSnapshots() async throws {
+        let held = snapshots
+        if held.count >= StoreLane.snapshotsMax || !held.isEmpty && entropy.chance(1, in: 3) {
+            try await player.dropSnapshot(pick(held), container: container)
+            simulation.report.snapshotsDropped += 1
+            return
+        }
+        let bound = player.vos.aggregatedEpoch
+        let newest = simulation.newestEpoch
+        let isOldest = entropy.chance(1, in: 4)
+        let epoch = max(1, isOldest ? bound : newest - min(newest, entropy.below(60)))
+        do throws(VOSError) {
+            try await player.takeSnapshot(epoch, container: container)
+            simulation.report.snapshotsTaken += 1
+        } catch .epochTooOld {
+            if epoch >= player.vos.aggregatedEpoch { player.violate("no snapshot of \(epoch)") }
+        } catch .noSpace {
+            try await simulation.didFill(player)
+        } catch {
+            throw error
+        }
+    }
+
     // MARK: - Reading
 
     private func someEpoch() -> UInt64 {
         let bound = player.vos.aggregatedEpoch
+        let held = snapshots
+        if !held.isEmpty, entropy.chance(1, in: 3) { return pick(held) }
         switch entropy.below(4) {
         case 0: return .max
         case 1: return max(1, bound)
@@ -198,9 +231,15 @@ final class StoreLane {
                 player.violate("\(found), at epoch \(epoch)")
             }
         } catch .epochTooOld {
-            if epoch >= player.vos.aggregatedEpoch { player.violate("epoch \(epoch) is too old") }
+            judgeTooOld(epoch)
         } catch {
             throw error
+        }
+    }
+
+    private func judgeTooOld(_ epoch: UInt64) {
+        if epoch >= player.vos.aggregatedEpoch || snapshots.contains(epoch) {
+            player.violate("epoch \(epoch) is too old")
         }
     }
 
@@ -227,7 +266,7 @@ final class StoreLane {
         } catch .notFound {
             if isHeld || expected != nil { player.violate("no value beside what is held") }
         } catch .epochTooOld {
-            if epoch >= player.vos.aggregatedEpoch { player.violate("epoch \(epoch) is too old") }
+            judgeTooOld(epoch)
         } catch {
             throw error
         }

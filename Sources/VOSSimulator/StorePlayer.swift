@@ -130,6 +130,40 @@ package final class StorePlayer {
         journal.endDestruction(of: container)
     }
 
+    // MARK: - Snapshots
+
+    package func takeSnapshot(
+        _ epoch: UInt64, container: UniqueID = StoreNames.container
+    ) async throws(VOSError) {
+        let isThere = journal.snapshots(of: container).contains(epoch)
+        journal.beginSnapshot(of: container, epoch)
+        let told = journal.told
+        do throws(VOSError) {
+            try await vos.takeSnapshot(pool: StoreNames.pool, container: container, epoch: epoch)
+        } catch {
+            journal.endSnapshot(of: container, epoch, isThere: isThere)
+            throw error
+        }
+        journal.endSnapshot(of: container, epoch, isThere: true)
+        // One that is there already is not logged once more.
+        if !isThere { settle(told) }
+    }
+
+    package func dropSnapshot(
+        _ epoch: UInt64, container: UniqueID = StoreNames.container
+    ) async throws(VOSError) {
+        journal.beginSnapshot(of: container, epoch)
+        let told = journal.told
+        do throws(VOSError) {
+            try await vos.dropSnapshot(pool: StoreNames.pool, container: container, epoch: epoch)
+        } catch {
+            journal.endSnapshot(of: container, epoch, isThere: error != .notFound)
+            throw error
+        }
+        journal.endSnapshot(of: container, epoch, isThere: false)
+        settle(told)
+    }
+
     // MARK: - Distributed transactions
 
     package static func dtx(_ number: UInt64) -> UniqueID { UniqueID(high: 0xd7, low: number) }
@@ -196,12 +230,20 @@ package final class StorePlayer {
 
     // MARK: - Looking
 
-    /// Compares everything with the journal: at the end, and at some of the epochs that there
-    /// were.
+    /// Compares everything with the journal: at the end, at some of the epochs that there were, and
+    /// in every snapshot.
     package func compare(epochs count: Int = 2) async throws(VOSError) {
         var comparison = StoreComparison(
             vos, journal.model, entropy: entropy.fork("compare"), buffers: buffers)
         if let found = try await comparison.difference(at: epochs(count)) { violate(found) }
+        for container in journal.model.containerNames {
+            for epoch in journal.snapshots(of: container) {
+                guard let found = try await comparison.difference(container, epoch) else {
+                    continue
+                }
+                violate("\(found), in the snapshot of epoch \(epoch)")
+            }
+        }
     }
 
     /// The last epoch and up to `count` others that can be read.
@@ -223,6 +265,7 @@ package final class StorePlayer {
         guard violations.isEmpty else { return }
         // What a destruction has left of a container may be anything.
         for container in journal.destroying { try await destroy(container) }
+        if let wrong = journal.resolveSnapshots(vos) { return violate(wrong) }
         // A flush may go on meanwhile: a crash in the middle must find the journal as it was.
         var resolved = journal
         if let wrong = try await resolved.resolve(vos, epochs(2)) { return violate(wrong) }

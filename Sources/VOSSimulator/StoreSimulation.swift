@@ -240,6 +240,8 @@ package struct StoreReport: Sendable {
     package var lists = 0
     package var transactions = 0
     package var destructions = 0
+    package var snapshotsTaken = 0
+    package var snapshotsDropped = 0
     package var checkpoints = 0
     package var aggregations = 0
     /// Passes of the scrubber that came to the end.
@@ -274,6 +276,7 @@ package struct StoreReport: Sendable {
     package var summary: String {
         "seed \(seed): \(steps) steps, \(updates) updates, \(refusals) refused, \(reads) reads, "
             + "\(lists) lists, \(transactions) transactions, \(destructions) destructions, "
+            + "\(snapshotsTaken) snapshots taken, \(snapshotsDropped) given up, "
             + "\(checkpoints) checkpoints, \(aggregations) aggregations, full \(full) times, "
             + "\(starts) starts, \(crashes) crashes, event hash \(String(eventHash, radix: 16))"
     }

@@ -90,6 +90,29 @@ import VOSSimulator
             }, boundaries: 30)
     }
 
+    @Test func snapshots() {
+        explore(
+            CrashScenario("snapshots") { player in
+                for step in 0..<6 as Range<UInt64> {
+                    try await player.put(1, 5000, epoch: 100 + 10 * step)
+                    try await player.update(
+                        [.extent(2, at: 100 * step, 300, seed: step)], epoch: 101 + 10 * step)
+                    if step % 2 == 0 { try await player.takeSnapshot(105 + 10 * step) }
+                    if step == 3 {
+                        try await player.update(
+                            [StoreChange(Self.object, [2])], epoch: 139)
+                    }
+                    try await player.vos.aggregate(upTo: 100 + 10 * step)
+                    if step == 4 { try await player.dropSnapshot(105) }
+                }
+                try await player.vos.aggregate(upTo: 200)
+                try await player.dropSnapshot(125)
+                try await player.checkpoint()
+                try await player.destroy()
+                try await player.takeSnapshot(250)
+            }, boundaries: 40)
+    }
+
     /// Few blocks, so that those of dropped versions are used again at once.
     @Test func overwrites() {
         var scenario = CrashScenario("overwrites") { player in
