@@ -24,7 +24,9 @@ extension Engine {
     package func counts() async -> EngineCounts {
         let system = system
         var (contexts, isBusy) = await system.xstream.run {
-            (system.value.contexts?.all.map(\.usage) ?? [], await Engine.isBusy(system.value.vos))
+            let service = system.value
+            let usages = service.contexts?.all.map(\.usage) ?? []
+            return (usages, await service.whileMetadataRest { await Engine.isBusy(service.vos) })
         }
         var counts = EngineCounts()
         counts.busyStores = isBusy ? 1 : 0

@@ -167,6 +167,11 @@ final class SystemService {
         }
     }
 
+    /// Runs `body` while no metadata are being stored.
+    func whileMetadataRest<Value>(_ body: () async -> Value) async -> Value {
+        await acceptorLock.withLock { await body() }
+    }
+
     private func publish() async {
         let metadata = acceptor.metadata
         let stamp = acceptor.accepted.stamp

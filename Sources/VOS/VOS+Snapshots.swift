@@ -18,7 +18,11 @@ extension VOS {
         try checkEpoch(epoch)
         // Aggregation stays below it until the snapshot is in the log.
         epochsInFlight.append(epoch)
-        defer { removeInFlight(epoch) }
+        snapshotsUnderWay += 1
+        defer {
+            snapshotsUnderWay -= 1
+            removeInFlight(epoch)
+        }
         try await append(
             LogRecord.encodeSnapshot(name, epoch: epoch, isTaken: true)
         ) { [self] sequence in

@@ -78,6 +78,8 @@ internal import Logging
     @safe @exclusivity(unchecked) public var onCommitsDurable: (([UniqueID]) -> Void)?
     /// The epochs of updates under way: aggregation stays below them.
     @safe @exclusivity(unchecked) var epochsInFlight = ContiguousArray<UInt64>()
+    /// Snapshots that are being taken: each holds its epoch meanwhile.
+    var snapshotsUnderWay = 0
     /// Versions that nobody can see from this epoch on may be gone. Updates must be above it.
     @safe @exclusivity(unchecked) public internal(set) var aggregatedEpoch: UInt64 = 0
     /// The last record that was applied.
