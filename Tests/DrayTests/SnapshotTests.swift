@@ -1,4 +1,5 @@
 import Dray
+import DrayFabric
 import DrayPlacement
 import DrayProtocol
 import DrayRuntime
@@ -281,6 +282,43 @@ import Testing
                 }
             }
             try await rig.together([write, look])
+        }
+    }
+
+    /// A replica that has not heard yet of a change that has its epoch already shows no other past
+    /// later: a snapshot waits until it has.
+    @Test(arguments: 0..<4 as Range<UInt64>)
+    func everyReplicaShowsTheSameFromTheBeginning(seed: UInt64) {
+        ClusterRig.run(seed: seed, .rp2g1) { rig in
+            var entropy = Entropy(seed: seed).fork("delays")
+            let object = try await rig.makeObject()
+            let writer = try await rig.container(ofClient: 1)
+            try await object.put("a", "0")
+            // The reader asks the other replica, as it does not reach the leader.
+            let leader = Int(try object.layout()[0].rank)
+            rig.cluster.fabric.partition([rig.cluster.node(client: 0)], [leader])
+            for round in 1...120 {
+                rig.cluster.fabric.faults = .none
+                _ = try await object.get("a")
+                rig.cluster.fabric.faults.slowRate = FabricFaults.unit / 20
+                rig.cluster.fabric.faults.slowLatencyMax = .milliseconds(40)
+                var isPut = false
+                try await rig.together([
+                    {
+                        try await object.seen(in: writer).put("a", "\(round)")
+                        isPut = true
+                    },
+                    {
+                        await rig.sleep(.microseconds(Int64(entropy.below(400))))
+                        let then = rig.container.at(try await writer.createSnapshot())
+                        let first = try await object.seen(in: then).get("a")
+                        while !isPut { await rig.sleep(.milliseconds(1)) }
+                        await rig.sleep(.milliseconds(200))
+                        #expect(try await object.seen(in: then).get("a") == first)
+                    },
+                ])
+            }
+            rig.cluster.fabric.heal()
         }
     }
 
