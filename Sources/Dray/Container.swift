@@ -50,9 +50,9 @@ public struct Container: Sendable {
     /// Whether targets compare values with their checksums before they store them.
     public var isServerVerified: Bool { record.isServerVerified }
 
-    /// Makes the id of a new object of `objectClass` (the container's, unless given), whose keys are
-    /// of the types `keys`. Local: no engine is asked, and nothing is stored until the object is
-    /// first written.
+    /// Makes the id of a new object of `objectClass` (the container's, unless given), whose keys
+    /// are of the types `keys`. Local: no engine is asked, and nothing is stored until the object
+    /// is first written.
     ///
     /// - Throws: `invalidArgument` when the pool has fewer engines than the class has replicas.
     public func makeObjectID(

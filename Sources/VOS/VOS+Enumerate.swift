@@ -31,8 +31,8 @@ extension VOS {
         return (objects, more ? objects.last : nil)
     }
 
-    /// The distribution keys of an object with anything visible at `epoch`: those in `range`, in its
-    /// order, after `anchor`: at most `limit` of them, and about `bytesMax` bytes.
+    /// The distribution keys of an object with anything visible at `epoch`: those in `range`, in
+    /// its order, after `anchor`: at most `limit` of them, and about `bytesMax` bytes.
     ///
     /// `next` is the anchor to go on from; nil when there are no more. What is there all the while
     /// is listed once, whatever is written meanwhile. Cost: O(log n) for each.
