@@ -202,7 +202,7 @@ import Testing
                 { _ = try await $0.listDkeys(object) },
                 { _ = try await $0.read(object, dkey: array, akey: [], range: 0..<1) },
                 { try await $0.put(object, "b", String(repeating: "x", count: 1 << 20)) },
-                { try await $0.put(object, String(repeating: "x", count: 4097), "1") },
+                { try await $0.put(object, String(repeating: "x", count: 65_537), "1") },
                 {
                     try await $0.write(
                         object, dkey: array, akey: [], offset: .max, bytes: [1, 2])

@@ -127,7 +127,7 @@ import Testing
             let object = try await rig.makeObject()
             let wrong: [DrayObject.Change] = [
                 .put("b", String(repeating: "x", count: DrayObject.valueMax + 1)),
-                .put(String(repeating: "x", count: 4097), "1"),
+                .put(String(repeating: "x", count: 65_537), "1"),
                 .write(dkey: [1], akey: [], offset: .max, bytes: [1, 2]),
                 .write(dkey: [1], akey: [], offset: 0, bytes: []),
             ]
