@@ -68,7 +68,9 @@ extension SystemService {
         var newest = MetadataPrepareReply()
         let replies = await ask(MetadataProtocol.prepare, MetadataPrepareRequest())
         for (engine, reply) in zip(configuration.engines, replies) {
-            guard case .success(let reply) = reply else { throw notTaken("engine \(engine.rank) does not answer") }
+            guard case .success(let reply) = reply else {
+                throw notTaken("engine \(engine.rank) does not answer")
+            }
             if reply.accepted > newest.accepted { newest = reply }
         }
         return newest.metadata

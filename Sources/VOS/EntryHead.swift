@@ -167,7 +167,11 @@ enum EntryCoding {
             guard reader.remaining == 4 * words else { return nil }
             for index in 0..<words {
                 guard let word = reader.long() else { return nil }
-                if index == 0 { value.firstChecksum = word } else { value.moreChecksums.append(word) }
+                if index == 0 {
+                    value.firstChecksum = word
+                } else {
+                    value.moreChecksums.append(word)
+                }
             }
         }
         guard reader.remaining == 0 else { return nil }

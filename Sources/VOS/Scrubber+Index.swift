@@ -59,7 +59,7 @@ extension Scrubber {
     private func candidates(in version: IndexVersion, from key: IndexKey.Bytes) -> [IndexTable] {
         var tables = version.levels[0].filter { IndexKey.compare($0.info.lastKey, key) >= 0 }
         for level in version.levels[1...] {
-            let index = IndexVersion.lowerBound(level, key)
+            let index = IndexVersion.lowerBound(level[...], key)
             if index < level.count { tables.append(level[index]) }
         }
         return tables

@@ -144,10 +144,12 @@ extension VOS {
                 if wantsCheckpoint || frozen != nil { try await checkpoint() }
             } catch .closed {
                 return
-            } catch .device(let error) {
-                log.error("the store is out of service: \(error)")
-                return
             } catch {
+                // Of writes none works any more; a read may, the next time.
+                if store.isOutOfService {
+                    log.error("the store is out of service: \(error)")
+                    return
+                }
                 log.warning("work in the background: \(error)")
             }
         }

@@ -178,7 +178,8 @@ extension VOS {
             if IndexKey.compare(place, bound) < 0 { bound = place }
         }
         let view = makeView()
-        let cursor = try await IndexCursor(view, prefix: prefix, name: nil, isReversed: true)
+        let cursor = try await IndexCursor(
+            view, prefix: IndexKey.Prefix(prefix), name: nil, isReversed: true)
         try await cursor.seek(bound)
         var looked = 0
         while cursor.isValid {

@@ -90,7 +90,7 @@ import Testing
             try await self.put(vos, [1], bytes, type, epoch: 10)
             try await vos.checkpoint()
             let table = try #require(vos.version.tables.first)
-            let cursor = IndexCursor(merging: [RunCursor([table], prefix: [])])
+            let cursor = IndexCursor(merging: [RunCursor([table], prefix: .none)])
             try await cursor.seek([])
             let record = try cursor.entry.record()
             #expect(record.checksumType == type)

@@ -84,7 +84,7 @@ import VOSSimulator
     )] {
         var found: [(StoreEntry.Name, [BlockExtent])] = []
         for table in vos.version.tables {
-            let cursor = IndexCursor(merging: [RunCursor([table], prefix: [])])
+            let cursor = IndexCursor(merging: [RunCursor([table], prefix: .none)])
             try await cursor.seek([])
             while cursor.isValid {
                 let record = try cursor.entry.record()
