@@ -254,13 +254,29 @@ package struct StoreJournal: Sendable {
             var comparison = StoreComparison(
                 vos, candidate.model, entropy: Entropy(seed: UInt64(choice)))
             let readable = epochs.filter { $0 >= vos.aggregatedEpoch }
-            guard let found = try await comparison.difference(at: readable) else {
+            guard let found = try await candidate.difference(&comparison, at: readable) else {
                 self = candidate
                 return nil
             }
             if first == nil { first = found }
         }
         return "neither with nor without what was under way: \(first ?? "")"
+    }
+
+    /// What is not as it should be at some epochs, and in the snapshots, in words.
+    package func difference(
+        _ comparison: inout StoreComparison, at epochs: [UInt64]
+    ) async throws(VOSError) -> String? {
+        if let found = try await comparison.difference(at: epochs) { return found }
+        for container in model.containerNames {
+            for epoch in snapshots(of: container) {
+                guard let found = try await comparison.difference(container, epoch) else {
+                    continue
+                }
+                return "\(found), in the snapshot of epoch \(epoch)"
+            }
+        }
+        return nil
     }
 
     /// Finds out what became of the distributed transactions. Returns what must not be.

@@ -235,14 +235,8 @@ package final class StorePlayer {
     package func compare(epochs count: Int = 2) async throws(VOSError) {
         var comparison = StoreComparison(
             vos, journal.model, entropy: entropy.fork("compare"), buffers: buffers)
-        if let found = try await comparison.difference(at: epochs(count)) { violate(found) }
-        for container in journal.model.containerNames {
-            for epoch in journal.snapshots(of: container) {
-                guard let found = try await comparison.difference(container, epoch) else {
-                    continue
-                }
-                violate("\(found), in the snapshot of epoch \(epoch)")
-            }
+        if let found = try await journal.difference(&comparison, at: epochs(count)) {
+            violate(found)
         }
     }
 
