@@ -114,8 +114,8 @@ extension BlockStore {
             do throws(BIOError) {
                 try await writeGroup(group)
             } catch {
-                fail(error)
                 applyDurable()
+                fail(error)
                 for entry in group.entries { entry.waiter?.resume(returning: error) }
                 continue
             }

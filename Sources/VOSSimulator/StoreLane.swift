@@ -135,7 +135,8 @@ final class StoreLane {
             if let refusal { player.violate("prepared, and should end with \(refusal)") }
         } catch .conflict {
             simulation.report.refusals += 1
-            // Keys of other users may share a place among the time stamps, where a later epoch stands.
+            // Keys of other users may share a place among the time stamps, and a later epoch stands
+            // there.
             if !isHeld, simulation.newestEpoch <= epoch {
                 player.violate("a conflict with nobody")
             }
