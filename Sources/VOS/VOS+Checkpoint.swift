@@ -69,7 +69,10 @@ extension VOS {
 
     /// Frees a memtable that was flushed, a little at a time, when nobody reads it any more.
     func dismantle(_ memtable: Memtable) {
+        // The store is closed only after that: a task that nobody waits for would keep it.
+        operations += 1
         xstream.spawn { [self] in
+            defer { end() }
             var memtable = memtable
             while !isKnownUniquelyReferenced(&memtable), !isClosed {
                 await xstream.sleep(for: .milliseconds(1))
