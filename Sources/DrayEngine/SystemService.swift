@@ -113,7 +113,7 @@ final class SystemService {
         registerSnapshots(on: context)
         context.register(MetadataProtocol.prepare) {
             (request, _) async throws(RPCError) -> MetadataPrepareReply in
-            self.acceptor.prepare(request.ballot)
+            await self.prepare(request)
         }
         context.register(MetadataProtocol.accept) {
             (request, _) async throws(RPCError) -> MetadataAcceptReply in
@@ -145,6 +145,12 @@ final class SystemService {
     }
 
     // MARK: - Acceptor
+
+    /// After what is being stored: whoever is promised something now must see it, as it may become
+    /// the newest after all.
+    private func prepare(_ request: MetadataPrepareRequest) async -> MetadataPrepareReply {
+        await acceptorLock.withLock { acceptor.prepare(request.ballot) }
+    }
 
     /// Stores metadata durably, publishes it to the targets, and says so; or refuses.
     private func accept(

@@ -69,15 +69,22 @@ extension VOS {
 
     /// Frees a memtable that was flushed, a little at a time, when nobody reads it any more.
     func dismantle(_ memtable: Memtable) {
+        retired.append(memtable)
+        guard retired.count == 1 else { return }
         // The store is closed only after that: a task that nobody waits for would keep it.
         operations += 1
         xstream.spawn { [self] in
-            defer { end() }
-            var memtable = memtable
-            while !isKnownUniquelyReferenced(&memtable), !isClosed {
-                await xstream.sleep(for: .milliseconds(1))
+            while !retired.isEmpty, !isClosed {
+                if !isKnownUniquelyReferenced(&retired[0]) {
+                    await xstream.sleep(for: .milliseconds(1))
+                } else if retired[0].dismantle() {
+                    await giveWay()
+                } else {
+                    retired.removeFirst()
+                }
             }
-            while !isClosed, memtable.dismantle() { await giveWay() }
+            retired = []
+            end()
         }
     }
 

@@ -24,6 +24,8 @@ internal import Logging
     @safe @exclusivity(unchecked) var active = Memtable()
     /// What is being flushed, or could not be.
     @safe @exclusivity(unchecked) var frozen: FrozenMemtable?
+    /// Memtables that were flushed, and are not freed yet.
+    var retired: [Memtable] = []
     /// The tables.
     @safe @exclusivity(unchecked) var version = IndexVersion()
     /// What stands on the device: without what `version`, `tableUsages` and `blockMap` tell.

@@ -155,6 +155,29 @@ import Testing
         }
     }
 
+    /// Engines propose at the same time, and to each other while they store: no change is lost.
+    @Test func changesAtTheSameTimeAreAllMade() {
+        ClusterRig.run { rig in
+            let containers = [rig.container, try await rig.container(ofClient: 1)]
+            try await rig.together(
+                (0..<6).map { number in
+                    {
+                        let container = containers[number % 2]
+                        for round in 0..<8 {
+                            let label = "\(number)-\(round)"
+                            let snapshot = try await container.createSnapshot(label: label)
+                            if round % 2 == 0 { try await container.destroySnapshot(snapshot) }
+                        }
+                    }
+                })
+            let labels = try await rig.container.snapshots().map(\.label).sorted()
+            let expected = (0..<6).flatMap { number in
+                [1, 3, 5, 7].map { "\(number)-\($0)" }
+            }
+            #expect(labels == expected.sorted())
+        }
+    }
+
     @Test func whatWasCanOnlyBeRead() {
         ClusterRig.run { rig in
             let object = try await rig.makeObject()

@@ -39,6 +39,31 @@ import Testing
         #expect(finished)
     }
 
+    /// A flushed memtable is freed when nobody reads it any more, and a store that is closed keeps
+    /// none.
+    @Test func aFlushedMemtableIsFreed() {
+        let target = SimulatedTarget(seed: 1)
+        let finished = target.run {
+            let vos = try await target.open()
+            for number in 0..<5 as Range<UInt8> {
+                try await vos.putSingle([number], [1], [7], epoch: 5 + UInt64(number))
+            }
+            var view: ReadView? = vos.makeView()
+            try await vos.checkpoint()
+            await target.xstream.sleep(for: .milliseconds(20))
+            #expect(vos.retired.map(\.tree.count) == [5])
+            #expect(view?.limit != nil)
+            view = nil
+            await target.xstream.sleep(for: .milliseconds(20))
+            #expect(vos.retired.isEmpty)
+            try await vos.putSingle([1], [1], [8], epoch: 500)
+            try await vos.checkpoint()
+            await vos.close()
+            #expect(vos.retired.isEmpty)
+        }
+        #expect(finished)
+    }
+
     /// The manifest of a merge has transactions as the last flush knew them: the blocks of one that
     /// was aborted since then must not become a table's.
     @Test func blocksOfWhatIsAbortedWaitForAFlush() {
