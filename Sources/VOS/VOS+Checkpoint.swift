@@ -67,6 +67,9 @@ extension VOS {
         log.info("flushed \(memtable.tree.count) entries up to record \(frozen.sequence)")
     }
 
+    /// How many leaves of a memtable are freed before others have their turn.
+    private static let leavesPerSlice = 8
+
     /// Frees a memtable that was flushed, a little at a time, when nobody reads it any more.
     func dismantle(_ memtable: Memtable) {
         retired.append(memtable)
@@ -77,11 +80,11 @@ extension VOS {
             while !retired.isEmpty, !isClosed {
                 if !isKnownUniquelyReferenced(&retired[0]) {
                     await xstream.sleep(for: .milliseconds(1))
-                } else if retired[0].dismantle() {
-                    await giveWay()
-                } else {
-                    retired.removeFirst()
+                    continue
                 }
+                let steps = (0..<VOS.leavesPerSlice).prefix { _ in retired[0].dismantle() }
+                if steps.count < VOS.leavesPerSlice { retired.removeFirst() }
+                await giveWay()
             }
             retired = []
             end()
