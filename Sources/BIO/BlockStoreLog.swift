@@ -230,8 +230,7 @@ extension BlockStore {
         let flushing = checks.contains { !isApart || places.isOnMetadata($0.extent) }
         try await writeGroup(
             payloadEnd: place, recordCount: group.entries.count, checkCount: checks.count,
-            isSeal: false,
-            flushing: flushing)
+            isSeal: false, flushing: flushing)
     }
 
     /// Writes a group without records, durably.

@@ -57,7 +57,9 @@ extension ClientCore {
                         ClientCore.cause(failure, after: earlier), subject(object), engine: engine)
                 }
             }
-            if areTooOld, let epoch { throw tooOld(object, epoch, failure) }
+            if areTooOld, let epoch {
+                throw DrayError(tooOldAt: epoch, subject(object), cause: failure)
+            }
             let isFinal =
                 members.count == 1 || leaderOnly
                 ? !ClientCore.mayRetry(failure) : corruption != nil
@@ -85,16 +87,9 @@ extension ClientCore {
         }
     }
 
-    private static func isTooOld(_ error: RPCError) -> Bool {
+    static func isTooOld(_ error: RPCError) -> Bool {
         guard case .application(let code, _) = error else { return false }
         return code == ServiceCode.tooOld.rawValue
-    }
-
-    private func tooOld(_ object: DrayObject, _ epoch: UInt64, _ cause: RPCError) -> DrayError {
-        DrayError(
-            .tooOld,
-            "\(subject(object)): what was at epoch \(epoch) is not kept any more; "
-                + "a snapshot would have kept it", cause: cause)
     }
 
     private static func isDamage(_ error: RPCError) -> Bool {
@@ -377,5 +372,15 @@ extension ClientCore {
         transaction?.didRead(
             object, group: group, dkey: nil, snapshot: reply.snapshot, instance: reply.instance)
         return reply
+    }
+}
+
+extension DrayError {
+    /// What was visible at an epoch is not kept any more.
+    init(tooOldAt epoch: UInt64, _ subject: String, cause: RPCError) {
+        self.init(
+            .tooOld,
+            "\(subject): what was at epoch \(epoch) is not kept any more; "
+                + "a snapshot would have kept it", cause: cause)
     }
 }

@@ -76,8 +76,10 @@ extension ClientCore {
                 }
                 return comparison.compare(pages, through: nil).differences
             } catch {
+                // At the container's own epoch it would be too old again.
                 guard case .application(let code, _) = error.cause,
-                    code == ServiceCode.tooOld.rawValue, attempt < ClientCore.secondLooksMax
+                    code == ServiceCode.tooOld.rawValue, object.container.epoch == nil,
+                    attempt < ClientCore.secondLooksMax
                 else { throw error }
             }
         }
@@ -98,7 +100,7 @@ extension ClientCore {
     ) async throws(DrayError) -> ObjectInspectReply {
         try await retrying(
             "\(subject(object)), target \(member.rank).\(member.target)", engine: member.rank,
-            until: operationEnd(in: object.container)
+            until: operationEnd(in: object.container), epoch: object.container.epoch
         ) { (deadline) async throws(RPCError) -> ObjectInspectReply in
             try await context.call(
                 ObjectProtocol.inspect, request, to: .rank(member.rank, tag: member.tag),
@@ -122,10 +124,11 @@ extension ClientCore {
         request.limit = UInt32(clamping: min(limit, ObjectLimits.pageMax))
         request.epoch = container.epoch ?? 0
         let (message, what) = (request, "container \(pool.label)/\(container.label)")
-        let end = operationEnd(in: container)
+        let (end, epoch) = (operationEnd(in: container), container.epoch)
         let pages = try await gather(pool.map.targets) { (core, target) throws(DrayError) in
             try await core.retrying(
-                "\(what), target \(target.rank).\(target.target)", engine: target.rank, until: end
+                "\(what), target \(target.rank).\(target.target)", engine: target.rank, until: end,
+                epoch: epoch
             ) { (deadline) async throws(RPCError) -> ObjectListReply in
                 try await core.context.call(
                     ObjectProtocol.listObjects, message, to: .rank(target.rank, tag: target.tag),

@@ -195,7 +195,8 @@ final class ClientCore {
     /// a way that says nothing about the outcome is sent again, with the same content.
     func retrying<Value>(
         _ subject: @autoclosure () -> String, engine: UInt32? = nil,
-        until end: OperationEnd? = nil, _ body: (Deadline) async throws(RPCError) -> Value
+        until end: OperationEnd? = nil, epoch: UInt64? = nil,
+        _ body: (Deadline) async throws(RPCError) -> Value
     ) async throws(DrayError) -> Value {
         let end = end ?? operationEnd()
         var backoff = Backoff()
@@ -204,6 +205,9 @@ final class ClientCore {
             do throws(RPCError) {
                 return try await body(end.deadline)
             } catch {
+                if let epoch, ClientCore.isTooOld(error) {
+                    throw DrayError(tooOldAt: epoch, subject(), cause: error)
+                }
                 guard ClientCore.mayRetry(error), !Task.isCancelled,
                     await pause(&backoff, until: end)
                 else {

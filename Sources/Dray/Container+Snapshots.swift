@@ -46,15 +46,16 @@ extension Container {
     /// Any replica answers. When the snapshot is destroyed, reads fail with `tooOld` sooner or
     /// later.
     public func at(_ snapshot: SnapshotRecord) -> Container {
-        reading(at: snapshot.epoch, isHeld: true)
+        precondition(snapshot.container == id, "a snapshot of another container")
+        return reading(at: snapshot.epoch, isHeld: true)
     }
 
     /// The container as it was at an epoch of the last few seconds (20, unless devices are nearly
     /// full). It can only be read.
     ///
     /// The first replica alone is asked. Reads fail with `tooOld` when the epoch's versions are not
-    /// kept any more, with `invalidArgument` when it is in the future. Epochs are nanoseconds since
-    /// 1970.
+    /// kept any more, with `invalidArgument` when it is more than a second in the future. Epochs
+    /// are nanoseconds since 1970.
     public func at(epoch: UInt64) -> Container {
         reading(at: epoch, isHeld: false)
     }
@@ -66,6 +67,11 @@ extension ClientCore {
     func createSnapshot(
         of container: Container, label: String
     ) async throws(DrayError) -> SnapshotRecord {
+        if let epoch = container.epoch {
+            throw DrayError(
+                .invalidArgument,
+                "\(container.snapshotSubject): what was at epoch \(epoch) can only be read")
+        }
         var change = MetadataChange()
         change.kind = .createSnapshot
         change.pool = container.pool.id

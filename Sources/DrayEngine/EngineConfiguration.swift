@@ -33,7 +33,7 @@ public struct EngineConfiguration: Sendable {
     public var indexBytes = 64 << 20
 
     /// How much each target reads and verifies when it scrubs its store, in bytes a second; 0: it
-    /// does so only when it is asked to (DAOS: the pool property `scrub`).
+    /// does so only when it is asked to.
     public var scrubRate: UInt64 = 4 << 20
 
     /// How often that begins. After the start of an engine the first time after an hour, or after

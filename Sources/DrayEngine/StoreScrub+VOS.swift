@@ -63,8 +63,8 @@ extension ScrubbedValue {
         pool = name.pool
         container = name.container
         object = name.object
-        dkey = Array((name.dkey ?? []).prefix(ObjectLimits.keyMax))
-        akey = Array((name.akey ?? []).prefix(ObjectLimits.keyMax))
+        dkey = Array((name.dkey ?? []).prefix(ScrubbedValue.keyMax))
+        akey = Array((name.akey ?? []).prefix(ScrubbedValue.keyMax))
         offset = name.offset
         length = UInt64(name.byteCount)
         epoch = name.epoch

@@ -44,8 +44,8 @@ extension SystemService {
         let snapshot = SnapshotReference(
             pool: change.pool, container: change.container, epoch: change.epoch)
         let bound = change.epoch + TargetService.holdWindow
-        // A resend finds it made.
-        guard planned != known else { return try await agree(on: change, until: bound) }
+        // A resend finds it made. It is not made again if it is destroyed meanwhile.
+        guard planned != known else { return try await agree(on: nil) }
         try await holdEverywhere(snapshot)
         do throws(RPCError) {
             let metadata = try await agree(on: change, until: bound)
@@ -53,10 +53,10 @@ extension SystemService {
             if !metadata.names(snapshot) { await releaseEverywhere(snapshot) }
             return metadata
         } catch {
-            // A refusal is founded on what all engines have: none of them will ever name it.
-            if case .application(let code, _) = error,
-                code != ServiceCode.unavailable.rawValue
-            {
+            // A refusal is founded on what all engines have: none of them will ever name it. Where
+            // one did not answer, or could not store it, others may.
+            let unknown = [ServiceCode.unavailable, .device].map(\.rawValue)
+            if case .application(let code, _) = error, !unknown.contains(code) {
                 await releaseEverywhere(snapshot)
             }
             throw error
@@ -146,10 +146,22 @@ extension SystemService {
     /// not name and never will. Newer metadata than could name it are the proof; where there are
     /// none, what is there is agreed on once more.
     func releaseLater() async {
-        await xstream.sleep(for: .nanoseconds(Int64(TargetService.holdWindow)))
+        isReleaseWanted = true
+        guard !isReleasing else { return }
+        isReleasing = true
+        defer { isReleasing = false }
+        while isReleaseWanted {
+            isReleaseWanted = false
+            await xstream.sleep(for: .nanoseconds(Int64(TargetService.holdWindow)))
+            await releaseUnnamed()
+        }
+    }
+
+    private func releaseUnnamed() async {
         while contexts != nil {
             var oldest: UInt64?
             for target in targets {
+                guard contexts != nil else { return }
                 let epochs = await target.xstream.run {
                     target.value.unnamedSnapshots.map(\.epoch)
                 }

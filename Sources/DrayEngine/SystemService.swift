@@ -30,6 +30,10 @@ final class SystemService {
     private var acceptor: MetadataAcceptor
     /// Held from the check of a ballot until what it carries is stored.
     private let acceptorLock = AsyncLock()
+    /// Whether somebody gives up what is held for snapshots that were not made.
+    var isReleasing = false
+    /// Whether something was held since that began.
+    var isReleaseWanted = false
 
     /// How long one engine may take to answer another about metadata.
     static let peerTimeout: Duration = .seconds(2)

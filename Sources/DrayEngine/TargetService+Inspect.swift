@@ -78,7 +78,7 @@ extension TargetService {
         guard try members(of: part).contains(address) else {
             throw .service(.staleMap, "the object's shard is not here")
         }
-        try observe(snapshot: request.epoch)
+        try observe(epoch: request.epoch)
         let target = request.target
         let buffer = try call.context.makeBuffer(count: TargetService.inspectedBytesMax)
         let limit = Int(min(request.limit, UInt32(ObjectLimits.pageMax)))
@@ -100,7 +100,9 @@ extension TargetService {
                 let first = reply.values.count
                 try await inspect(
                     dkey, target, buffer, epoch: reply.epoch, patience(call), into: &reply.values)
-                bytes += reply.values[first...].reduce(0) { $0 + $1.length }
+                bytes += reply.values[first...].reduce(0) {
+                    $0 + $1.length + UInt64($1.dkey.count + $1.akey.count)
+                }
                 let isFull =
                     reply.values.count >= TargetService.inspectedValuesMax
                     || bytes >= TargetService.answeredBytesMax
@@ -123,7 +125,8 @@ extension TargetService {
         repeat {
             let akeys = try await vos.listAkeys(
                 pool: target.pool, container: target.container, object: target.object, dkey: dkey,
-                after: after, limit: ObjectLimits.pageMax, epoch: epoch, patience: patience)
+                after: after, limit: ObjectLimits.pageMax, bytesMax: ObjectLimits.pageBytesMax,
+                epoch: epoch, patience: patience)
             for akey in akeys.keys {
                 var fetch = Fetch(
                     pool: target.pool, container: target.container, object: target.object,

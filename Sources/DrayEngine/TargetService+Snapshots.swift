@@ -39,10 +39,13 @@ extension TargetService {
     /// Makes the snapshots here those of the metadata, which were accepted at `stamp`.
     func reconcileSnapshots(acceptedAt stamp: UInt64) async {
         for snapshot in unnamedSnapshots where snapshot.epoch + TargetService.holdWindow < stamp {
+            // Newer metadata may have come meanwhile, here and below.
+            guard !namedSnapshots.contains(snapshot) else { continue }
             await logging { () async throws(VOSError) in try await drop(snapshot) }
         }
         let held = Set(heldSnapshots)
         for snapshot in namedSnapshots where !held.contains(snapshot) {
+            guard namedSnapshots.contains(snapshot) else { continue }
             // It was held before the metadata named it: only damage leads here.
             await logging { () async throws(VOSError) in
                 try await vos.takeSnapshot(

@@ -136,14 +136,17 @@ public struct ScrubbedValue: Message, Hashable {
     public var length: UInt64 = 0
     public var epoch: UInt64 = 0
 
+    /// What is longer is cut off.
+    public static let keyMax = 1024
+
     public init() {}
 
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&pool)
         try coder.code(&container)
         try coder.code(&object)
-        try coder.code(&dkey, max: ObjectLimits.keyMax)
-        try coder.code(&akey, max: ObjectLimits.keyMax)
+        try coder.code(&dkey, max: ScrubbedValue.keyMax)
+        try coder.code(&akey, max: ScrubbedValue.keyMax)
         try coder.code(&offset)
         try coder.code(&length)
         try coder.code(&epoch)

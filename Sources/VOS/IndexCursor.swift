@@ -25,22 +25,15 @@ internal import DrayRuntime
         let hash = name.map { name in
             unsafe name.withPrefix(name.count) { unsafe TableFilter.path($0) }
         }
-        for level in view.version.levels.indices {
-            let tables = view.version.levels[level]
-            var index = 0
-            while let found = IndexVersion.candidate(tables, level, from: index, prefix) {
-                index = found.index + 1
-                if let hash, found.isAlone {
-                    let filter = tables[found.index].cachedFilter
-                    if let filter {
-                        if !filter.mayContain(hash) { continue }
-                    } else if try await !tables[found.index].mayContain(hash) {
-                        continue
-                    }
+        for candidate in view.version.candidates(from: prefix, prefix: prefix) {
+            if let hash, candidate.isAlone {
+                if let filter = candidate.table.cachedFilter {
+                    if !filter.mayContain(hash) { continue }
+                } else if try await !candidate.table.mayContain(hash) {
+                    continue
                 }
-                let run = found.isAlone ? tables[found.index..<index] : tables[...]
-                sources.append(RunCursor(run, prefix: prefix, isReversed: isReversed))
             }
+            sources.append(RunCursor(candidate.run, prefix: prefix, isReversed: isReversed))
         }
     }
 

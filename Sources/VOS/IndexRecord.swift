@@ -118,6 +118,21 @@ final class IndexRecord {
         return words.indices.allSatisfy { words[$0] == checksumWord(first + $0) }
     }
 
+    /// The first chunk of `bytes` that does not match its checksum, or nil. They are those of the
+    /// value from `chunk` on.
+    func firstDamagedChunk(_ bytes: UnsafeRawBufferPointer, from chunk: Int = 0) -> Int? {
+        var chunk = chunk
+        var start = 0
+        while start < bytes.count {
+            let end = min(bytes.count, start + VOSLimits.checksumChunk)
+            let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[start..<end])
+            guard unsafe matches(part, chunk: chunk) else { return chunk }
+            chunk += 1
+            start = end
+        }
+        return nil
+    }
+
     /// About how many bytes of memory this takes, beside its key.
     var memoryBytes: Int {
         112 + (inline.isEmpty ? 0 : 32 + inline.count)

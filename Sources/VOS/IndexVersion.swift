@@ -54,21 +54,12 @@ final class IndexVersion {
     }
 
     /// The first of `tables`, ordered and disjoint, whose last key is not below `key`.
-    static func lowerBound(_ tables: ArraySlice<IndexTable>, _ key: IndexKey.Bytes) -> Int {
-        unsafe key.withUnsafeBytes { unsafe lowerBound(tables, $0) }
-    }
-
-    private static func lowerBound(
-        _ tables: ArraySlice<IndexTable>, _ key: UnsafeRawBufferPointer
-    ) -> Int {
+    static func lowerBound(_ tables: ArraySlice<IndexTable>, _ key: IndexKey.Prefix) -> Int {
         var low = tables.startIndex
         var high = tables.endIndex
         while low < high {
             let middle = (low + high) / 2
-            let order = unsafe tables[middle].info.lastKey.withUnsafeBytes {
-                unsafe IndexKey.compare($0, key)
-            }
-            if order < 0 {
+            if key.compare(tables[middle].info.lastKey) > 0 {
                 low = middle + 1
             } else {
                 high = middle
@@ -77,76 +68,67 @@ final class IndexVersion {
         return low
     }
 
-    /// The first table of a level from `first` on that may have keys with the prefix; above level
-    /// 0 only the first of all. `isAlone`: no other table of the level has more of them, so that a
-    /// name that the filter does not have is not there.
-    static func candidate(
-        _ tables: [IndexTable], _ level: Int, from first: Int, _ prefix: IndexKey.Prefix
-    ) -> (index: Int, isAlone: Bool)? {
-        guard first < tables.count else { return nil }
-        if level == 0 {
-            let index = tables[first...].firstIndex { table in
-                isBelowEnd(table.info.firstKey, prefix) && prefix.compare(table.info.lastKey) <= 0
-            }
-            return index.map { ($0, true) }
-        }
-        guard first == 0 else { return nil }
-        let index = unsafe prefix.withBytes { unsafe lowerBound(tables[...], $0) }
-        guard index < tables.count, isBelowEnd(tables[index].info.firstKey, prefix) else {
-            return nil
-        }
-        let isAlone =
-            index + 1 == tables.count || !prefix.begins(tables[index + 1].info.firstKey)
-        return (index, isAlone)
-    }
-
-    /// A table that may have what is sought.
-    struct Candidate {
-        let table: IndexTable
-        /// Whether no other table of the level has more of it: then a name that the filter does
-        /// not have is not there.
-        let isAlone: Bool
-    }
-
-    /// The tables that may have keys from `target` on that begin with its first `prefix` bytes: of
-    /// each level above 0 only the first.
-    func candidates(from target: IndexKey.Bytes, prefix: Int) -> [Candidate] {
-        var candidates: [Candidate] = []
-        for table in levels[0] {
-            guard IndexKey.compare(table.info.lastKey, target) >= 0,
-                IndexVersion.isBelowEnd(table.info.firstKey, target, prefix: prefix)
-            else { continue }
-            candidates.append(Candidate(table: table, isAlone: true))
-        }
-        for tables in levels[1...] where !tables.isEmpty {
-            let index = IndexVersion.lowerBound(tables[...], target)
-            guard index < tables.count,
-                IndexVersion.isBelowEnd(tables[index].info.firstKey, target, prefix: prefix)
-            else { continue }
-            let isAlone =
-                index + 1 == tables.count
-                || !IndexKey.agree(tables[index + 1].info.firstKey, target, length: prefix)
-            candidates.append(Candidate(table: tables[index], isAlone: isAlone))
-        }
-        return candidates
+    /// The tables that may have keys from `low` on that begin with `prefix`: of each level above 0
+    /// only the first.
+    func candidates(from low: IndexKey.Prefix, prefix: IndexKey.Prefix) -> TableCandidates {
+        TableCandidates(version: self, low: low, prefix: prefix)
     }
 
     /// Whether `first` is not above everything that begins with the prefix.
     static func isBelowEnd(_ first: IndexKey.Bytes, _ prefix: IndexKey.Prefix) -> Bool {
-        isBelowEnd(first, prefix.bytes, prefix: prefix.count)
-    }
-
-    /// Whether `first` is not above everything that begins with the first `prefix` bytes of
-    /// `target`.
-    static func isBelowEnd(
-        _ first: IndexKey.Bytes, _ target: IndexKey.Bytes, prefix: Int
-    ) -> Bool {
         unsafe first.withUnsafeBytes { first in
-            unsafe target.withUnsafeBytes { target in
-                let length = min(prefix, first.count)
+            unsafe prefix.withBytes { prefix in
+                let length = min(prefix.count, first.count)
                 return unsafe length == 0
-                    || memcmp(first.baseAddress!, target.baseAddress!, length) <= 0
+                    || memcmp(first.baseAddress!, prefix.baseAddress!, length) <= 0
             }
         }
+    }
+}
+
+/// A table that may have what is sought.
+struct TableCandidate {
+    /// It, and those of its level behind it that may have more.
+    let run: ArraySlice<IndexTable>
+    /// Whether there are none of these: then a name that the filter does not have is not there.
+    var isAlone: Bool { run.count == 1 }
+    var table: IndexTable { run[run.startIndex] }
+}
+
+/// The candidates of a search, found as they are needed.
+struct TableCandidates: Sequence, IteratorProtocol {
+    private let version: IndexVersion
+    private let low: IndexKey.Prefix
+    private let prefix: IndexKey.Prefix
+    private var level = 0
+    /// Of level 0, where to go on.
+    private var index = 0
+
+    fileprivate init(version: IndexVersion, low: IndexKey.Prefix, prefix: IndexKey.Prefix) {
+        self.version = version
+        self.low = low
+        self.prefix = prefix
+    }
+
+    mutating func next() -> TableCandidate? {
+        while level == 0, index < version.levels[0].count {
+            defer { index += 1 }
+            let info = version.levels[0][index].info
+            guard IndexVersion.isBelowEnd(info.firstKey, prefix), low.compare(info.lastKey) <= 0
+            else { continue }
+            return TableCandidate(run: version.levels[0][index..<index + 1])
+        }
+        while level + 1 < version.levels.count {
+            level += 1
+            let tables = version.levels[level]
+            let first = IndexVersion.lowerBound(tables[...], low)
+            guard first < tables.count,
+                IndexVersion.isBelowEnd(tables[first].info.firstKey, prefix)
+            else { continue }
+            let isAlone =
+                first + 1 == tables.count || !prefix.begins(tables[first + 1].info.firstKey)
+            return TableCandidate(run: isAlone ? tables[first...first] : tables[first...])
+        }
+        return nil
     }
 }

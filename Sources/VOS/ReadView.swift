@@ -22,10 +22,10 @@ struct ReadView {
                 choose(found, &best)
             }
         }
-        let candidates = version.candidates(from: target, prefix: prefix)
-        guard !candidates.isEmpty else { return best }
         let hash = unsafe target.withPrefix(name.akeyEnd) { unsafe TableFilter.path($0) }
-        for candidate in candidates {
+        for candidate in version.candidates(
+            from: IndexKey.Prefix(target), prefix: IndexKey.Prefix(target, count: prefix))
+        {
             if candidate.isAlone, try await !candidate.table.mayContain(hash) { continue }
             if let found = try await candidate.table.first(from: target, prefix: prefix) {
                 choose(found, &best)
@@ -88,7 +88,9 @@ struct ReadView {
         }
         guard version.hasPunches else { return best?.record }
         let hash = unsafe target.withPrefix(length) { unsafe TableFilter.punch($0) }
-        for candidate in version.candidates(from: target, prefix: length + 1) {
+        for candidate in version.candidates(
+            from: IndexKey.Prefix(target), prefix: IndexKey.Prefix(target, count: length + 1))
+        {
             guard candidate.table.info.punches > 0 || !candidate.isAlone else { continue }
             if candidate.isAlone, try await !candidate.table.mayContain(hash) { continue }
             if let found = try await candidate.table.first(from: target, prefix: length + 1) {

@@ -30,7 +30,7 @@ extension Scrubber {
             if end.map({ IndexKey.compare(key, $0) < 0 }) ?? true { end = key }
         }
         var here: [IndexTable] = []
-        for table in candidates(in: version, from: key) {
+        for table in version.candidates(from: IndexKey.Prefix(key), prefix: .none).map(\.table) {
             if IndexKey.compare(table.info.firstKey, key) <= 0 {
                 here.append(table)
             } else {
@@ -53,16 +53,6 @@ extension Scrubber {
         blocks = used
         guard let end else { return nil }
         return await look(at: parts, before: end, &work)
-    }
-
-    /// The tables that have `key` or what is behind it: of each level above 0 the first.
-    private func candidates(in version: IndexVersion, from key: IndexKey.Bytes) -> [IndexTable] {
-        var tables = version.levels[0].filter { IndexKey.compare($0.info.lastKey, key) >= 0 }
-        for level in version.levels[1...] {
-            let index = IndexVersion.lowerBound(level[...], key)
-            if index < level.count { tables.append(level[index]) }
-        }
-        return tables
     }
 
     // MARK: - Tables
@@ -197,7 +187,7 @@ extension Scrubber {
         work.values += 1
         guard record.hasBlocks else {
             let isIntact = unsafe record.inline.withUnsafeBytes { bytes in
-                unsafe intactChunks(bytes, of: record, from: 0) == record.chunkCount
+                unsafe record.firstDamagedChunk(bytes) == nil
             }
             if !isIntact {
                 add(
@@ -260,27 +250,12 @@ extension Scrubber {
         let bytes = unsafe UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<stop - start])
         var chunk = first
         while chunk < end {
-            chunk += unsafe intactChunks(bytes, of: record, from: chunk, first: first)
-            if chunk < end { damage.chunks.append(chunk) }
-            chunk += 1
+            let rest = unsafe UnsafeRawBufferPointer(
+                rebasing: bytes[((chunk - first) * VOSLimits.checksumChunk)...])
+            guard let bad = unsafe record.firstDamagedChunk(rest, from: chunk) else { break }
+            damage.chunks.append(bad)
+            chunk = bad + 1
         }
-    }
-
-    /// How many chunks from `chunk` on match their checksums, before one that does not. `bytes` are
-    /// those of the value from chunk `first` on.
-    private func intactChunks(
-        _ bytes: UnsafeRawBufferPointer, of record: IndexRecord, from chunk: Int, first: Int = 0
-    ) -> Int {
-        var count = 0
-        var start = (chunk - first) * VOSLimits.checksumChunk
-        while start < bytes.count {
-            let end = min(bytes.count, start + VOSLimits.checksumChunk)
-            let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[start..<end])
-            guard unsafe record.matches(part, chunk: chunk + count) else { break }
-            count += 1
-            start = end
-        }
-        return count
     }
 }
 

@@ -255,7 +255,7 @@ final class RunCursor: SourceCursor {
     /// The usual case: everything is in the cache, and the entry in the first block that may have
     /// it. False: it is not so.
     private func jumpInMemory(_ target: IndexKey.Bytes) -> Bool {
-        let place = IndexVersion.lowerBound(tables, target)
+        let place = IndexVersion.lowerBound(tables, IndexKey.Prefix(target))
         guard reader == nil, tables.indices.contains(place) else { return false }
         let table = tables[place]
         guard let fences = table.cached(table.info.fencePlace),
@@ -293,7 +293,7 @@ final class RunCursor: SourceCursor {
             return
         }
         self.target = nil
-        tableIndex = IndexVersion.lowerBound(tables, target)
+        tableIndex = IndexVersion.lowerBound(tables, IndexKey.Prefix(target))
         if tableIndex == tables.endIndex, isReversed { tableIndex -= 1 }
         fences = nil
         guard tables.indices.contains(tableIndex) else {

@@ -65,7 +65,7 @@ extension StoreInspector {
     // MARK: - Blocks
 
     /// The device block at a place of a table.
-    private func block(_ info: TableInfo, _ place: Int) -> UInt32? { block(info.extents, place) }
+    private func block(_ info: TableInfo, _ place: Int) -> UInt32? { info.extents.block(place) }
 
     /// Reads a part of a table; nil, with a finding, when that fails.
     private func read(
@@ -343,7 +343,7 @@ extension StoreInspector {
         }
         for chunk in 0..<record.chunkCount {
             let start = chunk * VOSLimits.checksumChunk
-            let block = self.block(blocks, chunk * chunkBlocks)
+            let block = blocks.block(chunk * chunkBlocks)
             if !isRead {
                 let end = min(buffer.count, start + VOSLimits.checksumChunk)
                 do throws(BIOError) {
@@ -364,15 +364,6 @@ extension StoreInspector {
         }
         state.verifiedBytes += UInt64(byteCount)
         progress(state)
-    }
-
-    private func block(_ extents: [BlockExtent], _ index: Int) -> UInt32? {
-        var rest = index
-        for extent in extents {
-            if rest < Int(extent.count) { return extent.start + UInt32(rest) }
-            rest -= Int(extent.count)
-        }
-        return nil
     }
 
     private func compare(

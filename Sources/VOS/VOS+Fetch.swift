@@ -198,11 +198,20 @@ extension VOS {
     fileprivate func readWhole(
         _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch
     ) async throws(VOSError) {
-        if !piece.record.hasBlocks {
-            try unsafe copyInline(piece, into: buffer, fetch: fetch)
-        } else if unsafe fetch.readsDevice || !copyCached(piece, into: buffer) {
+        if try unsafe !copyFromMemory(piece, into: buffer, fetch: fetch) {
             try unsafe await read(piece, into: buffer, fetch: fetch)
         }
+    }
+
+    /// Copies a piece that stands in the index or the cache; false when it does not.
+    private func copyFromMemory(
+        _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch
+    ) throws(VOSError) -> Bool {
+        guard !piece.record.hasBlocks else {
+            return unsafe !fetch.readsDevice && copyCached(piece, into: buffer)
+        }
+        try unsafe copyInline(piece, into: buffer, fetch: fetch)
+        return true
     }
 
     /// Reads and verifies all pieces. The caller keeps the view that they come from.
@@ -211,9 +220,7 @@ extension VOS {
     ) async throws(VOSError) {
         var stored: [ReadPiece] = []
         for piece in pieces {
-            if !piece.record.hasBlocks {
-                try unsafe copyInline(piece, into: buffer, fetch: fetch)
-            } else if fetch.readsDevice || !(unsafe copyCached(piece, into: buffer)) {
+            if try unsafe !copyFromMemory(piece, into: buffer, fetch: fetch) {
                 stored.append(piece)
             }
         }
@@ -269,7 +276,7 @@ extension VOS {
     ) throws(VOSError) {
         guard piece.count > 0 else { return }
         let intact = unsafe piece.record.inline.withUnsafeBytes { bytes in
-            guard unsafe firstDamaged(bytes, of: piece.record, firstChunk: 0) == nil else {
+            guard unsafe piece.record.firstDamagedChunk(bytes) == nil else {
                 return false
             }
             unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[piece.position...])
@@ -335,28 +342,12 @@ extension VOS {
         let count = min(target.count, Int(record.byteCount) - first)
         let bytes = unsafe UnsafeRawBufferPointer(rebasing: target[0..<count])
         let chunk = first / VOSLimits.checksumChunk
-        if let bad = unsafe firstDamaged(bytes, of: record, firstChunk: chunk) {
+        if let bad = unsafe record.firstDamagedChunk(bytes, from: chunk) {
             unsafe target.initializeMemory(as: UInt8.self, repeating: 0)
             throw corrupt(
                 record, fetch,
                 what: "chunk \(bad) does not match its checksum\(placeText(record, chunk: bad))")
         }
-    }
-
-    /// The first chunk of `bytes` that does not match its checksum, or nil.
-    private func firstDamaged(
-        _ bytes: UnsafeRawBufferPointer, of record: IndexRecord, firstChunk: Int
-    ) -> Int? {
-        var chunk = firstChunk
-        var start = 0
-        while start < bytes.count {
-            let end = min(bytes.count, start + VOSLimits.checksumChunk)
-            let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[start..<end])
-            guard unsafe record.matches(part, chunk: chunk) else { return chunk }
-            chunk += 1
-            start = end
-        }
-        return nil
     }
 
     private func corrupt(_ record: IndexRecord, _ fetch: Fetch, what: String) -> VOSError {

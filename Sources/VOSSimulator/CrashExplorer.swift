@@ -14,6 +14,8 @@ package struct CrashScenario: Sendable {
     package var play: @Sendable (StorePlayer) async throws -> Void
     /// Whether the device may be too full for more updates afterwards.
     package var fillsDevice = false
+    /// What a crash leaves may fill the device, until something is dropped.
+    package var isTight = false
     /// Also what recovers from one in so many crashes is crashed at every moment; and again, as
     /// often as `recoveryDepth` says.
     package var recoveryPeriod = 40
@@ -163,6 +165,7 @@ package final class CrashExplorer {
             process, journal: moment.journal, seed: seed &+ UInt64(number) << 8)
         let scenario = scenario
         let isFull = scenario.fillsDevice
+        let isTight = scenario.isTight
         let body = { () async throws in
             do throws(VOSError) {
                 try await player.openStore()
@@ -177,7 +180,7 @@ package final class CrashExplorer {
             guard player.violations.isEmpty else { return }
             try await player.resend()
             if isFull { try await player.destroy() }
-            try await player.goOn()
+            try await player.goOn(makingRoom: isTight)
             guard number % 4 == 0 else { return await player.closeStore() }
             try await player.reopen()
             try await checkInvariants(of: player.vos)

@@ -242,6 +242,8 @@ package struct StoreReport: Sendable {
     package var destructions = 0
     package var snapshotsTaken = 0
     package var snapshotsDropped = 0
+    /// Transactions that were refused although nothing of their user was in their way.
+    package var chanceConflicts = 0
     package var checkpoints = 0
     package var aggregations = 0
     /// Passes of the scrubber that came to the end.
@@ -261,12 +263,16 @@ package struct StoreReport: Sendable {
     mutating func fold(_ hash: UInt64) { eventHash = (eventHash &* 31) ^ hash }
 
     /// The floors that the run did not reach.
+    /// More of them than places that are shared by chance explain.
+    var hasStrangeConflicts: Bool { chanceConflicts > 2 + transactions / 20 }
+
     package var shortfalls: [String] {
         guard violations.isEmpty, steps >= 500 else { return [] }
         var shortfalls: [String] = []
         for (what, count, least) in [
             ("updates", updates, steps / 5), ("reads", reads, steps / 20),
             ("starts", starts, steps / 500), ("aggregations", aggregations, 1),
+            ("snapshots taken", snapshotsTaken, steps / 500),
         ] where count < least { shortfalls.append("\(count) \(what), at least \(least)") }
         return shortfalls
     }

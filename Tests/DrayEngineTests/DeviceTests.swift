@@ -117,7 +117,9 @@ import Testing
             _ configuration: EngineConfiguration, location: SourceLocation = #_sourceLocation
         ) -> String {
             var result = ""
-            let before = configuration.devicePaths.map(fingerprint)
+            let paths =
+                configuration.devicePaths + [configuration.metadataDevicePath].compactMap { $0 }
+            let before = paths.map(fingerprint)
             run { world, _ in
                 do {
                     let engine = try await Engine.start(configuration, world: world)
@@ -127,8 +129,7 @@ import Testing
                     result = "\(error)"
                 }
             }
-            #expect(
-                configuration.devicePaths.map(fingerprint) == before, sourceLocation: location)
+            #expect(paths.map(fingerprint) == before, sourceLocation: location)
             return result
         }
 

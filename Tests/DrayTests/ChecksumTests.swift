@@ -3,6 +3,7 @@ import DrayChecksums
 import DrayPlacement
 import DrayProtocol
 import DrayRuntime
+import DraySimulator
 import Testing
 
 /// Containers with checksums of each type, through client, engines and devices.
@@ -45,6 +46,29 @@ import Testing
             #expect(try await object.get(dkey: [9], akey: [9])?.count == 5)
             let report = try await object.verify()
             #expect(report.isEqual)
+        }
+    }
+
+    /// What has rotted on every device is known by each type but none at all.
+    @Test(arguments: ChecksumType.allCases) func rottenValues(type: ChecksumType) {
+        ClusterRig.run(targets: 2) { rig in
+            let made = try await makeContainer(rig, type)
+            let object = made.object(try await made.makeObjectID())
+            let bytes = [UInt8](repeating: 7, count: 100_000)
+            try await object.put(dkey: [1], akey: [1], value: bytes)
+            var rotten = 0
+            for rank in 0..<rig.cluster.engineCount {
+                rotten += rig.cluster.rot(rank: rank, oneIn: 1)
+            }
+            #expect(rotten > 0)
+            guard type != .off else {
+                #expect(try await object.get(dkey: [1], akey: [1])?.count == bytes.count)
+                return
+            }
+            let (error, _) = try await rig.failure {
+                _ = try await object.get(dkey: [1], akey: [1])
+            }
+            #expect(error.code == .corrupt, "\(error)")
         }
     }
 }

@@ -98,10 +98,11 @@ import Testing
             if isHit {
                 let (error, _) = try await rig.failure { try await replicated.put("a", "new") }
                 #expect(error.code == .device, "\(error)")
+                #expect(["old", "new"].contains(try await replicated.get("a")))
             } else {
                 try await replicated.put("a", "new")
+                #expect(try await replicated.get("a") == "new")
             }
-            #expect(["old", "new"].contains(try await replicated.get("a")))
             await rig.sleep(.seconds(2))
             let counts = rig.cluster.devices.faultCounts(path: path)
             #expect(counts.writeErrors + counts.flushErrors == 1, "\(counts)")
@@ -141,7 +142,9 @@ import Testing
             } else {
                 try await pool.createContainer(label: "more", objectClass: .s1)
             }
-            #expect(try await pool.containers().map(\.label).contains("data"))
+            let labels = try await pool.containers().map(\.label)
+            // Without the first device nobody knows: the other engines may have stored it.
+            #expect(labels.contains("data") && (failing == 0 || labels.contains("more")))
             try await objects[1 - failing].put("a", "new")
             #expect(try await objects[1 - failing].get("a") == "new")
         }
@@ -165,7 +168,9 @@ import Testing
                             let padding = String(repeating: "x", count: number * 37 % 9000)
                             try await limited.put("a", "\(number) " + padding)
                             acknowledged[target] = number
-                        } catch {}
+                        } catch {
+                            #expect(isCut, "\(error)")
+                        }
                     }
                     running -= 1
                 }

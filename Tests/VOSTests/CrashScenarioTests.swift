@@ -124,6 +124,7 @@ import VOSSimulator
             }
         }
         scenario.shape.blocks = 72
+        scenario.isTight = true
         explore(scenario, boundaries: 60)
     }
 

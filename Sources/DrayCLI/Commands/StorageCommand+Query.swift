@@ -28,6 +28,15 @@ extension StorageCommand {
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
 
+        func validate() throws {
+            if path == nil, metadataDevice != nil {
+                throw ValidationError("--metadata-device is the one beside PATH.")
+            }
+            if path != nil, devices || !rank.isEmpty {
+                throw ValidationError("--rank and --devices ask engines; PATH is a device.")
+            }
+        }
+
         func run() async throws {
             if let path {
                 try await showDevice(try StorageCommand.text(path))
@@ -65,8 +74,9 @@ extension StorageCommand {
                 for finding in findings { Terminal.note("dray: " + finding.text) }
                 return findings.isEmpty
             } catch {
+                // It may be a pair, of which nobody has asked.
                 Terminal.note(error.line)
-                return true
+                return metadataDevice == nil
             }
         }
 
