@@ -32,7 +32,6 @@ extension SystemService {
     /// was acknowledged before, and before everything that begins when it is made.
     func createSnapshot(_ change: MetadataChange) async throws(RPCError) -> ClusterMetadata {
         var change = change
-        // The answers bring the clock ahead of those of all engines.
         let known = try await readAll()
         change.epoch = clock.now()
         var planned = known
@@ -63,13 +62,18 @@ extension SystemService {
         }
     }
 
-    /// The newest metadata, of all engines.
+    /// The newest metadata, of all engines, ahead of whose clocks ours is then.
     private func readAll() async throws(RPCError) -> ClusterMetadata {
         var newest = MetadataPrepareReply()
         let replies = await ask(MetadataProtocol.prepare, MetadataPrepareRequest())
         for (engine, reply) in zip(configuration.engines, replies) {
             guard case .success(let reply) = reply else {
                 throw notTaken("engine \(engine.rank) does not answer")
+            }
+            // A reply of somebody whose clock is far ahead is taken, and its stamp is not. But what
+            // was acknowledged there belongs to the snapshot.
+            guard clock.observe(reply.stamp) else {
+                throw notTaken("the clock of engine \(engine.rank) is too far ahead")
             }
             if reply.accepted > newest.accepted { newest = reply }
         }

@@ -153,7 +153,11 @@ final class SystemService {
     /// After what is being stored: whoever is promised something now must see it, as it may become
     /// the newest after all.
     private func prepare(_ request: MetadataPrepareRequest) async -> MetadataPrepareReply {
-        await acceptorLock.withLock { acceptor.prepare(request.ballot) }
+        await acceptorLock.withLock {
+            var reply = acceptor.prepare(request.ballot)
+            reply.stamp = clock.now()
+            return reply
+        }
     }
 
     /// Stores metadata durably, publishes it to the targets, and says so; or refuses.

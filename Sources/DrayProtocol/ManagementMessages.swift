@@ -306,6 +306,8 @@ public struct MetadataPrepareReply: Message, Hashable {
     public var highest = Ballot()
     public var accepted = Ballot()
     public var metadata = ClusterMetadata()
+    /// The engine's clock, which is ahead of all epochs that it has given.
+    public var stamp: UInt64 = 0
 
     public init() {}
 
@@ -314,6 +316,7 @@ public struct MetadataPrepareReply: Message, Hashable {
         try coder.code(&highest)
         try coder.code(&accepted)
         try coder.code(&metadata)
+        try coder.code(&stamp)
     }
 }
 
@@ -345,7 +348,7 @@ public struct MetadataAcceptReply: Message, Hashable {
 
 /// The metadata protocol, between engines.
 public enum MetadataProtocol {
-    public static let id = ProtocolID(base: 0x12, version: 2)
+    public static let id = ProtocolID(base: 0x12, version: 3)
 
     public static let prepare = Procedure<MetadataPrepareRequest, MetadataPrepareReply>(
         id, index: 0, name: "metadata.prepare")

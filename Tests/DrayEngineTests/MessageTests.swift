@@ -185,6 +185,7 @@ import Testing
         promise.promised = true
         promise.accepted = request.ballot
         promise.metadata = request.metadata
+        promise.stamp = 36
         try fuzz(promise, seed: 18)
         try fuzz(MetadataAcceptReply(), seed: 19)
         try fuzz(request.metadata, seed: 20)

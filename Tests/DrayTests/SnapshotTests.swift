@@ -345,6 +345,36 @@ import Testing
         }
     }
 
+    /// What an engine whose clock is ahead has acknowledged is in the snapshot, or there is none.
+    @Test func aClockThatIsAhead() {
+        ClusterRig.run(.sx) { rig in
+            let object = try await rig.makeObject()
+            let ahead = Int(try object.layout()[0].rank)
+            rig.cluster.simulation.stepWallClock(node: ahead, by: 1_700_000_000)
+            let keys = (0..<24).map { "\($0)" }
+            for key in keys { try await object.put(key, "1") }
+            var refusals = 0
+            for _ in 0..<3 {
+                do {
+                    let snapshot = try await rig.container.createSnapshot()
+                    let then = object.seen(in: rig.container.at(snapshot))
+                    for key in keys { #expect(try await then.get(key) == "1", "\(key)") }
+                } catch let error as DrayError {
+                    #expect(error.code == .unavailable, "\(error)")
+                    #expect(!error.mayHaveHappened)
+                    refusals += 1
+                }
+            }
+            #expect(refusals > 0)
+            // The clock is right again, once the others have come as far.
+            rig.cluster.simulation.stepWallClock(node: ahead, by: -1_700_000_000)
+            await rig.sleep(.seconds(2))
+            let snapshot = try await rig.container.createSnapshot()
+            let then = object.seen(in: rig.container.at(snapshot))
+            for key in keys { #expect(try await then.get(key) == "1") }
+        }
+    }
+
     /// Without an engine there is no snapshot, and nothing of it is left.
     @Test(arguments: 0..<3) func anEngineThatIsDown(dead: Int) {
         ClusterRig.run { rig in
