@@ -164,18 +164,42 @@ extension VOS {
         let newest = transactions.newest
         guard weightApplied != aggregatedWeight || snapshots.changes != aggregated?.snapshots ?? 0
         else { return }
-        if aggregationMark == 0 { aggregationMark = newest }
-        guard bound >= aggregationMark else { return }
         let tables = version.tables
         let total = tables.reduce(active.weight) { $0 + $1.info.weight }
+        let indexBytes = tables.reduce(0) { $0 + $1.info.byteCount }
+        if indexBytes < max(1 << 20, total / VOS.smallIndexShare), bound < newest {
+            return try await aggregateSmall(upTo: bound, total: total)
+        }
+        writtenUntil = []
+        if aggregationMark == 0 { aggregationMark = newest }
+        guard bound >= aggregationMark else { return }
         let written = weightApplied - aggregatedWeight
-        let isSmall = tables.reduce(0) { $0 + $1.info.byteCount } < 1 << 20
-        if bound >= newest || written > total / (isSmall || isTight ? 16 : 2) {
+        if bound >= newest || written > total / (isTight ? 16 : 2) {
             aggregationMark = newest
             try await aggregate(upTo: bound)
         } else if written > total / 16 {
             raiseAggregatedEpoch(to: bound)
         }
+    }
+
+    /// An index of no more than this part of everything is small: merging it costs little.
+    private static let smallIndexShare: UInt64 = 256
+
+    /// Where the index is small beside what it describes, what is hidden goes whenever a sixteenth
+    /// of everything was written and is old enough: large values fill a device quickly.
+    private func aggregateSmall(upTo bound: UInt64, total: UInt64) async throws(VOSError) {
+        if writtenUntil.last?.weight != weightApplied {
+            writtenUntil.append((epoch: transactions.newest, weight: weightApplied))
+        }
+        while let second = writtenUntil.dropFirst().first, second.epoch <= bound {
+            writtenUntil.removeFirst()
+        }
+        guard let old = writtenUntil.first, old.epoch <= bound, old.weight > aggregatedWeight,
+            old.weight - aggregatedWeight > total / 16
+        else { return }
+        try await aggregate(upTo: bound)
+        // The younger rest comes later.
+        aggregatedWeight = old.weight
     }
 }
 

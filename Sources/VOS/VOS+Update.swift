@@ -265,19 +265,27 @@ extension VOS {
         guard !faults.fails(.vosSpace) else {
             throw .noSpace(requested: UInt64(unsafe value.bytes.count), free: 0)
         }
-        let checksums = try verifiedChecksums(value)
         let count = unsafe value.bytes.count
         if count < options.inlineThreshold || count == 0 {
+            let checksums = try verifiedChecksums(value)
             try checkHeadroom(blocks: 0)
             return unsafe IndexRecord(
                 kind: kind, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch,
                 offset: offset, byteCount: count, inline: Array(value.bytes),
                 checksumType: value.checksumType, checksums: checksums)
         }
+        let isLong = count >= VOS.longValue
+        var checksums = isLong ? [] : try verifiedChecksums(value)
         let blocks = try reserve(VOS.blockCount(count))
         reserved.append(contentsOf: blocks)
-        BlockChecks.append(of: value, checksums: checksums, in: blocks, to: &checks)
-        try await writeBlocks(value, to: blocks)
+        if isLong {
+            checksums = try await writeLong(value, to: blocks) {
+                BlockChecks.append(of: value, checksums: $0, in: blocks, to: &checks)
+            }
+        } else {
+            BlockChecks.append(of: value, checksums: checksums, in: blocks, to: &checks)
+            try await writeBlocks(value, to: blocks)
+        }
         return IndexRecord(
             kind: kind, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch, offset: offset,
             byteCount: count, blocks: blocks, checksumType: value.checksumType,
@@ -320,6 +328,38 @@ extension VOS {
         } catch {
             throw VOS.error(error)
         }
+    }
+
+    /// From here on the device works on a value while its checksums are computed.
+    private static let longValue = 256 << 10
+
+    /// Writes a value to its blocks, computes or verifies its checksums meanwhile, hands them to
+    /// `body`, and returns them. Blocks of a value that turns out to be damaged were written in
+    /// vain.
+    private func writeLong(
+        _ value: ValueBytes, to blocks: [BlockExtent], _ body: ([UInt32]) -> Void
+    ) async throws(VOSError) -> [UInt32] {
+        let writing = Gather<VOSError?>(count: 1)
+        xstream.spawn { [self] in
+            do throws(VOSError) {
+                try await writeBlocks(value, to: blocks)
+                writing.finish(0, with: nil)
+            } catch {
+                writing.finish(0, with: error)
+            }
+        }
+        // The write begins.
+        await xstream.yield()
+        let checksums: Result<[UInt32], VOSError>
+        do throws(VOSError) {
+            checksums = .success(try verifiedChecksums(value))
+        } catch {
+            checksums = .failure(error)
+        }
+        if case .success(let checksums) = checksums { body(checksums) }
+        // Whatever the checksums say, the memory is in use for so long.
+        if let error = await writing.results()[0] { throw error }
+        return try checksums.get()
     }
 
     /// Writes a value to its blocks: from where it is if the device can take it from there.

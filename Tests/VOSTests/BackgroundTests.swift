@@ -45,6 +45,30 @@ import VOS
         #expect(finished)
     }
 
+    /// While large values are overwritten all the time, what is hidden takes space for little longer
+    /// than the retention time.
+    @Test func aSteadyLoadOfLargeValues() {
+        let target = makeTarget(seed: 3)
+        let finished = target.run {
+            let vos = try await target.open()
+            target.xstream.spawn { await vos.runBackground() }
+            let clock = HybridLogicalClock(clock: target.world.clock)
+            let large = [UInt8](repeating: 7, count: 4096)
+            let before = vos.space.free
+            // 20 in a second, so 100 in the retention time.
+            for round in 0..<400 {
+                try await vos.putSingle([UInt8(round % 4)], [2], large, epoch: clock.now())
+                await target.xstream.sleep(for: .milliseconds(50))
+                #expect(before - vos.space.free < 140 * 4096, "round \(round)")
+            }
+            // Nothing is forgotten.
+            await target.xstream.sleep(for: .seconds(6))
+            #expect(before - vos.space.free < 20 * 4096)
+            await target.close(vos)
+        }
+        #expect(finished)
+    }
+
     /// A wall clock that ran ahead takes no epoch from the updates that come when it is right
     /// again: aggregation goes no further than what was committed.
     @Test func aWallClockThatRanAhead() {
