@@ -124,8 +124,9 @@ extension VOS {
     /// Aggregates, takes checkpoints, and scrubs, until the store is closed or the device fails.
     /// Spawn one.
     ///
-    /// When less than an eighth of the blocks is free, superseded versions are kept for a second
-    /// only (or the retention time, if that is shorter).
+    /// When less than an eighth of the blocks is free, or somebody else wants space
+    /// (`pressForSpace`), superseded versions are kept for a second only (or the retention time, if
+    /// that is shorter).
     public func runBackground() async {
         scheduleScrub()
         while !isClosed {
@@ -155,7 +156,17 @@ extension VOS {
         }
     }
 
-    private var isTight: Bool { store.allocator.freeBlocks < store.allocator.totalBlocks / 8 }
+    private var isTight: Bool {
+        store.allocator.freeBlocks < store.allocator.totalBlocks / 8
+            || pressedUntil.map { xstream.now < $0 } ?? false
+    }
+
+    /// How long the background makes room after it was asked to.
+    private static let pressTime = Duration.seconds(2)
+
+    /// For the next two seconds the background makes room as if the device were nearly full: a pool
+    /// may be, of which the store knows nothing. Cheap.
+    public func pressForSpace() { pressedUntil = xstream.now + VOS.pressTime }
 
     /// Merges in passing leave no more than a fifth or so of what is hidden. The rest goes when all
     /// that was written is old enough; or, when all that there was the last time is, and since then

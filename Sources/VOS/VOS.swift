@@ -55,6 +55,8 @@ internal import Logging
     @safe @exclusivity(unchecked) var aggregated: AggregationState?
     /// The newest epoch when the background last aggregated.
     @safe @exclusivity(unchecked) var aggregationMark: UInt64 = 0
+    /// Until then somebody wants space.
+    @safe @exclusivity(unchecked) var pressedUntil: Instant?
     /// How much was written up to which epochs, oldest first, while the background aggregates a
     /// small index.
     @safe @exclusivity(unchecked) var writtenUntil: [(epoch: UInt64, weight: UInt64)] = []

@@ -20,6 +20,27 @@ import Testing
         return object
     }
 
+    /// What was overwritten a moment ago does not fill a pool that is nearly full.
+    @Test func overwritingInASmallPool() {
+        ClusterRig.run { rig in
+            let pool = try await rig.client.createPool(label: "small", size: 48 << 20)
+            let container = try await pool.createContainer(label: "data", objectClass: .s1)
+            let object = container.object(try await container.makeObjectID())
+            let value = [UInt8](repeating: 7, count: 1 << 20)
+            for _ in 0..<80 {
+                try await object.put(dkey: [1], akey: [1], value: value)
+                await rig.sleep(.milliseconds(250))
+            }
+            // It is full of what is there.
+            let (error, _) = try await rig.failure {
+                for number in 0..<20 as Range<UInt8> {
+                    try await object.put(dkey: [1, number], akey: [1], value: value)
+                }
+            }
+            #expect(error.code == .noSpace, "\(error)")
+        }
+    }
+
     /// The leader's requests to the other replicas stand below the update, and what each of them
     /// pulls from the client is told apart from the rest of its work.
     @Test func updatesAreTracedThroughTheReplicas() {
