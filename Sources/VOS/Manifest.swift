@@ -28,7 +28,7 @@ struct Manifest {
 
     struct Chunk {
         /// A chunk is closed when it has this many bytes.
-        static let byteCountGoal = 512 << 10
+        static let byteCountGoal = 64 << 10
         /// The most bytes of a chunk: the goal and the longest of what it has.
         static let byteCountMax = 1 << 20
 

@@ -360,8 +360,8 @@ final class RunCursor: SourceCursor {
 
 /// Reads the blocks of one table after the other, many at a time, past the cache.
 final class PieceReader {
-    /// The most bytes of one read.
-    private static let pieceBytes = 256 << 10
+    /// The most bytes of one read: the log waits behind it.
+    private static let pieceBytes = 64 << 10
 
     private let store: BlockStore
     private var piece: IOBuffer?

@@ -3,11 +3,11 @@ internal import DrayRuntime
 
 /// Writes entries, which come in ascending order, to new tables.
 ///
-/// Blocks are gathered and written a quarter of a mebibyte at a time, into blocks of the device
-/// that are reserved as they are needed.
+/// Blocks are gathered and written 64 KiB at a time, into blocks of the device that are reserved as
+/// they are needed: what updates write to the log waits behind each of these writes.
 struct TableWriter {
     /// What is gathered before it is written.
-    private static let pieceBytes = 256 << 10
+    private static let pieceBytes = 64 << 10
     /// A block is closed before it has more than this many bytes.
     private static let blockBytes = 8 << 10
 

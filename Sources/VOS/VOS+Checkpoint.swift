@@ -68,7 +68,7 @@ extension VOS {
     }
 
     /// How many leaves of a memtable are freed before others have their turn.
-    private static let leavesPerSlice = 8
+    private static let leavesPerSlice = 2
 
     /// Frees a memtable that was flushed, a little at a time, when nobody reads it any more.
     func dismantle(_ memtable: Memtable) {

@@ -115,6 +115,9 @@ extension VOS {
 
     // MARK: - Writing
 
+    /// The most transactions that are encoded before others have their turn.
+    private static let transactionsPerSlice = 128
+
     private func addChunks(
         of frozen: FrozenMemtable, to manifest: inout Manifest, _ metadata: inout MetadataWrite
     ) async throws(VOSError) {
@@ -124,7 +127,7 @@ extension VOS {
             bytes.append(id: entry.transaction)
             bytes.put(entry.epoch)
             bytes.append(entry.isCommitted ? 1 : 0)
-            if count % 1024 == 1023 { await giveWay() }
+            if count % VOS.transactionsPerSlice == 0 { await giveWay() }
             if bytes.count >= goal {
                 try await addChunk(.transactions, &bytes, &manifest, &metadata)
             }
