@@ -370,6 +370,10 @@ extension RPCError {
         .application(code: code.rawValue, message: message)
     }
 
+    private static func bytes(_ count: UInt32) -> String {
+        count == 1 ? "1 byte" : "\(count) bytes"
+    }
+
     /// What a client is told of an error of the store.
     init(_ error: VOSError) {
         switch error {
@@ -392,6 +396,11 @@ extension RPCError {
                 .invalidArgument, "a value has at most \(maximum) bytes, this one \(length)")
         case .checksumMismatch:
             self = .service(.busy, "the data was damaged on its way")
+        case .recordSizeMismatch(let stored, let given):
+            self = .service(
+                .invalidArgument,
+                "the array has records of \(RPCError.bytes(stored)), not of "
+                    + "\(RPCError.bytes(given)); once it is punched it can have others")
         case .badArgument(let what): self = .service(.invalidArgument, what)
         case .device(let error):
             self = .service(.device, DeviceProblem.describe(error))

@@ -15,6 +15,8 @@ struct EntryHead {
     /// The first byte of an extent.
     var offset: UInt64 = 0
     var byteCount = 0
+    /// Of an extent: how many bytes a record of its array has. Not 0.
+    var recordSize: UInt32 = 1
     var hasBlocks = false
     var checksumType = ChecksumType.crc32c
 
@@ -54,6 +56,7 @@ struct EntryHead {
         stamp = record.stamp
         offset = record.offset
         byteCount = Int(record.byteCount)
+        recordSize = record.recordSize
         hasBlocks = record.hasBlocks
         checksumType = record.checksumType
     }
@@ -61,8 +64,9 @@ struct EntryHead {
 
 /// Encodes and decodes what a table has behind a key.
 ///
-///     kind, type of the checksums and flags 1 (kind: 7; type: 48; flag 128: in blocks) | length of
-///     the escaped dkey, of the escaped akey, byte count |
+///     kind, type of the checksums and flags 1 (kind: 7; type: 48; flag 128: in blocks; flag 8:
+///     with a record size) | length of the escaped dkey, of the escaped akey, byte count |
+///     record size (of an extent, when it is not 1) |
 ///     in blocks: number of extents, each start 4 and count; else the bytes |
 ///     checksums, as many bytes for each chunk as the type has
 ///
@@ -71,6 +75,7 @@ struct EntryHead {
 /// an extent are in the key.
 enum EntryCoding {
     private static let flagBlocks: UInt8 = 128
+    private static let flagRecordSize: UInt8 = 8
     private static let kindMask: UInt8 = 7
     private static let typeShift: UInt8 = 4
     private static let typeMask: UInt8 = 48
@@ -78,13 +83,15 @@ enum EntryCoding {
     static func put(_ record: IndexRecord, to bytes: inout [UInt8]) {
         bytes.append(
             record.kind.rawValue | record.checksumType.rawValue << typeShift
-                | (record.hasBlocks ? flagBlocks : 0))
+                | (record.hasBlocks ? flagBlocks : 0)
+                | (record.recordSize != 1 ? flagRecordSize : 0))
         if record.dkeyEnd > 0 {
             bytes.put(varint: UInt64(Int(record.dkeyEnd) - IndexKey.objectLength - 1))
         }
         if record.akeyEnd > 0 { bytes.put(varint: UInt64(record.akeyEnd - record.dkeyEnd - 1)) }
         guard !record.kind.isPunch else { return }
         bytes.put(varint: UInt64(record.byteCount))
+        if record.recordSize != 1 { bytes.put(varint: UInt64(record.recordSize)) }
         if record.hasBlocks {
             bytes.put(varint: UInt64(1 + record.moreBlocks.count))
             bytes.put(record.firstBlocks.start)
@@ -110,8 +117,10 @@ enum EntryCoding {
     private static func head(
         key: UnsafeRawBufferPointer, from reader: inout RawReader
     ) -> EntryHead? {
-        guard let first = reader.byte(), first & ~(kindMask | typeMask | flagBlocks) == 0,
+        guard let first = reader.byte(),
+            first & ~(kindMask | typeMask | flagBlocks | flagRecordSize) == 0,
             let kind = IndexRecord.Kind(rawValue: first & kindMask),
+            kind == .extent || first & flagRecordSize == 0,
             let type = ChecksumType(rawValue: (first & typeMask) >> typeShift)
         else { return nil }
         var head = EntryHead()
@@ -142,6 +151,10 @@ enum EntryCoding {
             byteCount > 0 || kind == .single, head.offset <= UInt64.max - UInt64(byteCount)
         else { return nil }
         head.byteCount = byteCount
+        if first & flagRecordSize != 0 {
+            guard let size = reader.length(max: Int(UInt32.max)), size > 1 else { return nil }
+            head.recordSize = UInt32(size)
+        }
         head.hasBlocks = first & flagBlocks != 0
         return head
     }

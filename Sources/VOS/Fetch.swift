@@ -22,6 +22,10 @@ public struct Fetch: Sendable {
     /// The type of the checksums that the result gets, whatever the value was stored with.
     public var checksumType = ChecksumType.crc32c
 
+    /// The record size that the array must have; 0: any. With another one the fetch ends with
+    /// `.recordSizeMismatch`. An array that is not there has none, and so any.
+    public var recordSize: UInt32 = 0
+
     /// What the device holds is read and verified, even if the value is in memory.
     public var readsDevice = false
 
@@ -53,6 +57,18 @@ public struct FetchResult: Hashable, Sendable {
 
     /// The epoch of the newest version that contributed; 0 when nothing did.
     public var epoch: UInt64
+
+    /// How many bytes a record of the array has; 0 for a single value, for an array that is not
+    /// there, and when nothing was found in the range and the end was not looked for.
+    public var recordSize: UInt32 = 0
+}
+
+/// How large an array is.
+public struct ArrayShape: Hashable, Sendable {
+    /// One past its last byte; 0 when it is not there.
+    public var end: UInt64 = 0
+    /// How many bytes a record has; 0 when it is not there.
+    public var recordSize: UInt32 = 0
 }
 
 /// One visible piece of an array.
@@ -60,6 +76,8 @@ public struct ArrayExtent: Hashable, Sendable {
     public var offset: UInt64
     public var byteCount: UInt64
     public var epoch: UInt64
+    /// How many bytes a record of the array has.
+    public var recordSize: UInt32
 }
 
 /// How much a pool or container holds on this target.
@@ -70,4 +88,7 @@ public struct VOSUsage: Hashable, Sendable {
     public var blockBytes: UInt64 = 0
     /// Entries of the index: versions of values and punches.
     public var entries: UInt64 = 0
+    /// Of these, extents of arrays whose records are not single bytes. As long as there are none,
+    /// who writes bytes need not look for the record size of what is there.
+    public var recordExtents: UInt64 = 0
 }

@@ -17,6 +17,7 @@ final class IndexRecord {
     }
 
     let kind: Kind
+    let checksumType: ChecksumType
     /// How long a prefix of the key names the dkey; 0 for the punch of an object.
     let dkeyEnd: Int32
     /// How long a prefix of the key names the akey; 0 for punches of objects and dkeys.
@@ -34,7 +35,8 @@ final class IndexRecord {
     /// Where the value lies; the first extent apart, because most values have but one.
     let firstBlocks: BlockExtent
     let moreBlocks: [BlockExtent]
-    let checksumType: ChecksumType
+    /// Of an extent: how many bytes a record of its array has. Not 0.
+    let recordSize: UInt32
     /// The words of the checksums of its chunks; the first apart.
     let firstChecksum: UInt32
     let moreChecksums: [UInt32]
@@ -42,8 +44,9 @@ final class IndexRecord {
     init(
         kind: Kind, dkeyEnd: Int, akeyEnd: Int, epoch: UInt64, offset: UInt64 = 0,
         byteCount: Int = 0, inline: [UInt8] = [], blocks: [BlockExtent] = [],
-        checksumType: ChecksumType = .crc32c, checksums: [UInt32] = []
+        recordSize: UInt32 = 1, checksumType: ChecksumType = .crc32c, checksums: [UInt32] = []
     ) {
+        precondition(recordSize > 0)
         self.kind = kind
         self.dkeyEnd = Int32(dkeyEnd)
         self.akeyEnd = Int32(akeyEnd)
@@ -53,6 +56,7 @@ final class IndexRecord {
         self.inline = inline
         firstBlocks = blocks.first ?? BlockExtent(start: 0, count: 0)
         moreBlocks = blocks.count > 1 ? Array(blocks[1...]) : []
+        self.recordSize = recordSize
         self.checksumType = checksumType
         firstChecksum = checksums.first ?? 0
         moreChecksums = checksums.count > 1 ? Array(checksums[1...]) : []
@@ -70,6 +74,7 @@ final class IndexRecord {
         inline = value.inline
         firstBlocks = value.firstBlocks
         moreBlocks = value.moreBlocks
+        recordSize = head.recordSize
         checksumType = head.checksumType
         firstChecksum = value.firstChecksum
         moreChecksums = value.moreChecksums

@@ -35,6 +35,8 @@ package struct StoreEntry: Hashable, Sendable {
         /// The first byte of an extent; nil for all else.
         package var offset: UInt64?
         package var byteCount: Int
+        /// How many bytes a record of the array has; nil for all but extents.
+        package var recordSize: UInt32?
         package var epoch: UInt64
         package var stamp: UInt64
         package var isPunch: Bool

@@ -21,8 +21,8 @@ struct PreparedOperation {
 ///     update:   epoch 8, transaction 16, changes
 ///     changes:  pool 16, container 16, object 16, count 2, operations
 ///               operation: kind 1, flags 1 (1 = in blocks, 2 = dkey of the one before,
-///               12 = type of the checksums), dkey 4 + n, akey 4 + n (what the kind has), value
-///               (`RecordCoding`)
+///               12 = type of the checksums, 32 = with a record size), dkey 4 + n, akey 4 + n (what
+///               the kind has), value (`RecordCoding`)
 ///     range:    from 4 + n, to 4 + n
 ///     snapshot: pool 16, container 16, epoch 8, 1 (taken) or 0 (dropped) 1
 ///     prepared: transaction 16, epoch 8, leader 1, members 4 + n, locks 2 (each key 8, mode 1),
@@ -33,7 +33,7 @@ struct PreparedOperation {
 /// Numbers are little-endian; identifiers and keys big-endian, as in
 /// `IndexKey`.
 enum LogRecord {
-    static let version: UInt8 = 3
+    static let version: UInt8 = 4
 
     private enum RecordType: UInt8 {
         case update = 1
@@ -383,7 +383,7 @@ extension Operation.Body {
         case .punchObject: (nil, nil)
         case .punchDkey(let dkey): (dkey, nil)
         case .punchAkey(let dkey, let akey), .single(let dkey, let akey, _),
-            .array(let dkey, let akey, _, _):
+            .array(let dkey, let akey, _, _, _):
             (dkey, akey)
         }
     }
@@ -392,7 +392,7 @@ extension Operation.Body {
     var value: ValueBytes? {
         switch self {
         case .punchObject, .punchDkey, .punchAkey: nil
-        case .single(_, _, let value), .array(_, _, _, let value): value
+        case .single(_, _, let value), .array(_, _, _, _, let value): value
         }
     }
 }

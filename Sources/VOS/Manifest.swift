@@ -7,7 +7,8 @@ internal import DrayRuntime
 ///     transactions 8, next table 8,
 ///     chunks 4, each: type 1, byte count 4, checksum 4, extents 4, each: start 4, count 4
 ///     tables 4, each: `TableInfo`
-///     usages 4, each: pool 16, container 16, bytes 8, bytes in blocks 8, entries 8
+///     usages 4, each: pool 16, container 16, bytes 8, bytes in blocks 8, entries 8,
+///               extents of records that are not bytes 8
 ///     pages of the block map 4, each: block 4 (0xffffffff: none), checksum 4
 ///     snapshots 4, each: pool 16, container 16, epoch 8
 ///     destroyed ranges 4, each: from 4 + n, to 4 + n, stamp 8
@@ -18,7 +19,7 @@ internal import DrayRuntime
 /// it is as it was after the log record `sequence`.
 struct Manifest {
     static let magic: UInt32 = 0x534f_5644  // "DVOS"
-    static let version: UInt32 = 3
+    static let version: UInt32 = 4
 
     enum ChunkType: UInt8 {
         case transactions = 1
@@ -94,6 +95,7 @@ struct Manifest {
             bytes.put(entry.usage.bytes)
             bytes.put(entry.usage.blockBytes)
             bytes.put(entry.usage.entries)
+            bytes.put(entry.usage.recordExtents)
         }
         bytes.put(UInt32(pages.count))
         for page in pages {
@@ -143,7 +145,7 @@ struct Manifest {
                     name: name,
                     usage: VOSUsage(
                         bytes: try reader.quad(), blockBytes: try reader.quad(),
-                        entries: try reader.quad())))
+                        entries: try reader.quad(), recordExtents: try reader.quad())))
         }
         for _ in 0..<(try reader.long()) {
             let block = try reader.long()

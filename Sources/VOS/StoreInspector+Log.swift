@@ -108,6 +108,7 @@ extension StoreInspector {
             return
         }
         state.entries += 1
+        checkRecords(record, name, part: .log, table: nil)
         visit(
             StoreEntry(
                 name: name, table: nil, blocks: record.blocks,
@@ -139,6 +140,7 @@ extension StoreEntry.Name {
         }
         offset = record.kind == .extent ? record.offset : nil
         byteCount = Int(record.byteCount)
+        recordSize = record.kind == .extent ? record.recordSize : nil
         epoch = record.epoch
         self.stamp = stamp
         isPunch = record.kind.isPunch

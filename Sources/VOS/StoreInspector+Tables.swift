@@ -294,6 +294,7 @@ extension StoreInspector {
     ) async {
         unsafe key.withUnsafeBytes { unsafe usages.add($0, head) }
         state.entries += 1
+        checkRecords(record, name, part: .table, table: info.id)
         let blocks = record.blocks
         refer(
             blocks, part: .value, "a value", table: info.id, entry: name)
@@ -314,6 +315,20 @@ extension StoreInspector {
                 name: name, table: info.id, blocks: blocks,
                 checksumType: record.checksumType, checksums: record.checksums()))
         await verify(record, name, table: info.id)
+    }
+
+    /// An extent has whole records.
+    func checkRecords(
+        _ record: IndexRecord, _ name: StoreEntry.Name, part: StoreFinding.Part, table: UInt64?
+    ) {
+        do throws(VOSError) {
+            try VOS.checkRecords(
+                record.recordSize, offset: record.offset, byteCount: Int(record.byteCount))
+        } catch {
+            add(
+                part, "an extent does not have whole records of \(record.recordSize) bytes",
+                record.blocks.first?.start, table: table, entry: name)
+        }
     }
 
     /// Compares a value with its checksums.

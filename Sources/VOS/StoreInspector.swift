@@ -330,8 +330,10 @@ package final class StoreInspector {
             add(
                 .usage,
                 "container \(name.container) of pool \(name.pool) has \(has.entries) "
-                    + "entries of \(has.bytes) bytes, \(has.blockBytes) in blocks; the manifest "
-                    + "says \(says.entries), \(says.bytes) and \(says.blockBytes)", nil)
+                    + "entries of \(has.bytes) bytes, \(has.blockBytes) in blocks, and "
+                    + "\(has.recordExtents) extents of records; the manifest says "
+                    + "\(says.entries), \(says.bytes), \(says.blockBytes) and "
+                    + "\(says.recordExtents)", nil)
         }
     }
 

@@ -44,9 +44,15 @@ public struct Operation {
         case punchAkey(dkey: [UInt8], akey: [UInt8])
         /// Sets the single value of an attribute key.
         case single(dkey: [UInt8], akey: [UInt8], ValueBytes)
-        /// Writes a range of bytes of the array of an attribute key. `offset` is its first byte.
-        /// At least one byte.
-        case array(dkey: [UInt8], akey: [UInt8], offset: UInt64, ValueBytes)
+        /// Writes a range of the array of an attribute key. `offset` is its first byte. At least
+        /// one byte.
+        ///
+        /// `recordSize` is how many bytes a record of the array has, 1 or more. The first write
+        /// of an array chooses it; until the array is punched, all others must have the same.
+        /// Records of up to `VOSLimits.valueLengthMax` bytes are written whole: `offset` and the
+        /// byte count are multiples of the size. Longer ones are written in any pieces.
+        case array(
+            dkey: [UInt8], akey: [UInt8], offset: UInt64, recordSize: UInt32 = 1, ValueBytes)
     }
 
     /// What must hold when the update is applied. Checked against the newest state before the

@@ -53,8 +53,8 @@ extension VOS {
     /// transaction its epoch: what `stamp` says once the locks are held.
     ///
     /// Throws `.duplicateInProgress`, `.conflict`, `.undecided` when another transaction holds a
-    /// key for longer than the request's patience, `.exists`, `.notFound`, and what `update`
-    /// throws for bad arguments.
+    /// key for longer than the request's patience, `.exists`, `.notFound`, `.recordSizeMismatch`,
+    /// and what `update` throws for bad arguments.
     public func begin(
         _ request: DTXRequest, stamp: () -> UInt64
     ) async throws(VOSError) -> DTX {
@@ -115,10 +115,19 @@ extension VOS {
         guard dtx.epoch > aggregatedEpoch else {
             throw .epochTooOld(epoch: dtx.epoch, oldest: aggregatedEpoch + 1)
         }
-        for write in wishes.writes {
-            guard stamps.mayWrite(object: write.object, dkey: write.dkey, at: dtx.epoch) else {
-                throw .conflict
+        // Aggregation stays below it while record sizes are looked up.
+        epochsInFlight.append(dtx.epoch)
+        do throws(VOSError) {
+            try await checkRecordSizes(
+                of: request.parts.filter(\.leads).map(\.update), epoch: dtx.epoch)
+            for write in wishes.writes {
+                guard stamps.mayWrite(object: write.object, dkey: write.dkey, at: dtx.epoch) else {
+                    throw .conflict
+                }
             }
+        } catch {
+            removeInFlight(dtx.epoch)
+            throw error
         }
         for write in wishes.writes {
             stamps.didWrite(object: write.object, dkey: write.dkey, at: dtx.epoch)
@@ -126,7 +135,6 @@ extension VOS {
         for read in wishes.reads {
             stamps.didRead(object: read.object, dkey: read.dkey, at: dtx.epoch)
         }
-        epochsInFlight.append(dtx.epoch)
     }
 
     // MARK: - Prepare
@@ -453,7 +461,9 @@ struct DTXWishes {
                 continue
             }
             let key = KeyLocks.dkey(path.bytes, length: path.dkeyEnd)
-            followed.append(KeyLocks.Request(key: key, mode: .write))
+            // Should this target lead soon, what it has prepared keeps its record size.
+            let mode: KeyLocks.Mode = operation.hasRecords ? .alone : .write
+            followed.append(KeyLocks.Request(key: key, mode: mode))
         }
     }
 
@@ -464,15 +474,14 @@ struct DTXWishes {
         for operation in update.operations {
             let (dkey, akey) = operation.body.names
             let path = NamePath(object: object, dkey: dkey, akey: akey)
-            let isConditional = operation.condition != .none
-            if isConditional { conditions.append((operation, path)) }
+            if operation.condition != .none { conditions.append((operation, path)) }
             guard path.dkeyEnd > 0 else {
                 isWhole = true
                 writes.append(Key(object: objectKey, dkey: nil))
                 continue
             }
             let key = KeyLocks.dkey(path.bytes, length: path.dkeyEnd)
-            locks.append(KeyLocks.Request(key: key, mode: isConditional ? .alone : .write))
+            locks.append(KeyLocks.Request(key: key, mode: operation.isExclusive ? .alone : .write))
             writes.append(Key(object: objectKey, dkey: key))
         }
         locks.append(KeyLocks.Request(key: objectKey, mode: isWhole ? .alone : .write))

@@ -91,7 +91,7 @@ extension VOS {
                 extents.append(
                     ArrayExtent(
                         offset: segment.start, byteCount: segment.end - segment.start,
-                        epoch: segment.record.epoch))
+                        epoch: segment.record.epoch, recordSize: segment.record.recordSize))
             }
             position = end
             await giveWay()

@@ -48,7 +48,7 @@ extension VOS {
     /// Without `findingEnd`, which costs a search, the result's `size` is 0.
     ///
     /// `length` may be 0, to learn the size, and is at most `VOSLimits.fetchLengthMax`. Throws
-    /// `.corrupt`, `.device`, `.keyTooLong`, `.badArgument`, `.closed`.
+    /// `.recordSizeMismatch`, `.corrupt`, `.device`, `.keyTooLong`, `.badArgument`, `.closed`.
     public func fetchArray(
         _ fetch: Fetch, offset: UInt64, length: Int, into buffer: UnsafeMutableRawBufferPointer,
         findingEnd: Bool = true
@@ -67,10 +67,23 @@ extension VOS {
         let view = makeView()
         defer { withExtendedLifetime(view) {} }
         var result = FetchResult(size: 0, byteCount: length, checksums: [], epoch: 0)
-        if findingEnd { result.size = try await visibleEnd(path, epoch: fetch.epoch, view) }
-        guard length > 0 else { return result }
+        if findingEnd || length == 0 {
+            let shape = try await visibleShape(path, epoch: fetch.epoch, view)
+            if findingEnd { result.size = shape.end }
+            result.recordSize = shape.recordSize
+        }
+        guard length > 0 else {
+            try VOS.check(fetch, result.recordSize)
+            return result
+        }
         let range = offset..<offset + UInt64(length)
         let segments = try await visibleSegments(path, range: range, epoch: fetch.epoch, view)
+        if let first = segments.first {
+            result.recordSize = first.record.recordSize
+        } else if !findingEnd, fetch.recordSize > 1 || mayHaveRecords(fetch.containerName) {
+            result.recordSize = try await recordSize(of: path, at: fetch.epoch, view) ?? 0
+        }
+        try VOS.check(fetch, result.recordSize)
         if let only = segments.first, only.start == range.lowerBound, only.end == range.upperBound {
             // The usual case, without lists.
             let piece = ReadPiece(only, of: range, room: buffer.count - length)
@@ -99,11 +112,24 @@ extension VOS {
 
     /// The end of an array: one past its last byte; 0 when it is not there.
     public func arrayEnd(_ fetch: Fetch) async throws(VOSError) -> UInt64 {
+        try await arrayShape(fetch).end
+    }
+
+    /// The end and the record size of an array.
+    public func arrayShape(_ fetch: Fetch) async throws(VOSError) -> ArrayShape {
         let path = try path(of: fetch)
         try begin()
         defer { end() }
         try await settle(path, fetch)
-        return try await visibleEnd(path, epoch: fetch.epoch, makeView())
+        let shape = try await visibleShape(path, epoch: fetch.epoch, makeView())
+        try VOS.check(fetch, shape.recordSize)
+        return shape
+    }
+
+    /// Throws when a fetch is about another record size than an array has.
+    private static func check(_ fetch: Fetch, _ stored: UInt32) throws(VOSError) {
+        guard fetch.recordSize > 0, stored > 0, stored != fetch.recordSize else { return }
+        throw .recordSizeMismatch(stored: stored, given: fetch.recordSize)
     }
 
     /// Lets the updates that are under way become visible: what was not seen at an epoch must not

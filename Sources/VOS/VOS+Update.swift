@@ -12,9 +12,9 @@ extension VOS {
     ///   - patience: how long to wait for keys that transactions hold; nil: for ever.
     ///   - stamp: gives the epoch once the keys are locked, in place of the update's: only so is it
     ///     later than those of all that held the keys before.
-    /// - Throws: `.exists` or `.notFound` for a condition that does not hold, `.noSpace`,
-    ///   `.epochTooOld`, `.duplicateInProgress`, `.undecided`, `.keyTooLong`, `.valueTooLong`,
-    ///   `.badArgument`, `.checksumMismatch`, `.device`, `.closed`.
+    /// - Throws: `.exists` or `.notFound` for a condition that does not hold,
+    ///   `.recordSizeMismatch`, `.noSpace`, `.epochTooOld`, `.duplicateInProgress`, `.undecided`,
+    ///   `.keyTooLong`, `.valueTooLong`, `.badArgument`, `.checksumMismatch`, `.device`, `.closed`.
     @discardableResult
     public func update(
         _ update: Update, patience: Instant? = nil, stamp: (() -> UInt64)? = nil
@@ -55,6 +55,7 @@ extension VOS {
         for (operation, path) in zip(update.operations, paths) where operation.condition != .none {
             try await checkCondition(operation, path)
         }
+        try await checkRecordSizes(of: [update], epoch: update.epoch)
         for request in requests {
             let dkey = request.key == objectKey ? nil : request.key
             if dkey != nil || request.mode == .alone {
@@ -112,11 +113,12 @@ extension VOS {
             guard count <= VOSLimits.valueLengthMax else {
                 throw .valueTooLong(length: count, maximum: VOSLimits.valueLengthMax)
             }
-            if case .array(_, _, let offset, _) = operation.body {
+            if case .array(_, _, let offset, let recordSize, _) = operation.body {
                 guard count > 0 else { throw .badArgument("an extent of no bytes") }
                 guard offset <= UInt64.max - UInt64(VOSLimits.valueLengthMax) else {
                     throw .badArgument("an extent at \(offset)")
                 }
+                try VOS.checkRecords(recordSize, offset: offset, byteCount: count)
             }
             if let checksums = value.checksums,
                 checksums.count != VOS.chunkCount(count) * value.checksumType.words
@@ -139,8 +141,8 @@ extension VOS {
         epochsInFlight.removeLast()
     }
 
-    /// Updates of one dkey run together unless one has a condition; a punch of an object, or a
-    /// condition on it, keeps everything else out of the object.
+    /// Updates of one dkey run together unless one has a condition, or writes records of an array;
+    /// a punch of an object, or a condition on it, keeps everything else out of the object.
     private func lockRequests(
         _ update: Update, object: UInt64, paths: [NamePath]
     ) -> [KeyLocks.Request] {
@@ -154,7 +156,7 @@ extension VOS {
                 requests.append(
                     KeyLocks.Request(
                         key: KeyLocks.dkey(path.bytes, length: path.dkeyEnd),
-                        mode: operation.condition == .none ? .write : .alone))
+                        mode: operation.isExclusive ? .alone : .write))
             }
         }
         return KeyLocks.ordered(requests)
@@ -249,14 +251,16 @@ extension VOS {
     ) async throws(VOSError) -> IndexRecord {
         let kind: IndexRecord.Kind
         var offset: UInt64 = 0
+        var recordSize: UInt32 = 1
         switch operation.body {
         case .punchObject: kind = .objectPunch
         case .punchDkey: kind = .dkeyPunch
         case .punchAkey: kind = .akeyPunch
         case .single: kind = .single
-        case .array(_, _, let first, _):
+        case .array(_, _, let first, let size, _):
             kind = .extent
             offset = first
+            recordSize = size
         }
         guard let value = operation.body.value else {
             return IndexRecord(
@@ -272,7 +276,7 @@ extension VOS {
             return unsafe IndexRecord(
                 kind: kind, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch,
                 offset: offset, byteCount: count, inline: Array(value.bytes),
-                checksumType: value.checksumType, checksums: checksums)
+                recordSize: recordSize, checksumType: value.checksumType, checksums: checksums)
         }
         let isLong = count >= VOS.longValue
         var checksums = isLong ? [] : try verifiedChecksums(value)
@@ -288,8 +292,8 @@ extension VOS {
         }
         return IndexRecord(
             kind: kind, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch, offset: offset,
-            byteCount: count, blocks: blocks, checksumType: value.checksumType,
-            checksums: checksums)
+            byteCount: count, blocks: blocks, recordSize: recordSize,
+            checksumType: value.checksumType, checksums: checksums)
     }
 
     private func verifiedChecksums(_ value: ValueBytes) throws(VOSError) -> [UInt32] {

@@ -141,10 +141,10 @@ extension VOS {
         try await cursor.seek(target)
     }
 
-    /// One past the last visible byte of an array; 0 when there is none.
-    func visibleEnd(
+    /// The end and the record size of what is visible of an array.
+    func visibleShape(
         _ path: NamePath, epoch: UInt64, _ view: ReadView
-    ) async throws(VOSError) -> UInt64 {
+    ) async throws(VOSError) -> ArrayShape {
         let punch = try await view.newestPunch(over: path, epoch: epoch)
         var prefix = path.bytes
         prefix.append(IndexKey.extentTag)
@@ -152,6 +152,7 @@ extension VOS {
             view, prefix: IndexKey.Prefix(prefix), name: path.bytes, isReversed: true)
         try await cursor.seek(IndexKey.successor(ofPrefix: prefix))
         var best: UInt64 = 0
+        var recordSize: UInt32 = 0
         while cursor.isValid {
             let head = try cursor.entry.head()
             let extentClass = unsafe cursor.entry.key[prefix.count + 6]
@@ -171,10 +172,13 @@ extension VOS {
                 try await cursor.seek(target)
                 continue
             }
-            if head.epoch <= epoch, !(punch?.hides(head) ?? false) { best = max(best, head.end) }
+            if head.epoch <= epoch, !(punch?.hides(head) ?? false) {
+                best = max(best, head.end)
+                recordSize = head.recordSize
+            }
             try await cursor.next()
         }
-        return best
+        return ArrayShape(end: best, recordSize: recordSize)
     }
 }
 

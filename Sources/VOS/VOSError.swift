@@ -21,6 +21,8 @@ public enum VOSError: Error, Hashable, Sendable {
     case valueTooLong(length: Int, maximum: Int)
     /// The caller's bytes do not match the caller's checksum of chunk `chunk`.
     case checksumMismatch(chunk: Int)
+    /// The array has records of `stored` bytes, and the request is about records of `given`.
+    case recordSizeMismatch(stored: UInt32, given: UInt32)
     /// The request makes no sense; nothing but the caller can help.
     case badArgument(String)
     /// The device failed.

@@ -216,7 +216,7 @@ import Testing
             case .punchDkey: modelled.akey = nil
             case .punchAkey: break
             case .single(let bytes): modelled.body = .single(bytes)
-            case .array(let offset, let bytes): modelled.body = .extent(offset, bytes)
+            case .array(let offset, let bytes, _): modelled.body = .extent(offset, bytes)
             }
             return modelled
         }

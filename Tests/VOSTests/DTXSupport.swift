@@ -11,7 +11,7 @@ struct DTXChange {
         case punchDkey
         case punchAkey
         case single([UInt8])
-        case array(UInt64, [UInt8])
+        case array(UInt64, [UInt8], recordSize: UInt32 = 1)
     }
 
     var dkey: [UInt8]
@@ -63,8 +63,10 @@ final class DTXWork {
         case .punchAkey: body = .punchAkey(dkey: change.dkey, akey: change.akey)
         case .single(let bytes):
             body = .single(dkey: change.dkey, akey: change.akey, value(bytes))
-        case .array(let offset, let bytes):
-            body = .array(dkey: change.dkey, akey: change.akey, offset: offset, value(bytes))
+        case .array(let offset, let bytes, let recordSize):
+            body = .array(
+                dkey: change.dkey, akey: change.akey, offset: offset, recordSize: recordSize,
+                value(bytes))
         }
         return Operation(body, condition: change.condition)
     }

@@ -272,6 +272,7 @@ import Testing
                     Operation(.punchObject), Operation(.punchDkey([0, 1])),
                     Operation(.single(dkey: [0, 1], akey: [2], value)),
                     Operation(.array(dkey: [1], akey: [], offset: 9, value)),
+                    Operation(.array(dkey: [1], akey: [], offset: 9, recordSize: 3, value)),
                 ])
             let records = [
                 IndexRecord(kind: .objectPunch, dkeyEnd: 0, akeyEnd: 0, epoch: 3),
@@ -283,6 +284,9 @@ import Testing
                     kind: .extent, dkeyEnd: 52, akeyEnd: 55, epoch: 3, offset: 9, byteCount: 9000,
                     blocks: [BlockExtent(start: 4, count: 1), BlockExtent(start: 9, count: 2)],
                     checksums: [8]),
+                IndexRecord(
+                    kind: .extent, dkeyEnd: 52, akeyEnd: 55, epoch: 3, offset: 9, byteCount: 3,
+                    inline: [1, 2, 3], recordSize: 3, checksums: [8]),
             ]
             let prepared = records.map { PreparedOperation(key: object, record: $0) }
             return LogRecord.encode(update, prepared: prepared)
@@ -290,7 +294,8 @@ import Testing
         guard
             case .update(let epoch, let transaction, let operations) = try LogRecord.decode(record)
         else { return #expect(Bool(false)) }
-        #expect(epoch == 3 && transaction == Names.pool && operations.count == 4)
+        #expect(epoch == 3 && transaction == Names.pool && operations.count == 5)
+        #expect(operations.map(\.record.recordSize) == [1, 1, 1, 1, 3])
         #expect(operations[3].record.blocks.map(\.count) == [1, 2])
         #expect(operations[2].record.inline == [1, 2, 3])
         for bytes in [record, LogRecord.encodeRange(from: object, to: object + [9])] {
@@ -334,7 +339,7 @@ import Testing
                 inline: index == 3 ? [1, 2, 3] : [],
                 blocks: index == 4
                     ? [BlockExtent(start: 4, count: 1), BlockExtent(start: 9, count: 2)] : [],
-                checksums: index < 3 ? [] : [8])
+                recordSize: index == 4 ? 9 : 1, checksums: index < 3 ? [] : [8])
             dtx.operations.append(PreparedOperation(key: path.key(for: record), record: record))
         }
         return dtx
@@ -412,7 +417,9 @@ import Testing
         (table.entries, table.firstKey, table.lastKey) = (3, [1], [2, 2])
         manifest.tables = [table]
         let name = ContainerName(pool: Names.pool, container: Names.container)
-        manifest.usages = [Manifest.Usage(name: name, usage: VOSUsage(bytes: 3, entries: 3))]
+        manifest.usages = [
+            Manifest.Usage(name: name, usage: VOSUsage(bytes: 3, entries: 3, recordExtents: 2))
+        ]
         manifest.pages = [BlockMap.Page(block: nil, checksum: 0)]
         manifest.snapshots = [Manifest.Snapshot(name: name, epoch: 4)]
         manifest.destroyed = [DestroyedRange(from: [1], to: [2], stamp: 7)]
@@ -448,7 +455,8 @@ import Testing
             let path = NamePath(object: object, dkey: [0, number], akey: [2])
             let record = IndexRecord(
                 kind: .extent, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: 3, offset: 9,
-                byteCount: 9000, blocks: [BlockExtent(start: 4, count: 3)], checksums: [8])
+                byteCount: 9000, blocks: [BlockExtent(start: 4, count: 3)],
+                recordSize: number % 2 == 0 ? 1 : 9000, checksums: [8])
             var key = path.key(for: record)
             key.append(word: 0)
             var value: [UInt8] = []

@@ -157,11 +157,11 @@ extension VOS {
 
     func putArray(
         _ dkey: [UInt8], _ akey: [UInt8], at offset: UInt64, _ bytes: [UInt8], epoch: UInt64,
-        object: ObjectID = Names.object
+        object: ObjectID = Names.object, recordSize: UInt32 = 1
     ) async throws(VOSError) {
         try await put(
-            { .array(dkey: dkey, akey: akey, offset: offset, $0) }, bytes, epoch: epoch,
-            object: object)
+            { .array(dkey: dkey, akey: akey, offset: offset, recordSize: recordSize, $0) }, bytes,
+            epoch: epoch, object: object)
     }
 
     func getSingle(
