@@ -233,8 +233,14 @@ package struct StoreComparison {
     ) async throws(VOSError) -> String? {
         let segments = model.segments(name, epoch)
         let end = segments.last?.end ?? 0
-        let found = try await vos.arrayEnd(name.fetch(epoch))
-        guard found == end else { return "an array that ends at \(found), expected \(end)" }
+        let recordSize = model.recordSize(name, epoch)
+        let found = try await vos.arrayShape(name.fetch(epoch))
+        guard found.end == end, found.recordSize == recordSize else {
+            return "an array with \(found), expected \(end) and \(recordSize)"
+        }
+        if recordSize > 0, try await !isRefused(name, epoch, recordSize: recordSize + 1) {
+            return "an array of records of \(recordSize) bytes was read as one of others"
+        }
         if let difference = try await extentDifference(name, epoch, segments) { return difference }
         // Some bytes around each segment, whole ones together where they are near each other.
         var pieces: [Range<UInt64>] = []
@@ -259,6 +265,19 @@ package struct StoreComparison {
         return nil
     }
 
+    private func isRefused(
+        _ name: StoreName, _ epoch: UInt64, recordSize: UInt32
+    ) async throws(VOSError) -> Bool {
+        var fetch = name.fetch(epoch)
+        fetch.recordSize = recordSize
+        do throws(VOSError) {
+            _ = try await vos.arrayShape(fetch)
+            return false
+        } catch .recordSizeMismatch {
+            return true
+        }
+    }
+
     private mutating func pieceDifference(
         _ name: StoreName, _ epoch: UInt64, _ segments: [StoreModel.Segment],
         _ range: Range<UInt64>
@@ -277,6 +296,11 @@ package struct StoreComparison {
         guard result.byteCount == range.count, result.epoch == expected.epoch else {
             return "bytes \(range) of epoch \(result.epoch), expected \(expected.epoch)"
         }
+        // Without the end, a hole need not tell.
+        let recordSize = segments.first?.extent.recordSize ?? 0
+        guard result.recordSize == recordSize || result.recordSize == 0 && !findsEnd else {
+            return "a read of records of \(result.recordSize) bytes, expected \(recordSize)"
+        }
         guard !findsEnd || result.size == segments.last?.end ?? 0 else {
             return "a read of an array that ends at \(result.size)"
         }
@@ -294,6 +318,10 @@ package struct StoreComparison {
                 name.fetch(epoch), from: from, limit: 1 + Int(entropy.below(5)))
             extents += page.extents
             position = page.next
+        }
+        let recordSize = segments.first?.extent.recordSize ?? 0
+        guard extents.allSatisfy({ $0.recordSize == recordSize }) else {
+            return "extents of records that do not have \(recordSize) bytes"
         }
         // Where one ends and its neighbour of the same epoch begins is the store's affair.
         let expected = StoreComparison.joined(

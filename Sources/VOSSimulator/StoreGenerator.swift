@@ -20,9 +20,12 @@ package struct StoreGenerator: Sendable {
 
     package let names: Names
     private var entropy: Entropy
+    /// Apart, so that who uses other sizes does the same otherwise.
+    private var recordEntropy: Entropy
 
     package init(entropy: Entropy, names: Names = Names()) {
         self.entropy = entropy
+        recordEntropy = entropy.fork("records")
         self.names = names
     }
 
@@ -56,7 +59,7 @@ package struct StoreGenerator: Sendable {
         default:
             var bytes = bytes()
             if bytes.isEmpty { bytes = [1] }
-            change = StoreChange(object, dkey, akey, .extent(offset(), bytes))
+            change = StoreChange(object, dkey, akey, records(akey, offset(), bytes))
         }
         if entropy.chance(1, in: 5) {
             change.condition =
@@ -78,6 +81,25 @@ package struct StoreGenerator: Sendable {
             default: entropy.below(140_000)
             }
         return .pattern(Int(count), seed: entropy.next())
+    }
+
+    /// An extent of whole records. Those of one akey mostly have 8 bytes, those of the others
+    /// mostly one.
+    private mutating func records(
+        _ akey: [UInt8], _ offset: UInt64, _ bytes: [UInt8]
+    ) -> StoreChange.Body {
+        let usual: UInt32 = akey == names.akeys.last ? 8 : 1
+        let sizes: [UInt32] = [1, 3, 8, 4096, UInt32(VOSLimits.valueLengthMax) + 1]
+        let size =
+            recordEntropy.chance(1, in: usual == 1 ? 8 : 4)
+            ? sizes[Int(recordEntropy.below(UInt64(sizes.count)))] : usual
+        guard size > 1, size <= VOSLimits.valueLengthMax else {
+            return .extent(offset, bytes, recordSize: size)
+        }
+        let whole = (bytes.count + Int(size) - 1) / Int(size) * Int(size)
+        let padding = [UInt8](repeating: 7, count: whole - bytes.count)
+        return .extent(
+            offset / UInt64(size) * UInt64(size), bytes + padding, recordSize: size)
     }
 
     private mutating func offset() -> UInt64 {

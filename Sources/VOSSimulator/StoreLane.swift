@@ -62,8 +62,10 @@ final class StoreLane {
         let changes = generator.changes()
         let object = changes[0].object
         let refusal = refusal(changes)
+        let epoch = simulation.nextEpoch(&entropy, isTransaction: false)
+        let isMixed = player.journal.model.mixesRecordSizes(container, changes, epoch: epoch)
         let update = StoreUpdate(
-            changes, epoch: simulation.nextEpoch(&entropy, isTransaction: false),
+            changes, epoch: epoch,
             transaction: entropy.chance(3, in: 4) ? player.freshTransaction() : .zero,
             container: container)
         let isHeld = isHeld(object)
@@ -71,17 +73,24 @@ final class StoreLane {
             try await player.send(update, patience: isHeld ? StoreLane.patience : nil)
             simulation.report.updates += 1
             if let refusal { player.violate("an update that should end with \(refusal) did not") }
+            if isMixed { player.violate("an update with records of another size") }
         } catch {
             simulation.report.refusals += 1
-            try await judge(error, refusal, epoch: update.epoch, isHeld: isHeld)
+            try await judge(
+                error, refusal, isMixed: isMixed, epoch: update.epoch, isHeld: isHeld)
         }
     }
 
     /// Whether an error may be.
     private func judge(
-        _ error: VOSError, _ refusal: VOSError?, epoch: UInt64, isHeld: Bool
+        _ error: VOSError, _ refusal: VOSError?, isMixed: Bool, epoch: UInt64, isHeld: Bool
     ) async throws {
         switch error {
+        case .recordSizeMismatch(let stored, let given):
+            simulation.report.mismatches += 1
+            if !isMixed || refusal != nil || stored == given {
+                player.violate("\(error), expected \(refusal.map { "\($0)" } ?? "success")")
+            }
         case .exists, .notFound:
             if error != refusal {
                 player.violate("\(error), expected \(refusal.map { "\($0)" } ?? "success")")
@@ -126,6 +135,7 @@ final class StoreLane {
         }
         let refusal = refusal(changes)
         let epoch = simulation.nextEpoch(&entropy, isTransaction: true)
+        let isMixed = player.journal.model.mixesRecordSizes(container, changes, epoch: epoch)
         let isHeld = objects.contains { self.isHeld($0) }
         do throws(VOSError) {
             try await player.prepare(
@@ -133,6 +143,7 @@ final class StoreLane {
                 isLeader: entropy.chance(1, in: 2), container: container)
             simulation.report.transactions += 1
             if let refusal { player.violate("prepared, and should end with \(refusal)") }
+            if isMixed { player.violate("prepared, with records of another size") }
         } catch .conflict {
             simulation.report.refusals += 1
             guard !isHeld else { return }
@@ -144,7 +155,7 @@ final class StoreLane {
             }
         } catch {
             simulation.report.refusals += 1
-            try await judge(error, refusal, epoch: epoch, isHeld: isHeld)
+            try await judge(error, refusal, isMixed: isMixed, epoch: epoch, isHeld: isHeld)
         }
     }
 

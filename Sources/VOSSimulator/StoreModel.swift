@@ -22,6 +22,7 @@ package struct StoreModel: Sendable {
         var point: Point
         var offset: UInt64
         var bytes: [UInt8]
+        var recordSize: UInt32
 
         var end: UInt64 { offset + UInt64(bytes.count) }
     }
@@ -90,9 +91,9 @@ package struct StoreModel: Sendable {
         case .single(let bytes):
             object.dkeys[dkey, default: Dkey()].akeys[akey, default: Akey()].singles.append(
                 Single(point: point, bytes: bytes))
-        case .extent(let offset, let bytes):
+        case .extent(let offset, let bytes, let recordSize):
             object.dkeys[dkey, default: Dkey()].akeys[akey, default: Akey()].extents.append(
-                Extent(point: point, offset: offset, bytes: bytes))
+                Extent(point: point, offset: offset, bytes: bytes, recordSize: recordSize))
         }
     }
 
@@ -162,6 +163,11 @@ package struct StoreModel: Sendable {
         let punch = StoreModel.punch(object, dkey, akey, epoch)
         return akey.extents.filter { $0.point.epoch <= epoch && $0.point > punch }
             .sorted { $0.point < $1.point }
+    }
+
+    /// The record size of an array; 0 when there is none.
+    package func recordSize(_ name: StoreName, _ epoch: UInt64) -> UInt32 {
+        extents(name, epoch).first?.recordSize ?? 0
     }
 
     /// The visible parts of an array in order.
@@ -278,6 +284,59 @@ package struct StoreModel: Sendable {
             }
         }
         return names
+    }
+
+    /// Whether anybody could see records of two sizes in an array, at any epoch, after one of the
+    /// changes, which are all at `epoch`.
+    package func mixesRecordSizes(
+        _ container: UniqueID, _ changes: [StoreChange], epoch: UInt64
+    ) -> Bool {
+        var names: [StoreName] = []
+        for change in changes {
+            guard case .extent = change.body, let dkey = change.dkey, let akey = change.akey else {
+                continue
+            }
+            let name = StoreName(
+                container: container, object: change.object, dkey: dkey, akey: akey)
+            if !names.contains(name) { names.append(name) }
+        }
+        return names.contains { mixesRecordSizes($0, changes, epoch: epoch) }
+    }
+
+    private func mixesRecordSizes(
+        _ name: StoreName, _ changes: [StoreChange], epoch: UInt64
+    ) -> Bool {
+        var punches: [Point] = []
+        var extents: [Extent] = []
+        if let (object, dkey, akey) = find(name) {
+            punches = object.punches + dkey.punches + akey.punches
+            extents = akey.extents
+        } else if let object = containers[name.container]?[name.object] {
+            punches = object.punches + (object.dkeys[name.dkey]?.punches ?? [])
+        }
+        var order = order
+        for change in changes where change.object == name.object {
+            guard change.dkey ?? name.dkey == name.dkey, change.akey ?? name.akey == name.akey
+            else { continue }
+            order += 1
+            let point = Point(epoch: epoch, order: order)
+            switch change.body {
+            case .punch: punches.append(point)
+            case .single: continue
+            case .extent(let offset, let bytes, let recordSize):
+                extents.append(
+                    Extent(point: point, offset: offset, bytes: bytes, recordSize: recordSize))
+            }
+            guard Set(extents.map(\.recordSize)).count > 1 else { continue }
+            // Two that are seen together are so at the epoch of one of them.
+            for extent in extents {
+                let now = extent.point.epoch
+                let punch = StoreModel.newest(punches, now)
+                let visible = extents.filter { $0.point.epoch <= now && $0.point > punch }
+                if Set(visible.map(\.recordSize)).count > 1 { return true }
+            }
+        }
+        return false
     }
 
     /// What the condition of a change comes to: nil when it holds.

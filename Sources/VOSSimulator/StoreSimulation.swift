@@ -236,6 +236,8 @@ package struct StoreReport: Sendable {
     package var steps = 0
     package var updates = 0
     package var refusals = 0
+    /// Of these, writes with another record size than the array has.
+    package var mismatches = 0
     package var reads = 0
     package var lists = 0
     package var transactions = 0
@@ -273,6 +275,7 @@ package struct StoreReport: Sendable {
             ("updates", updates, steps / 5), ("reads", reads, steps / 20),
             ("starts", starts, steps / 500), ("aggregations", aggregations, 1),
             ("snapshots taken", snapshotsTaken, steps / 500),
+            ("writes with another record size", mismatches, steps / 1000),
         ] where count < least { shortfalls.append("\(count) \(what), at least \(least)") }
         return shortfalls
     }
@@ -280,7 +283,8 @@ package struct StoreReport: Sendable {
     package var passed: Bool { violations.isEmpty && shortfalls.isEmpty }
 
     package var summary: String {
-        "seed \(seed): \(steps) steps, \(updates) updates, \(refusals) refused, \(reads) reads, "
+        "seed \(seed): \(steps) steps, \(updates) updates, \(refusals) refused, "
+            + "\(mismatches) of these with another record size, \(reads) reads, "
             + "\(lists) lists, \(transactions) transactions, \(destructions) destructions, "
             + "\(snapshotsTaken) snapshots taken, \(snapshotsDropped) given up, "
             + "\(checkpoints) checkpoints, \(aggregations) aggregations, full \(full) times, "

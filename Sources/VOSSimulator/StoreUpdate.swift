@@ -10,8 +10,8 @@ package struct StoreChange: Sendable {
         case punch
         /// Sets the single value.
         case single([UInt8])
-        /// Writes these bytes, at least one, from an offset on.
-        case extent(UInt64, [UInt8])
+        /// Writes these bytes, at least one, from an offset on: whole records.
+        case extent(UInt64, [UInt8], recordSize: UInt32 = 1)
     }
 
     package var object: ObjectID
@@ -38,7 +38,7 @@ package struct StoreChange: Sendable {
     var bytes: [UInt8]? {
         switch body {
         case .punch: nil
-        case .single(let bytes), .extent(_, let bytes): bytes
+        case .single(let bytes), .extent(_, let bytes, _): bytes
         }
     }
 }
@@ -126,8 +126,10 @@ package final class StoreWork {
         switch (change.body, change.dkey, change.akey) {
         case (.single(let bytes), let dkey?, let akey?):
             body = .single(dkey: dkey, akey: akey, value(bytes, &used))
-        case (.extent(let offset, let bytes), let dkey?, let akey?):
-            body = .array(dkey: dkey, akey: akey, offset: offset, value(bytes, &used))
+        case (.extent(let offset, let bytes, let recordSize), let dkey?, let akey?):
+            body = .array(
+                dkey: dkey, akey: akey, offset: offset, recordSize: recordSize,
+                value(bytes, &used))
         case (.punch, let dkey?, let akey?): body = .punchAkey(dkey: dkey, akey: akey)
         case (.punch, let dkey?, nil): body = .punchDkey(dkey)
         case (.punch, nil, nil): body = .punchObject
