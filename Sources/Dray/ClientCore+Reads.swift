@@ -157,7 +157,7 @@ extension ClientCore {
 
     func read(
         _ object: DrayObject, dkey: [UInt8], akey: [UInt8], offset: UInt64, buffer: IOBuffer,
-        range: Range<Int>, in transaction: TransactionState? = nil,
+        range: Range<Int>, recordSize: UInt32 = 1, in transaction: TransactionState? = nil,
         progress: ((Int) -> Void)? = nil
     ) async throws(DrayError) {
         var request = ObjectFetchRequest()
@@ -166,6 +166,7 @@ extension ClientCore {
         request.kind = .array
         request.dkey = dkey
         request.akey = akey
+        request.recordSize = recordSize
         let isReplicated = try layout(of: object).replicaCount > 1
         var start = range.lowerBound
         while start < range.upperBound {
@@ -202,15 +203,19 @@ extension ClientCore {
         }
     }
 
-    func arrayEnd(
-        _ object: DrayObject, dkey: [UInt8], akey: [UInt8], in transaction: TransactionState? = nil
-    ) async throws(DrayError) -> UInt64 {
+    /// The end of an array, in bytes, and its record size: 0 when there is none. Throws when it
+    /// has another size than `recordSize`; 0: any.
+    func arrayShape(
+        _ object: DrayObject, dkey: [UInt8], akey: [UInt8], recordSize: UInt32
+    ) async throws(DrayError) -> (end: UInt64, recordSize: UInt32) {
         var request = ObjectFetchRequest()
         request.target = target(of: object)
         request.kind = .arrayEnd
         request.dkey = dkey
         request.akey = akey
-        return unsafe try await fetch(request, object, transaction).size
+        request.recordSize = recordSize
+        let reply = unsafe try await fetch(request, object, nil)
+        return (reply.size, reply.recordSize)
     }
 
     /// Fetches; `onPayload` gets the bytes that came with the reply, after their checksums were

@@ -56,16 +56,20 @@ extension ClientCore {
 
     func write(
         _ object: DrayObject, dkey: [UInt8], akey: [UInt8], offset: UInt64, buffer: IOBuffer,
-        range: Range<Int>, progress: ((Int) -> Void)? = nil
+        range: Range<Int>, recordSize: UInt32 = 1, progress: ((Int) -> Void)? = nil
     ) async throws(DrayError) {
+        // Whole records, unless one is longer than what can be written at once.
+        let isLong = Int(recordSize) > ObjectLimits.dataMax
+        let most = ObjectLimits.dataMax - (isLong ? 0 : ObjectLimits.dataMax % Int(recordSize))
         var start = range.lowerBound
         while start < range.upperBound {
-            let end = min(range.upperBound, start + ObjectLimits.dataMax)
+            let end = min(range.upperBound, start + most)
             var operation = ObjectOperation()
             operation.kind = .updateArray
             operation.dkey = dkey
             operation.akey = akey
             operation.offset = offset + UInt64(start - range.lowerBound)
+            operation.recordSize = recordSize
             try await update(object, operation, .callers(buffer, start..<end))
             start = end
             progress?(start - range.lowerBound)

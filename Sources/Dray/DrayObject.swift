@@ -6,9 +6,9 @@ public import DrayRuntime
 ///
 /// A dkey lives in one redundancy group, without redundancy on one target; the object class
 /// spreads dkeys over groups and says how each is protected. Under each dkey and
-/// akey stands either a single value, replaced as a whole, or an array of bytes that is written
-/// and read in parts. Keys are arbitrary bytes, up to 65,536, or integers: the
-/// object's id says which (`KeyTypes`).
+/// akey stands either a single value, replaced as a whole, or an array that is written and read
+/// in parts: of bytes, or of records of any size (`array(dkey:akey:recordSize:)`). Keys are
+/// arbitrary bytes, up to 65,536, or integers: the object's id says which (`KeyTypes`).
 public struct DrayObject: Sendable {
     public let id: ObjectID
     public let container: Container
@@ -102,9 +102,11 @@ public struct DrayObject: Sendable {
         }
     }
 
-    /// Writes `range` of `buffer` into the array, from byte `offset` on. Durable when it returns.
-    /// Atomic up to 1 MiB; longer ranges are written in parts of that size, each with a deadline
+    /// Writes `range` of `buffer` into the array of bytes, from byte `offset` on. Durable when it
+    /// returns. Atomic up to 1 MiB; longer ranges are written in parts of that size, each with a deadline
     /// of its own. `progress` is called after each, with the bytes so far, on the client's xstream.
+    ///
+    /// - Throws: `invalidArgument` when the array has longer records.
     public func write(
         dkey: [UInt8], akey: [UInt8], offset: UInt64, buffer: IOBuffer, range: Range<Int>,
         progress: (@Sendable (Int) -> Void)? = nil
@@ -119,8 +121,8 @@ public struct DrayObject: Sendable {
         }
     }
 
-    /// Reads the array from byte `offset` on into `range` of `buffer`. Bytes that were never
-    /// written are zero. `progress` as for `write`.
+    /// Reads the array of bytes from byte `offset` on into `range` of `buffer`. Bytes that were
+    /// never written are zero. `progress` and `invalidArgument` as for `write`.
     public func read(
         dkey: [UInt8], akey: [UInt8], offset: UInt64, into buffer: IOBuffer, range: Range<Int>,
         progress: (@Sendable (Int) -> Void)? = nil
@@ -135,12 +137,13 @@ public struct DrayObject: Sendable {
         }
     }
 
-    /// The end of the array: one more than the last byte written, 0 when there is none.
+    /// The end of the array of bytes: one more than the last byte written, 0 when there is none.
+    /// `invalidArgument` as for `write`.
     public func arrayEnd(dkey: [UInt8], akey: [UInt8]) async throws(DrayError) -> UInt64 {
         try checkKeys(dkey: dkey, akey: akey)
         let object = self
         return try await container.pool.cluster.onCore { core throws(DrayError) in
-            try await core.arrayEnd(object, dkey: dkey, akey: akey)
+            try await core.arrayShape(object, dkey: dkey, akey: akey, recordSize: 1).end
         }
     }
 
@@ -199,7 +202,7 @@ public struct DrayObject: Sendable {
         }
     }
 
-    private func checkRange(
+    func checkRange(
         _ range: Range<Int>, of buffer: IOBuffer, offset: UInt64
     ) throws(DrayError) {
         guard range.lowerBound >= 0, range.upperBound <= buffer.count else {

@@ -12,10 +12,13 @@ struct ReplicaComparison {
         var akey: [UInt8]
         /// Nil for a single value.
         var extent: Range<UInt64>?
+        /// Of an array: those of two sizes are two different things.
+        var recordSize: UInt32
 
         init(_ value: InspectedValue) {
             dkey = value.dkey
             akey = value.akey
+            recordSize = value.recordSize
             let (end, overflow) = value.offset.addingReportingOverflow(value.length)
             extent = value.isArray ? value.offset..<(overflow ? .max : end) : nil
         }
@@ -26,7 +29,8 @@ struct ReplicaComparison {
             guard let (one, other) = both(left.extent, right.extent) else {
                 return left.extent == nil && right.extent != nil
             }
-            return (one.lowerBound, one.upperBound) < (other.lowerBound, other.upperBound)
+            return (one.lowerBound, one.upperBound, left.recordSize)
+                < (other.lowerBound, other.upperBound, right.recordSize)
         }
 
         private static func both<Value>(_ left: Value?, _ right: Value?) -> (Value, Value)? {

@@ -38,6 +38,13 @@ public struct Transaction: Sendable {
     public func read(
         _ object: DrayObject, dkey: [UInt8], akey: [UInt8], range: Range<UInt64>
     ) async throws(DrayError) -> [UInt8] {
+        try await read(object, dkey: dkey, akey: akey, range: range, recordSize: 1)
+    }
+
+    private func read(
+        _ object: DrayObject, dkey: [UInt8], akey: [UInt8], range: Range<UInt64>,
+        recordSize: UInt32
+    ) async throws(DrayError) -> [UInt8] {
         try object.checkKeys(dkey: dkey, akey: akey)
         guard range.count <= ObjectLimits.dataMax else {
             throw DrayError(
@@ -51,9 +58,18 @@ public struct Transaction: Sendable {
             let buffer = IOBuffer(count: range.count)
             try await core.read(
                 object, dkey: dkey, akey: akey, offset: range.lowerBound, buffer: buffer,
-                range: 0..<range.count, in: isPast ? nil : state)
+                range: 0..<range.count, recordSize: recordSize, in: isPast ? nil : state)
             return buffer.array(0..<range.count)
         }
+    }
+
+    /// Records of an array; else as for an array of bytes.
+    public func read(
+        _ array: RecordArray, records: Range<UInt64>
+    ) async throws(DrayError) -> [UInt8] {
+        try await read(
+            array.object, dkey: array.dkey, akey: array.akey, range: try array.bytes(of: records),
+            recordSize: array.recordSize)
     }
 
     /// At most `limit` dkeys of a range, in its order, after `key`, and whether there are more. Not
@@ -89,7 +105,7 @@ public struct Transaction: Sendable {
         try await add(object, operation, value)
     }
 
-    /// Writes `bytes` into the array, from byte `offset` on, when the transaction commits.
+    /// Writes `bytes` into the array of bytes, from byte `offset` on, when the transaction commits.
     public func write(
         _ object: DrayObject, dkey: [UInt8], akey: [UInt8], offset: UInt64, bytes: [UInt8]
     ) async throws(DrayError) {
@@ -100,6 +116,21 @@ public struct Transaction: Sendable {
         operation.akey = akey
         operation.offset = offset
         try await add(object, operation, bytes)
+    }
+
+    /// Writes whole records into an array, from `record` on, when the transaction commits.
+    public func write(
+        _ array: RecordArray, at record: UInt64, bytes: [UInt8]
+    ) async throws(DrayError) {
+        let offset = try array.offset(of: record, byteCount: bytes.count)
+        guard !bytes.isEmpty else { return }
+        var operation = ObjectOperation()
+        operation.kind = .updateArray
+        operation.dkey = array.dkey
+        operation.akey = array.akey
+        operation.offset = offset
+        operation.recordSize = array.recordSize
+        try await add(array.object, operation, bytes)
     }
 
     /// Removes what stands under the akey, or under the whole dkey when `akey` is nil, when the
@@ -217,7 +248,7 @@ extension DrayObject {
             return Change(operation: operation, data: value)
         }
 
-        /// Writes `bytes`, which are not empty, into the array, from byte `offset` on.
+        /// Writes `bytes`, which are not empty, into the array of bytes, from byte `offset` on.
         public static func write(
             dkey: [UInt8], akey: [UInt8], offset: UInt64, bytes: [UInt8]
         ) -> Change {
@@ -226,6 +257,22 @@ extension DrayObject {
             operation.dkey = dkey
             operation.akey = akey
             operation.offset = offset
+            return Change(operation: operation, data: bytes)
+        }
+
+        /// Writes whole records, at least one, into an array of records of `recordSize` bytes,
+        /// from `record` on.
+        public static func write(
+            dkey: [UInt8], akey: [UInt8], recordSize: UInt32, at record: UInt64, bytes: [UInt8]
+        ) -> Change {
+            var operation = ObjectOperation()
+            operation.kind = .updateArray
+            operation.dkey = dkey
+            operation.akey = akey
+            let (offset, overflow) = record.multipliedReportingOverflow(by: UInt64(recordSize))
+            // An offset that nothing fits behind is refused.
+            operation.offset = overflow ? .max : offset
+            operation.recordSize = recordSize
             return Change(operation: operation, data: bytes)
         }
 

@@ -176,6 +176,7 @@ extension TargetService {
                 value.isArray = true
                 value.offset = extent.offset
                 value.length = extent.byteCount
+                value.recordSize = extent.recordSize
                 value.epoch = extent.epoch
                 do throws(VOSError) {
                     // An extent is no longer than the buffer: `VOSLimits.valueLengthMax`.

@@ -231,7 +231,8 @@ final class LocalWork {
                     throw .service(.invalidArgument, "an array is written by at least one byte")
                 }
                 body = .array(
-                    dkey: operation.dkey, akey: operation.akey, offset: operation.offset, value)
+                    dkey: operation.dkey, akey: operation.akey, offset: operation.offset,
+                    recordSize: operation.recordSize, value)
             case .punchAkey: body = .punchAkey(dkey: operation.dkey, akey: operation.akey)
             case .punchDkey: body = .punchDkey(operation.dkey)
             case .punchObject: body = .punchObject

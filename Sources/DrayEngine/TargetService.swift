@@ -197,25 +197,24 @@ final class TargetService {
         }
         let (_, overflow) = request.offset.addingReportingOverflow(UInt64(request.length))
         guard !overflow else { throw .service(.invalidArgument, "offset out of range") }
-        var target = Fetch(
-            pool: request.target.pool, container: request.target.container,
-            object: request.target.object, dkey: request.dkey, akey: request.akey)
+        var target = Fetch(request)
         target.patience = patience(call)
-        target.isTransactional = request.snapshot > 0
-        target.checksumType = request.checksumType
         var reply = ObjectFetchReply()
         if target.isTransactional { reply.instance = call.context.instance }
         let buffer = try call.context.makeBuffer(count: max(1, Int(request.length)))
         let result: FetchResult?
         do throws(VOSError) {
             if request.kind == .arrayEnd {
-                (reply.size, reply.snapshot) = try await reading(
+                let shape: ArrayShape
+                (shape, reply.snapshot) = try await reading(
                     at: request.snapshot, or: request.epoch
                 ) {
                     (epoch) throws(VOSError) in
                     target.epoch = epoch
-                    return try await vos.arrayEnd(target)
+                    return try await vos.arrayShape(target)
                 }
+                reply.size = shape.end
+                reply.recordSize = shape.recordSize
                 reply.found = reply.size > 0
                 return reply
             }
@@ -243,6 +242,7 @@ final class TargetService {
         guard let result else { return reply }
         reply.found = true
         reply.size = request.kind == .single ? result.size : UInt64(result.byteCount)
+        reply.recordSize = result.recordSize
         reply.checksums = result.checksums
         // A transfer that fails reaches the client as what it is, and is tried again there.
         try await give(buffer, count: result.byteCount, to: request, call)
@@ -361,6 +361,18 @@ final class TargetService {
         }
         let epoch = clock.now()
         return (try await body(epoch), epoch)
+    }
+}
+
+extension Fetch {
+    /// What a request reads from, without its epoch.
+    init(_ request: ObjectFetchRequest) {
+        self.init(
+            pool: request.target.pool, container: request.target.container,
+            object: request.target.object, dkey: request.dkey, akey: request.akey)
+        isTransactional = request.snapshot > 0
+        checksumType = request.checksumType
+        if request.kind != .single { recordSize = request.recordSize }
     }
 }
 

@@ -80,6 +80,8 @@ public struct InspectedValue: Message, Hashable {
     public var isArray = false
     public var offset: UInt64 = 0
     public var length: UInt64 = 0
+    /// Array: how many bytes a record has.
+    public var recordSize: UInt32 = 0
     public var epoch: UInt64 = 0
     /// CRC32C of the bytes as read from the device.
     public var checksum: UInt32 = 0
@@ -94,6 +96,7 @@ public struct InspectedValue: Message, Hashable {
         try coder.code(&isArray)
         try coder.code(&offset)
         try coder.code(&length)
+        try coder.code(&recordSize)
         try coder.code(&epoch)
         try coder.code(&checksum)
         try coder.code(&isCorrupt)

@@ -63,6 +63,8 @@ public struct ObjectOperation: Message, Hashable {
     public var offset: UInt64 = 0
     /// Updates: bytes of data, in the order of the operations.
     public var length: UInt32 = 0
+    /// Array: how many bytes a record has. Not 0.
+    public var recordSize: UInt32 = 1
     /// What the checksums are: what the container says.
     public var checksumType = ChecksumType.crc32c
     /// The words of the checksums of each `checksumChunk` bytes of the data, counted from its
@@ -78,6 +80,7 @@ public struct ObjectOperation: Message, Hashable {
         try coder.code(&akey, max: ObjectLimits.keyMax)
         try coder.code(&offset)
         try coder.code(&length)
+        try coder.code(&recordSize)
         try coder.code(&checksumType)
         try coder.code(&checksums, max: ObjectLimits.checksumWordsMax)
     }
@@ -191,7 +194,7 @@ public struct ObjectFetchRequest: Message, Hashable {
     public enum Kind: UInt8, Sendable {
         case single = 1
         case array = 2
-        /// No data: only how far the array extends.
+        /// No data: only how far the array extends, and its record size.
         case arrayEnd = 3
     }
 
@@ -203,6 +206,8 @@ public struct ObjectFetchRequest: Message, Hashable {
     public var offset: UInt64 = 0
     /// The most bytes to return; for an array, the bytes to read.
     public var length: UInt32 = 0
+    /// Array: the record size that it must have, if it is there; 0: any.
+    public var recordSize: UInt32 = 0
     /// The read of a transaction at this epoch: `now` for its first one, which chooses the epoch.
     /// 0: no transaction.
     public var snapshot: UInt64 = 0
@@ -224,6 +229,7 @@ public struct ObjectFetchRequest: Message, Hashable {
         try coder.code(&akey, max: ObjectLimits.keyMax)
         try coder.code(&offset)
         try coder.code(&length)
+        try coder.code(&recordSize)
         try coder.code(&snapshot)
         try coder.code(&checksumType)
         try coder.code(&epoch)
@@ -237,6 +243,8 @@ public struct ObjectFetchReply: Message, Hashable {
     /// A single value's size, which may exceed `length` (nothing is returned then); bytes
     /// returned of an array; or the end of the array.
     public var size: UInt64 = 0
+    /// Array: how many bytes a record has; 0 when it is not there, or nothing that was read of it.
+    public var recordSize: UInt32 = 0
     /// The words of the checksums of each `checksumChunk` bytes of the data returned, counted from
     /// its start, as the request says.
     public var checksums: [UInt32] = []
@@ -249,6 +257,7 @@ public struct ObjectFetchReply: Message, Hashable {
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&found)
         try coder.code(&size)
+        try coder.code(&recordSize)
         try coder.code(&snapshot)
         try coder.code(&instance)
         try coder.code(&checksums, max: ObjectLimits.checksumWordsMax)
@@ -314,7 +323,7 @@ public struct ObjectEnumerateReply: Message, Hashable {
 
 /// The object protocol, served by every target.
 public enum ObjectProtocol {
-    public static let id = ProtocolID(base: 0x10, version: 3)
+    public static let id = ProtocolID(base: 0x10, version: 4)
 
     public static let update = Procedure<ObjectUpdateRequest, ObjectUpdateReply>(
         id, index: 0, name: "object.update")

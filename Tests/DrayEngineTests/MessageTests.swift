@@ -39,6 +39,7 @@ import Testing
         operation.akey = []
         operation.offset = .max
         operation.length = 70_000
+        operation.recordSize = 7
         operation.checksums = [1, 2, 3]
         var part = ObjectPart()
         part.target = ObjectTarget(
@@ -54,6 +55,7 @@ import Testing
         var fetch = ObjectFetchRequest()
         fetch.kind = .array
         fetch.dkey = [1]
+        fetch.recordSize = .max
         try fuzz(fetch, seed: 2)
         var enumerate = ObjectEnumerateRequest()
         enumerate.after = [1, 2]
@@ -68,6 +70,7 @@ import Testing
         var fetched = ObjectFetchReply()
         fetched.found = true
         fetched.size = 70_000
+        fetched.recordSize = 24
         fetched.checksums = [4, 5, 6]
         try fuzz(fetched, seed: 9)
         try fuzz(operation, seed: 10)
@@ -117,7 +120,10 @@ import Testing
         listed.objects = [ObjectID(high: 3, low: 4)]
         try fuzz(listed, seed: 33)
         var inspected = ObjectInspectReply()
-        inspected.values = [InspectedValue()]
+        var extent = InspectedValue()
+        extent.isArray = true
+        extent.recordSize = 8
+        inspected.values = [InspectedValue(), extent]
         inspected.next = [2]
         try fuzz(inspected, seed: 31)
         #expect(throws: DecodingFailure.self) {

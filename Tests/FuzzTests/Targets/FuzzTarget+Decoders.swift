@@ -152,6 +152,7 @@ extension FuzzTarget {
         operation.condition = .insert
         operation.dkey = [0, 1, 255]
         operation.length = 70_000
+        operation.recordSize = 7
         operation.checksums = [1, 2, 3]
         var part = ObjectPart()
         part.target = ObjectTarget(
@@ -168,6 +169,7 @@ extension FuzzTarget {
         update.bulk = memory
         var fetched = ObjectFetchReply()
         fetched.found = true
+        fetched.recordSize = 24
         fetched.checksums = [4, 5, 6]
         var page = ObjectEnumerateReply()
         page.keys = [[], [1], [2, 3]]
