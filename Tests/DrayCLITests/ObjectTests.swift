@@ -2,8 +2,8 @@ import Testing
 
 @testable import DrayCLI
 
-/// `dray object list`, `layout` and `verify` on real engines: what is intact, what is wrong on the
-/// command line, and replicas that are damaged or differ.
+/// `dray object list`, `layout`, `verify`, and arrays of records on real engines: what is intact,
+/// what is wrong on the command line, and replicas that are damaged or differ.
 @Suite(.serialized) struct ObjectTests {
     @Test func objectsOfRealEngines() throws {
         let cluster = try ReplicatedCluster()
@@ -14,6 +14,7 @@ import Testing
         let members = try layout(cluster, id)
         try lists(cluster)
         try spread(cluster)
+        try records(cluster)
         try verifications(cluster, id)
         try badArguments(cluster, id)
         try anEngineThatIsDown(cluster, id)
@@ -40,6 +41,54 @@ import Testing
         #expect(try cluster.expect("object", "list", "tank/empty") == "")
         #expect(
             try cluster.json([PrintedObject.Listed].self, "object", "list", "tank/empty") == [])
+    }
+
+    /// Arrays of records: written from standard input, read, counted.
+    private func records(_ cluster: ReplicatedCluster) throws {
+        try cluster.expect("container", "create", "tank/records")
+        try cluster.expect("kv", "put", "tank/records", "key", "value")
+        let listed = try cluster.json([PrintedObject.Listed].self, "object", "list", "tank/records")
+        let place = ["tank/records", try #require(listed.first).id, "array", "a"]
+        func dray(_ command: String, _ options: [String], input: [UInt8] = []) throws -> (
+            status: Int32, output: [UInt8], error: String
+        ) {
+            let file = cluster.program.directory.appending(Array("input".utf8))
+            try LocalFiles.replace(file, input)
+            let result = try cluster.program.run(
+                (["object", command] + place + options).map { Array($0.utf8) }
+                    + [Array("--cluster".utf8), cluster.program.cluster.bytes],
+                through: ["sh", "-c", "exec \"$0\" \"$@\" <\(file.text)"])
+            return (result.status, result.output, result.error)
+        }
+        let bytes = (0..<48_000).map { UInt8(truncatingIfNeeded: $0 &* 31 >> 3) }
+        #expect(try dray("size", []).status == DrayCLI.ExitStatus.notFound.rawValue)
+        #expect(try dray("read", []).status == DrayCLI.ExitStatus.notFound.rawValue)
+        let written = try dray("write", ["--record-size", "24", "--at", "1"], input: bytes)
+        #expect(written.status == 0, "\(written.error)")
+        let size = try dray("size", [])
+        #expect(size.output == Array("2001 records of 24 bytes\n".utf8), "\(size.error)")
+        let json = try dray("size", ["--json"])
+        #expect(
+            try JSON.decode(ObjectCommand.ArraySize.Info.self, from: json.output, file: "output")
+                == ObjectCommand.ArraySize.Info(records: 2001, recordSize: 24))
+        let whole = [UInt8](repeating: 0, count: 24) + bytes
+        #expect(try dray("read", []).output == whole)
+        let some = try dray("read", ["--at", "2", "--count", "3", "--record-size", "24"])
+        #expect(some.output == Array(whole[48..<120]))
+        for (command, options) in [
+            ("write", []), ("write", ["--record-size", "8"]), ("read", ["--record-size", "8"]),
+        ] as [(String, [String])] {
+            let refused = try dray(command, options, input: Array(bytes[..<48]))
+            #expect(refused.status != 0 && refused.output.isEmpty)
+            #expect(refused.error.contains("the array has records of 24 bytes"), "\(refused.error)")
+        }
+        let odd = try dray("write", ["--record-size", "24"], input: [1, 2, 3])
+        #expect(odd.status != 0 && odd.error.contains("whole records of 24 bytes"), "\(odd.error)")
+        for bad in ["0", "5GiB", "x"] {
+            let result = try dray("write", ["--record-size", bad])
+            #expect(result.status == DrayCLI.ExitStatus.usage.rawValue, "\(bad)")
+        }
+        #expect(try dray("read", []).output == whole)
     }
 
     private func layout(

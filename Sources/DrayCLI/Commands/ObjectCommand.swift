@@ -7,12 +7,14 @@ internal import DrayRuntime
 struct ObjectCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "object",
-        abstract: "List a container's objects and their keys, locate and verify them.",
+        abstract: "List a container's objects and their keys, locate and verify them; arrays.",
         discussion: """
             An object is named by its id, HIGH.LOW in hexadecimal, as 'dray object list' \
             prints it. A target is written RANK.TARGET.
             """,
-        subcommands: [List.self, Keys.self, Layout.self, Verify.self])
+        subcommands: [
+            List.self, Keys.self, Layout.self, Verify.self, Read.self, Write.self, ArraySize.self,
+        ])
 
     /// How a target is printed as JSON.
     struct Target: Codable, Hashable {

@@ -13,6 +13,8 @@ final class StoreListing {
         var akey: String?
         /// The first byte of an extent.
         var offset: UInt64?
+        /// How many bytes a record of the array has.
+        var recordSize: UInt32?
         var length: Int
         var epoch: UInt64
         /// "value", "extent" or "punch".
@@ -23,6 +25,7 @@ final class StoreListing {
             dkey = name.dkey.map(EscapedName.text)
             akey = name.akey.map(EscapedName.text)
             offset = name.offset
+            recordSize = name.recordSize
             length = name.byteCount
             epoch = name.epoch
             kind = name.isPunch ? "punch" : name.offset == nil ? "value" : "extent"
@@ -34,6 +37,7 @@ final class StoreListing {
             if let akey { text += ", akey \(akey)" }
             text += ", \(kind)"
             if let offset { text += " \(offset)+\(length)" }
+            if let recordSize, recordSize != 1 { text += " of records of \(recordSize) bytes" }
             return text + ", epoch \(epoch)"
         }
     }
@@ -165,7 +169,8 @@ final class StoreListing {
     static func text(_ rows: [EntryRow]) -> String {
         var table = Table([
             ("OBJECT", .left), ("DKEY", .left), ("AKEY", .left), ("KIND", .left),
-            ("OFFSET", .right), ("LENGTH", .right), ("EPOCH", .right), ("TABLE", .right),
+            ("RECORD", .right), ("OFFSET", .right), ("LENGTH", .right), ("EPOCH", .right),
+            ("TABLE", .right),
             ("BLOCKS", .left), ("CHECKSUMS", .left),
         ])
         for row in rows {
@@ -173,6 +178,7 @@ final class StoreListing {
             let checksums = row.checksums.map { String($0, radix: 16) }
             table.add([
                 row.name.object, row.name.dkey ?? "-", row.name.akey ?? "-", row.name.kind,
+                row.name.recordSize.map { "\($0)" } ?? "-",
                 row.name.offset.map { "\($0)" } ?? "-", "\(row.name.length)",
                 "\(row.name.epoch)", row.table.map { "\($0)" } ?? "log",
                 blocks.isEmpty ? "inline" : blocks.joined(separator: ","),
