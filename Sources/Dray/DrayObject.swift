@@ -103,8 +103,9 @@ public struct DrayObject: Sendable {
     }
 
     /// Writes `range` of `buffer` into the array of bytes, from byte `offset` on. Durable when it
-    /// returns. Atomic up to 1 MiB; longer ranges are written in parts of that size, each with a deadline
-    /// of its own. `progress` is called after each, with the bytes so far, on the client's xstream.
+    /// returns. Atomic up to 1 MiB; longer ranges are written in parts of that size, each with a
+    /// deadline of its own. `progress` is called after each, with the bytes so far, on the client's
+    /// xstream.
     ///
     /// - Throws: `invalidArgument` when the array has longer records.
     public func write(

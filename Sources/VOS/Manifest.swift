@@ -140,12 +140,13 @@ struct Manifest {
         }
         for _ in 0..<(try reader.long()) {
             let name = try containerName(&reader)
-            manifest.usages.append(
-                Usage(
-                    name: name,
-                    usage: VOSUsage(
-                        bytes: try reader.quad(), blockBytes: try reader.quad(),
-                        entries: try reader.quad(), recordExtents: try reader.quad())))
+            let usage = VOSUsage(
+                bytes: try reader.quad(), blockBytes: try reader.quad(),
+                entries: try reader.quad(), recordExtents: try reader.quad())
+            guard usage.recordExtents <= usage.entries else {
+                throw MalformedBytes(what: "more extents than entries")
+            }
+            manifest.usages.append(Usage(name: name, usage: usage))
         }
         for _ in 0..<(try reader.long()) {
             let block = try reader.long()

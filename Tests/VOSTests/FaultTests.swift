@@ -432,6 +432,9 @@ import Testing
                 try Manifest.decode(Array(good[0..<length]))
             }
         }
+        manifest.usages[0].usage.recordExtents = 4
+        let impossible = manifest.encode()
+        #expect(throws: MalformedBytes.self) { try Manifest.decode(impossible) }
         var random = Entropy(seed: 3)
         for _ in 0..<4_000 {
             var bytes = good
