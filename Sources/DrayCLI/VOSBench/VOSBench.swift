@@ -151,11 +151,13 @@ final class VOSBench {
         _ load: Load, _ depth: Int, _ target: BenchTarget, _ values: BenchValues,
         buffers: Int = 1, _ body: @escaping (Worker) async throws(VOSError) -> Void
     ) async throws(CommandFailure) {
-        let workers = TaskCounter()
-        for index in 0..<depth {
-            let worker = Worker(
-                bytes: buffers * values.size, entropy: entropy.fork("\(load.title) \(index)"))
-            workers.spawn(on: xstream) {
+        let tasks = TaskCounter()
+        let workers = (0..<depth).map { index in
+            Worker(bytes: buffers * values.size, entropy: entropy.fork("\(load.title) \(index)"))
+        }
+        load.begin(at: xstream.now)
+        for worker in workers {
+            tasks.spawn(on: xstream) {
                 var turns = 0
                 while load.goesOn(at: self.xstream.now) {
                     do throws(VOSError) {
@@ -172,7 +174,7 @@ final class VOSBench {
                 }
             }
         }
-        await workers.wait()
+        await tasks.wait()
         entropy = entropy.fork("after \(load.title)")
         load.bar.clear()
         load.ended = xstream.now
@@ -206,9 +208,9 @@ final class VOSBench {
     final class Load {
         let title: String
         let bar: ProgressBar
-        let started: Instant
+        private(set) var started: Instant
         private let limit: UInt64
-        private let end: Instant
+        private var end: Instant
         var latencies = LatencyHistogram()
         /// The number that the next one takes.
         var next: UInt64 = 0
@@ -231,6 +233,12 @@ final class VOSBench {
             started = now
             ended = now
             bar = ProgressBar(title, unit: "values", now: now)
+        }
+
+        /// Only now is everything ready: the time counts from here.
+        func begin(at now: Instant) {
+            if end != .never { end = end + now.since(started) }
+            started = now
         }
 
         func goesOn(at now: Instant) -> Bool {
