@@ -25,6 +25,16 @@ import Testing
         return change
     }
 
+    private func snapshot(
+        _ kind: MetadataChange.Kind, of container: UInt64 = 5, _ number: UInt64 = 0,
+        epoch: UInt64, label: String = "", pool: UInt64 = 1
+    ) -> MetadataChange {
+        var change = change(kind, pool: pool, container: container, label: label)
+        change.snapshot = id(number)
+        change.epoch = epoch
+        return change
+    }
+
     private func outcome(
         _ metadata: inout ClusterMetadata, _ change: MetadataChange
     ) -> ServiceCode? {
@@ -59,10 +69,12 @@ import Testing
             (change(.destroyContainer, pool: 1, container: 6), .notFound),
             (change(.destroyContainer, pool: 1, container: 5), nil),
             (change(.destroyContainer, pool: 1, container: 5), nil),
+            (change(.createContainer, pool: 1, container: 5, label: "c"), .notFound),  // too late
             (change(.createContainer, pool: 1, container: 7, label: "c"), nil),
             (change(.destroyPool, pool: 3), .notFound),
             (change(.destroyPool, pool: 1), nil),
             (change(.destroyPool, pool: 1), nil),
+            (change(.createPool, pool: 1, label: "tank"), .notFound),
         ]
         for (step, row) in table.enumerated() {
             let before = metadata
@@ -82,15 +94,6 @@ import Testing
             let creation = change(.createContainer, pool: 1, container: number, label: label)
             #expect(outcome(&metadata, creation) == nil)
         }
-        func snapshot(
-            _ kind: MetadataChange.Kind, of container: UInt64 = 5, _ number: UInt64 = 0,
-            epoch: UInt64, label: String = "", pool: UInt64 = 1
-        ) -> MetadataChange {
-            var change = change(kind, pool: pool, container: container, label: label)
-            change.snapshot = id(number)
-            change.epoch = epoch
-            return change
-        }
         let table: [(MetadataChange, ServiceCode?)] = [
             (snapshot(.createSnapshot, of: 7, 1, epoch: 10), .notFound),
             (snapshot(.createSnapshot, 1, epoch: 10, pool: 2), .notFound),
@@ -106,6 +109,9 @@ import Testing
             (snapshot(.destroySnapshot, epoch: 13), .notFound),
             (snapshot(.destroySnapshot, epoch: 14), nil),
             (snapshot(.destroySnapshot, epoch: 14), nil),  // a resend
+            (snapshot(.createSnapshot, 4, epoch: 16), .notFound),  // one that comes too late
+            (snapshot(.createSnapshot, 6, epoch: 17), nil),
+            (snapshot(.destroySnapshot, epoch: 17), nil),
         ]
         for (step, row) in table.enumerated() {
             let before = metadata
@@ -118,6 +124,27 @@ import Testing
         #expect(metadata.snapshots.map(\.epoch) == [13])
         #expect(outcome(&metadata, change(.destroyPool, pool: 1)) == nil)
         #expect(metadata.snapshots == [])
+    }
+
+    /// What is remembered of snapshots is at most so much, and in nobody else's place.
+    @Test func manyDestroyedSnapshots() {
+        var metadata = ClusterMetadata()
+        #expect(outcome(&metadata, change(.createPool, pool: 1, label: "tank")) == nil)
+        for (number, label) in [(5, "c"), (6, "d")] as [(UInt64, String)] {
+            let creation = change(.createContainer, pool: 1, container: number, label: label)
+            #expect(outcome(&metadata, creation) == nil)
+        }
+        #expect(outcome(&metadata, change(.destroyContainer, pool: 1, container: 6)) == nil)
+        let count = UInt64(ClusterMetadata.destroyedSnapshotsMax) + 1
+        for number in 1...count {
+            let created = snapshot(.createSnapshot, number, epoch: number, label: "s")
+            #expect(outcome(&metadata, created) == nil)
+            #expect(outcome(&metadata, snapshot(.destroySnapshot, epoch: number)) == nil)
+        }
+        #expect(metadata.destroyed == [DestroyedRecord(pool: id(1), container: id(6))])
+        #expect(metadata.destroyedSnapshots.map(\.epoch) == Array(2...count))
+        #expect(metadata.destroyedSnapshots.allSatisfy { $0.label.isEmpty })
+        #expect(outcome(&metadata, snapshot(.destroySnapshot, epoch: 1)) == .notFound)
     }
 
     @Test(
