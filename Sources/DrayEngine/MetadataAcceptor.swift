@@ -1,6 +1,7 @@
 internal import DrayChecksums
 internal import DrayPlacement
 internal import DrayProtocol
+internal import DrayRuntime
 
 /// One engine's copy of the cluster's metadata, and what it has promised: the acceptor of a
 /// single register (Rystsov's CASPaxos), with all engines as the quorum of a write.
@@ -57,8 +58,23 @@ extension ClusterMetadata {
 
     /// Makes a change. One that was made already (the same id, the same content) succeeds again,
     /// so that a client may repeat a request whose answer it lost. What was destroyed since is not
-    /// made again.
+    /// made again. A change that is refused changes nothing.
     mutating func apply(_ change: MetadataChange, map: PoolMap, capacity: UInt64) throws(Refusal) {
+        var changed = self
+        try changed.make(change, map: map, capacity: capacity)
+        // What is destroyed takes less than before, so that there is always a way back.
+        guard changed.encoded().count <= ClusterMetadata.bytesMax else {
+            throw Refusal(
+                code: .noSpace,
+                message: "too many pools, containers and snapshots: "
+                    + "\(ClusterMetadata.bytesMax) bytes of metadata are full")
+        }
+        self = changed
+    }
+
+    private mutating func make(
+        _ change: MetadataChange, map: PoolMap, capacity: UInt64
+    ) throws(Refusal) {
         switch change.kind {
         case .createPool: try createPool(change, map: map, capacity: capacity)
         case .destroyPool:

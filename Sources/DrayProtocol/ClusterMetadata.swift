@@ -23,6 +23,9 @@ public struct ClusterMetadata: Message, Hashable {
     /// Pools and containers.
     public static let destroyedMax = 1024
     public static let destroyedSnapshotsMax = 1024
+    /// Bytes of the whole document. Engines store it as one value of at most 1 MiB, with something
+    /// around it, as in the messages that carry it.
+    public static let bytesMax = (1 << 20) - 4096
 
     public init() {}
 

@@ -3,6 +3,7 @@ import DrayPlacement
 import DrayProtocol
 import DrayRuntime
 import Testing
+import VOS
 
 @testable import DrayEngine
 
@@ -145,6 +146,72 @@ import Testing
         #expect(metadata.destroyedSnapshots.map(\.epoch) == Array(2...count))
         #expect(metadata.destroyedSnapshots.allSatisfy { $0.label.isEmpty })
         #expect(outcome(&metadata, snapshot(.destroySnapshot, epoch: 1)) == .notFound)
+    }
+
+    /// Pools of large clusters take much of the one value that holds all metadata.
+    @Test func noMoreThanCanBeStored() {
+        let map = PoolMap(
+            version: 1, engines: (0..<2000).map { .init(rank: $0, targetCount: 1) })
+        var metadata = ClusterMetadata()
+        func make(_ change: MetadataChange) -> (code: ServiceCode, message: String)? {
+            do {
+                try metadata.apply(change, map: map, capacity: .max)
+                return nil
+            } catch {
+                return (error.code, error.message)
+            }
+        }
+        func fill(_ change: (UInt64) -> MetadataChange) -> UInt64 {
+            var number: UInt64 = 1
+            while true {
+                let before = metadata
+                if let refusal = make(change(number)) {
+                    #expect(refusal.code == .noSpace && refusal.message.contains("too many pools"))
+                    #expect(metadata == before)
+                    return number - 1
+                }
+                number += 1
+            }
+        }
+        let pools = fill { change(.createPool, pool: $0, label: "p\($0)", size: 1 << 40) }
+        #expect(pools > 50 && pools < UInt64(ClusterMetadata.poolsMax))
+        let label = String(repeating: "x", count: 100)
+        let containers = fill {
+            change(.createContainer, pool: 1, container: 1000 + $0, label: label + "\($0)")
+        }
+        #expect(containers > 5)
+        let snapshots = fill { snapshot(.createSnapshot, of: 1001, $0, epoch: $0) }
+        var request = MetadataAcceptRequest()
+        request.ballot = Ballot(stamp: .max, rank: .max)
+        request.metadata = metadata
+        let size = StoredMetadata.bytes(of: request).count
+        #expect(size <= VOSLimits.valueLengthMax && size > VOSLimits.valueLengthMax - 8192)
+        // There is a way back.
+        for number in 1...containers where number != 1 || snapshots == 0 {
+            #expect(make(change(.destroyContainer, pool: 1, container: 1000 + number)) == nil)
+        }
+        #expect(make(change(.createContainer, pool: 1, container: 999, label: "c")) == nil)
+        #expect(make(change(.destroyPool, pool: pools)) == nil)
+        #expect(make(change(.createPool, pool: 999, label: "p", size: 1 << 40)) == nil)
+    }
+
+    @Test func anotherVersionIsNotRead() throws {
+        var request = MetadataAcceptRequest()
+        request.ballot = Ballot(stamp: 7, rank: 1)
+        let bytes = StoredMetadata.bytes(of: request)
+        #expect(try StoredMetadata.decode(bytes) == request)
+        for (bytes, part) in [
+            ([StoredMetadata.version + 1] + bytes.dropFirst(), "stored in version 2"),
+            (bytes + [0], "cannot be read"), (Array(bytes.dropLast()), "cannot be read"),
+            ([], "nothing is stored"),
+        ] {
+            do {
+                _ = try StoredMetadata.decode(bytes)
+                Issue.record("\(bytes) were read")
+            } catch {
+                #expect("\(error)".contains(part), "\(error)")
+            }
+        }
     }
 
     @Test(
