@@ -47,6 +47,17 @@ import VOS
         }
     }
 
+    /// A pool (1) with two containers (5 and 6).
+    private func containers() -> ClusterMetadata {
+        var metadata = ClusterMetadata()
+        #expect(outcome(&metadata, change(.createPool, pool: 1, label: "tank")) == nil)
+        for (number, label) in [(5, "c"), (6, "d")] as [(UInt64, String)] {
+            let creation = change(.createContainer, pool: 1, container: number, label: label)
+            #expect(outcome(&metadata, creation) == nil)
+        }
+        return metadata
+    }
+
     @Test func changesAreCheckedAndRepeatable() {
         var metadata = ClusterMetadata()
         let table: [(MetadataChange, ServiceCode?)] = [
@@ -89,12 +100,7 @@ import VOS
     }
 
     @Test func snapshotsOfContainers() {
-        var metadata = ClusterMetadata()
-        #expect(outcome(&metadata, change(.createPool, pool: 1, label: "tank")) == nil)
-        for (number, label) in [(5, "c"), (6, "d")] as [(UInt64, String)] {
-            let creation = change(.createContainer, pool: 1, container: number, label: label)
-            #expect(outcome(&metadata, creation) == nil)
-        }
+        var metadata = containers()
         let table: [(MetadataChange, ServiceCode?)] = [
             (snapshot(.createSnapshot, of: 7, 1, epoch: 10), .notFound),
             (snapshot(.createSnapshot, 1, epoch: 10, pool: 2), .notFound),
@@ -129,12 +135,7 @@ import VOS
 
     /// What is remembered of snapshots is at most so much, and in nobody else's place.
     @Test func manyDestroyedSnapshots() {
-        var metadata = ClusterMetadata()
-        #expect(outcome(&metadata, change(.createPool, pool: 1, label: "tank")) == nil)
-        for (number, label) in [(5, "c"), (6, "d")] as [(UInt64, String)] {
-            let creation = change(.createContainer, pool: 1, container: number, label: label)
-            #expect(outcome(&metadata, creation) == nil)
-        }
+        var metadata = containers()
         #expect(outcome(&metadata, change(.destroyContainer, pool: 1, container: 6)) == nil)
         let count = UInt64(ClusterMetadata.destroyedSnapshotsMax) + 1
         for number in 1...count {
