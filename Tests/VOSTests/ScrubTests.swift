@@ -16,9 +16,16 @@ import VOSSimulator
         (2 + Self.logBlocks + UInt64(block)) * 4096
     }
 
-    private func makeTarget(seed: UInt64 = 1, blocks: UInt64 = 2048) -> SimulatedTarget {
+    private func makeTarget(
+        seed: UInt64 = 1, blocks: UInt64 = 2048, hasLongTables: Bool = false
+    ) -> SimulatedTarget {
         var options = VOSOptions()
         options.makeSmall()
+        if hasLongTables {
+            options.indexBytes = 512 << 10
+            options.memtableBytes = 64 << 10
+            options.tableBytes = 64 << 10
+        }
         return SimulatedTarget(
             seed: seed, blocks: blocks, logBlocks: Self.logBlocks, options: options)
     }
@@ -66,9 +73,10 @@ import VOSSimulator
 
     /// A store that was filled, and is open.
     private func withStore(
-        isReadable: Bool = true, _ body: @escaping (VOS, SimulatedTarget) async throws -> Void
+        isReadable: Bool = true, hasLongTables: Bool = false,
+        _ body: @escaping (VOS, SimulatedTarget) async throws -> Void
     ) {
-        let target = makeTarget()
+        let target = makeTarget(hasLongTables: hasLongTables)
         let finished = target.run {
             let vos = try await target.open()
             try await self.fill(vos)
@@ -146,8 +154,18 @@ import VOSSimulator
         }
     }
 
-    @Test func everyDamagedBlockOfEveryTable() {
-        withStore { vos, target in
+    @Test(arguments: [false, true]) func everyDamagedBlockOfEveryTable(hasLongTables: Bool) {
+        withStore(hasLongTables: hasLongTables) { vos, target in
+            if hasLongTables {
+                for number in 0..<200 as Range<UInt64> {
+                    try await vos.putSingle(
+                        [6, UInt8(number)], [6], .pattern(90, seed: number), epoch: 500 + number)
+                }
+                // All into one table.
+                try await vos.aggregate(upTo: 10)
+            }
+            // Of several blocks of entries, which are of 8 KiB.
+            #expect(vos.version.tables.contains { $0.info.fencePlace > 4 } == hasLongTables)
             for table in vos.version.tables {
                 let info = table.info
                 let blocks = info.extents.flatMap { Array($0.start..<$0.start + $0.count) }
