@@ -45,8 +45,8 @@ import VOS
         #expect(finished)
     }
 
-    /// While large values are overwritten all the time, what is hidden takes space for little longer
-    /// than the retention time.
+    /// While large values are overwritten all the time, what is hidden takes space for little
+    /// longer than the retention time.
     @Test func aSteadyLoadOfLargeValues() {
         let target = makeTarget(seed: 3)
         let finished = target.run {
