@@ -110,11 +110,7 @@ extension ClientCore {
         part.target = target(of: object)
         part.group = UInt16(try layout(of: object).group(ofDkey: operation.dkey))
         part.operations = [operation]
-        let bytes = unsafe data.bytes
-        part.operations[0].length = UInt32(bytes.count)
-        let type = object.container.checksumType
-        part.operations[0].checksumType = type
-        unsafe part.operations[0].checksums = type.checksums(of: bytes)
+        unsafe part.operations[0].describe(data.bytes, object.container.checksumType)
         var request = ObjectUpdateRequest()
         request.parts = [part]
         try await submit(request, data, object, isRestarted: true)

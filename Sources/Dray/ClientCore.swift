@@ -342,33 +342,11 @@ final class ClientCore {
         return zip(engines, await gather.results()).map { ($0, $1) }
     }
 
-    func metrics(
-        timeout: Duration
-    ) async -> [(engine: EngineRecord, metrics: Result<MetricsReply, DrayError>)] {
-        await askEngines(engines, ManagementProtocol.metrics, EmptyMessage(), timeout: timeout)
-            .map { ($0, $1) }
-    }
-
-    func tune(
-        _ request: TuneRequest, ranks: Set<UInt32>?, timeout: Duration
-    ) async -> [(engine: EngineRecord, tuning: Result<TuneReply, DrayError>)] {
-        let asked = engines.filter { ranks?.contains($0.rank) ?? true }
-        return await askEngines(asked, ManagementProtocol.tune, request, timeout: timeout)
-            .map { ($0, $1) }
-    }
-
-    func scrub(
-        _ request: ScrubRequest, ranks: Set<UInt32>?, timeout: Duration
-    ) async -> [(engine: EngineRecord, scrubbing: Result<ScrubReply, DrayError>)] {
-        let asked = engines.filter { ranks?.contains($0.rank) ?? true }
-        return await askEngines(asked, ManagementProtocol.scrub, request, timeout: timeout)
-            .map { ($0, $1) }
-    }
-
-    /// Asks the system contexts of engines, all at once.
-    private func askEngines<Q, R>(
-        _ engines: [EngineRecord], _ procedure: Procedure<Q, R>, _ request: Q, timeout: Duration
-    ) async -> [(EngineRecord, Result<R, DrayError>)] {
+    /// Asks the system contexts of all engines, or of those in `ranks`, all at once.
+    func askEngines<Q, R>(
+        _ ranks: Set<UInt32>?, _ procedure: Procedure<Q, R>, _ request: Q, timeout: Duration
+    ) async -> [(engine: EngineRecord, reply: Result<R, DrayError>)] {
+        let engines = engines.filter { ranks?.contains($0.rank) ?? true }
         let gather = Gather<Result<R, DrayError>>(count: engines.count)
         for (index, engine) in engines.enumerated() {
             xstream.spawn { [context] in

@@ -111,11 +111,12 @@ public final class Cluster: Sendable {
         await onCore { core in await core.status(pool: .zero, timeout: timeout) }
     }
 
-    /// The metrics of every engine, or why it did not give them within `timeout`.
+    /// The metrics of every engine, or only of those in `ranks`, or why it did not give them within
+    /// `timeout`.
     public func metrics(
-        timeout: Duration = .seconds(5)
-    ) async -> [(engine: EngineRecord, metrics: Result<MetricsReply, DrayError>)] {
-        await onCore { core in await core.metrics(timeout: timeout) }
+        ranks: Set<UInt32>? = nil, timeout: Duration = .seconds(5)
+    ) async -> [(engine: EngineRecord, reply: Result<MetricsReply, DrayError>)] {
+        await ask(ranks, ManagementProtocol.metrics, EmptyMessage(), timeout)
     }
 
     /// Reads or changes the log masks and injected faults of every engine, or only of those in
@@ -123,8 +124,8 @@ public final class Cluster: Sendable {
     public func tune(
         _ request: TuneRequest = TuneRequest(), ranks: Set<UInt32>? = nil,
         timeout: Duration = .seconds(5)
-    ) async -> [(engine: EngineRecord, tuning: Result<TuneReply, DrayError>)] {
-        await onCore { core in await core.tune(request, ranks: ranks, timeout: timeout) }
+    ) async -> [(engine: EngineRecord, reply: Result<TuneReply, DrayError>)] {
+        await ask(ranks, ManagementProtocol.tune, request, timeout)
     }
 
     /// Begins or ends the scrubbing of every engine's stores, or only of those in `ranks`, or asks
@@ -132,8 +133,16 @@ public final class Cluster: Sendable {
     public func scrub(
         _ request: ScrubRequest = ScrubRequest(), ranks: Set<UInt32>? = nil,
         timeout: Duration = .seconds(5)
-    ) async -> [(engine: EngineRecord, scrubbing: Result<ScrubReply, DrayError>)] {
-        await onCore { core in await core.scrub(request, ranks: ranks, timeout: timeout) }
+    ) async -> [(engine: EngineRecord, reply: Result<ScrubReply, DrayError>)] {
+        await ask(ranks, ManagementProtocol.scrub, request, timeout)
+    }
+
+    private func ask<Q, R>(
+        _ ranks: Set<UInt32>?, _ procedure: Procedure<Q, R>, _ request: Q, _ timeout: Duration
+    ) async -> [(engine: EngineRecord, reply: Result<R, DrayError>)] {
+        await onCore { core in
+            await core.askEngines(ranks, procedure, request, timeout: timeout)
+        }
     }
 
     /// Creates a pool of `size` raw bytes over all targets.

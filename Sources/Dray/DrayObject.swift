@@ -162,7 +162,9 @@ public struct DrayObject: Sendable {
     /// Reads everything of the object from every replica, down to the devices, and compares: which
     /// values and extents there are, from which epochs, and their bytes. Without replicas it is
     /// only read. Writes may go on: what differs is looked at once more, at one epoch in all
-    /// replicas, before it is reported.
+    /// replicas, before it is reported. What is below one dkey is compared at
+    /// once: it must be read within the time of an operation, and its list fit into one message
+    /// (about a million values and extents).
     ///
     /// - Throws: `unavailable` or `timedOut` when the engine of a replica does not answer; which
     ///   one, the message says.

@@ -161,12 +161,7 @@ public struct Transaction: Sendable {
         try await cluster.onCore { core throws(DrayError) in try core.checkWritable(object) }
         let (_, overflow) = operation.offset.addingReportingOverflow(UInt64(data.count))
         guard !overflow else { throw DrayError(.invalidArgument, "offset out of range") }
-        var operation = operation
-        operation.length = UInt32(clamping: data.count)
-        let type = object.container.checksumType
-        operation.checksumType = type
-        unsafe operation.checksums = data.withUnsafeBytes { unsafe type.checksums(of: $0) }
-        let write = TransactionState.Write(object: object, operation: operation, data: data)
+        let write = TransactionState.Write(object, operation, data)
         let state = state
         try await cluster.onCore { _ throws(DrayError) in try state.value.add(write) }
     }
@@ -299,16 +294,7 @@ extension DrayObject {
         try await container.pool.cluster.onCore { core throws(DrayError) in
             let state = TransactionState(until: core.operationEnd(in: object.container))
             for change in changes {
-                var operation = change.operation
-                operation.length = UInt32(clamping: change.data.count)
-                let type = object.container.checksumType
-                operation.checksumType = type
-                unsafe operation.checksums = change.data.withUnsafeBytes {
-                    unsafe type.checksums(of: $0)
-                }
-                try state.add(
-                    TransactionState.Write(
-                        object: object, operation: operation, data: change.data))
+                try state.add(TransactionState.Write(object, change.operation, change.data))
             }
             try await core.commit(state, isRestarted: true)
         }

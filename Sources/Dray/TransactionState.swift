@@ -22,6 +22,15 @@ final class TransactionState {
         var operation: ObjectOperation
         var data: [UInt8]
 
+        init(_ object: DrayObject, _ operation: ObjectOperation, _ data: [UInt8]) {
+            self.object = object
+            self.operation = operation
+            self.data = data
+            unsafe data.withUnsafeBytes {
+                unsafe self.operation.describe($0, object.container.checksumType)
+            }
+        }
+
         func isOf(_ other: DrayObject) -> Bool {
             object.id == other.id && object.container.id == other.container.id
         }

@@ -1,6 +1,7 @@
 internal import DrayChecksums
 internal import DrayPlacement
 internal import DrayProtocol
+internal import DrayRuntime
 
 /// One engine's copy of the cluster's metadata, and what it has promised: the acceptor of a
 /// single register (Rystsov's CASPaxos), with all engines as the quorum of a write.
@@ -56,8 +57,24 @@ extension ClusterMetadata {
     }
 
     /// Makes a change. One that was made already (the same id, the same content) succeeds again,
-    /// so that a client may repeat a request whose answer it lost.
+    /// so that a client may repeat a request whose answer it lost. What was destroyed since is not
+    /// made again. A change that is refused changes nothing.
     mutating func apply(_ change: MetadataChange, map: PoolMap, capacity: UInt64) throws(Refusal) {
+        var changed = self
+        try changed.make(change, map: map, capacity: capacity)
+        // What is destroyed takes less than before, so that there is always a way back.
+        guard changed.encoded().count <= ClusterMetadata.bytesMax else {
+            throw Refusal(
+                code: .noSpace,
+                message: "too many pools, containers and snapshots: "
+                    + "\(ClusterMetadata.bytesMax) bytes of metadata are full")
+        }
+        self = changed
+    }
+
+    private mutating func make(
+        _ change: MetadataChange, map: PoolMap, capacity: UInt64
+    ) throws(Refusal) {
         switch change.kind {
         case .createPool: try createPool(change, map: map, capacity: capacity)
         case .destroyPool:
@@ -82,19 +99,7 @@ extension ClusterMetadata {
             snapshots.removeAll { $0.container == change.container }
             remember(record)
         case .createSnapshot: try createSnapshot(change)
-        case .destroySnapshot:
-            let record = DestroyedRecord(
-                pool: change.pool, container: change.container, epoch: change.epoch)
-            guard
-                let index = snapshots.firstIndex(where: {
-                    $0.container == change.container && $0.epoch == change.epoch
-                })
-            else {
-                try checkDestroyed(record, "snapshot")
-                return
-            }
-            snapshots.remove(at: index)
-            remember(record)
+        case .destroySnapshot: try destroySnapshot(change)
         }
     }
 
@@ -110,6 +115,7 @@ extension ClusterMetadata {
             }
             return
         }
+        try checkNotDestroyed(DestroyedRecord(pool: change.pool), "pool")
         guard pool(label: change.label) == nil else {
             throw Refusal(code: .exists, message: "a pool with this label exists already")
         }
@@ -147,7 +153,7 @@ extension ClusterMetadata {
             throw Refusal(code: .invalidArgument, message: "there is no such object class")
         }
         guard let pool = pools.first(where: { $0.id == change.pool }) else {
-            throw Refusal(code: .notFound, message: "the pool does not exist (any more)")
+            throw Refusal(missing: "pool")
         }
         guard objectClass.groupCount(in: pool.map) != nil else {
             throw Refusal(code: .invalidArgument, message: pool.problem(with: objectClass))
@@ -158,6 +164,8 @@ extension ClusterMetadata {
             }
             return
         }
+        try checkNotDestroyed(
+            DestroyedRecord(pool: change.pool, container: change.container), "container")
         guard container(label: change.label, pool: change.pool) == nil else {
             throw Refusal(code: .exists, message: "a container with this label exists already")
         }
@@ -181,7 +189,7 @@ extension ClusterMetadata {
             container.id == change.container && container.pool == change.pool
         }
         guard isOfPool else {
-            throw Refusal(code: .notFound, message: "the container does not exist (any more)")
+            throw Refusal(missing: "container")
         }
         if let problem = Label.problem(with: change.label), !change.label.isEmpty {
             throw Refusal(code: .invalidArgument, message: problem)
@@ -191,6 +199,9 @@ extension ClusterMetadata {
                 throw Refusal(code: .exists, message: "a snapshot with this id exists")
             }
             return
+        }
+        guard !destroyedSnapshots.contains(where: { $0.id == change.snapshot }) else {
+            throw Refusal(code: .notFound, message: "the snapshot was destroyed already")
         }
         let others = snapshots(of: change.container)
         if !change.label.isEmpty, others.contains(where: { $0.label == change.label }) {
@@ -210,14 +221,43 @@ extension ClusterMetadata {
         snapshots.append(record)
     }
 
+    private mutating func destroySnapshot(_ change: MetadataChange) throws(Refusal) {
+        func isMeant(_ record: SnapshotRecord) -> Bool {
+            record.container == change.container && record.epoch == change.epoch
+        }
+        guard let index = snapshots.firstIndex(where: isMeant) else {
+            guard destroyedSnapshots.contains(where: isMeant) else {
+                throw Refusal(missing: "snapshot")
+            }
+            return
+        }
+        var record = snapshots.remove(at: index)
+        record.label = ""
+        destroyedSnapshots.append(record)
+        if destroyedSnapshots.count > ClusterMetadata.destroyedSnapshotsMax {
+            destroyedSnapshots.removeFirst()
+        }
+    }
+
     private func checkDestroyed(_ record: DestroyedRecord, _ what: String) throws(Refusal) {
-        guard destroyed.contains(record) else {
-            throw Refusal(code: .notFound, message: "the \(what) does not exist (any more)")
+        guard destroyed.contains(record) else { throw Refusal(missing: what) }
+    }
+
+    /// A request to make it that comes only now was made long ago.
+    private func checkNotDestroyed(_ record: DestroyedRecord, _ what: String) throws(Refusal) {
+        guard !destroyed.contains(record) else {
+            throw Refusal(code: .notFound, message: "the \(what) was destroyed already")
         }
     }
 
     private mutating func remember(_ record: DestroyedRecord) {
         destroyed.append(record)
         if destroyed.count > ClusterMetadata.destroyedMax { destroyed.removeFirst() }
+    }
+}
+
+extension ClusterMetadata.Refusal {
+    fileprivate init(missing: String) {
+        self.init(code: .notFound, message: "the \(missing) does not exist (any more)")
     }
 }

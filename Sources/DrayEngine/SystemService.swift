@@ -200,7 +200,7 @@ final class SystemService {
     private static let akey = Array("accepted".utf8)
 
     private func store(_ request: MetadataAcceptRequest) async throws(VOSError) {
-        let bytes = request.encoded()
+        let bytes = StoredMetadata.bytes(of: request)
         let buffer = IOBuffer(copying: bytes)
         let value = unsafe ValueBytes(
             UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<bytes.count]))
@@ -217,26 +217,20 @@ final class SystemService {
 
     private func load() async throws(EngineError) -> MetadataAcceptor {
         let buffer = IOBuffer(count: VOSLimits.valueLengthMax)
+        let bytes: [UInt8]
         do throws(VOSError) {
             let result = unsafe try await vos.fetchSingle(
                 Fetch(
                     pool: .zero, container: .zero, object: SystemService.object,
                     dkey: SystemService.dkey, akey: SystemService.akey), into: buffer.bytes)
             clock.advance(past: result.epoch)
-            let request = try decode(buffer.array(0..<result.byteCount))
-            return MetadataAcceptor(accepted: request.ballot, metadata: request.metadata)
+            bytes = buffer.array(0..<result.byteCount)
         } catch {
             if case .notFound = error { return MetadataAcceptor() }
             throw .store("metadata: \(error)")
         }
-    }
-
-    private func decode(_ bytes: [UInt8]) throws(VOSError) -> MetadataAcceptRequest {
-        do throws(DecodingFailure) {
-            return try MetadataAcceptRequest(decoding: bytes)
-        } catch {
-            throw .damaged(what: "the stored metadata cannot be read (\(error))")
-        }
+        let request = try StoredMetadata.decode(bytes)
+        return MetadataAcceptor(accepted: request.ballot, metadata: request.metadata)
     }
 
     // MARK: - Proposer

@@ -114,6 +114,12 @@ extension TargetService {
         } catch {
             throw RPCError(error)
         }
+        guard reply.values.count <= ObjectInspectReply.valuesMax else {
+            throw .service(
+                .invalidArgument,
+                "one dkey has more than \(ObjectInspectReply.valuesMax) values and extents, too "
+                    + "many to be listed at once")
+        }
         return reply
     }
 

@@ -118,7 +118,7 @@ final class TargetService {
         pools = Dictionary(uniqueKeysWithValues: metadata.pools.map { ($0.id, $0) })
         containers = Dictionary(uniqueKeysWithValues: metadata.containers.map { ($0.id, $0) })
         snapshots = metadata.snapshots
-        for destroyed in metadata.destroyed where destroyed.epoch == 0 {
+        for destroyed in metadata.destroyed {
             xstream.spawn { await self.remove(destroyed) }
         }
         xstream.spawn { await self.reconcileSnapshots(acceptedAt: stamp) }

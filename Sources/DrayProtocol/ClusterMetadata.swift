@@ -9,14 +9,23 @@ public struct ClusterMetadata: Message, Hashable {
     public var containers: [ContainerRecord] = []
     /// In no order.
     public var snapshots: [SnapshotRecord] = []
-    /// What was destroyed last, oldest first: engines that missed it free the space later.
+    /// The pools and containers that were destroyed last, oldest first: engines that missed it free
+    /// the space later.
     public var destroyed: [DestroyedRecord] = []
+    /// The snapshots that were destroyed last while their containers were kept, oldest first,
+    /// without their labels: so that no late resend makes one of them again.
+    public var destroyedSnapshots: [SnapshotRecord] = []
 
     public static let poolsMax = 256
     public static let containersMax = 4096
     /// Of all containers together.
     public static let snapshotsMax = 1024
+    /// Pools and containers.
     public static let destroyedMax = 1024
+    public static let destroyedSnapshotsMax = 1024
+    /// Bytes of the whole document. Engines store it as one value of at most 1 MiB, with something
+    /// around it, as in the messages that carry it.
+    public static let bytesMax = (1 << 20) - 4096
 
     public init() {}
 
@@ -25,6 +34,7 @@ public struct ClusterMetadata: Message, Hashable {
         try coder.code(&containers, max: ClusterMetadata.containersMax)
         try coder.code(&snapshots, max: ClusterMetadata.snapshotsMax)
         try coder.code(&destroyed, max: ClusterMetadata.destroyedMax)
+        try coder.code(&destroyedSnapshots, max: ClusterMetadata.destroyedSnapshotsMax)
     }
 
     /// The pool with this label.
@@ -155,25 +165,21 @@ public struct SnapshotReference: Message, Hashable {
     }
 }
 
-/// A pool (its container is zero), a container (its epoch is zero) or a snapshot that was
-/// destroyed.
+/// A pool (its container is zero) or a container that was destroyed.
 public struct DestroyedRecord: Message, Hashable {
     public var pool = UniqueID.zero
     public var container = UniqueID.zero
-    public var epoch: UInt64 = 0
 
     public init() {}
 
-    public init(pool: UniqueID, container: UniqueID = .zero, epoch: UInt64 = 0) {
+    public init(pool: UniqueID, container: UniqueID = .zero) {
         self.pool = pool
         self.container = container
-        self.epoch = epoch
     }
 
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&pool)
         try coder.code(&container)
-        try coder.code(&epoch)
     }
 }
 

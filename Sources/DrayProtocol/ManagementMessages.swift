@@ -242,7 +242,7 @@ public struct TuneReply: Message, Hashable {
 
 /// The management protocol, served by tag 0 of every engine for clients.
 public enum ManagementProtocol {
-    public static let id = ProtocolID(base: 0x11, version: 4)
+    public static let id = ProtocolID(base: 0x11, version: 5)
 
     public static let clusterMap = Procedure<EmptyMessage, ClusterMapReply>(
         id, index: 0, name: "management.clusterMap")
@@ -348,7 +348,7 @@ public struct MetadataAcceptReply: Message, Hashable {
 
 /// The metadata protocol, between engines.
 public enum MetadataProtocol {
-    public static let id = ProtocolID(base: 0x12, version: 3)
+    public static let id = ProtocolID(base: 0x12, version: 4)
 
     public static let prepare = Procedure<MetadataPrepareRequest, MetadataPrepareReply>(
         id, index: 0, name: "metadata.prepare")

@@ -346,3 +346,12 @@ extension ChecksumType {
         unsafe checksums(of: bytes, chunk: ObjectLimits.checksumChunk)
     }
 }
+
+extension ObjectOperation {
+    /// Says of the data that it comes with how long it is, and its checksums of a container's type.
+    public mutating func describe(_ data: UnsafeRawBufferPointer, _ type: ChecksumType) {
+        length = UInt32(clamping: data.count)
+        checksumType = type
+        unsafe checksums = type.checksums(of: data)
+    }
+}

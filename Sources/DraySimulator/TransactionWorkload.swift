@@ -102,8 +102,10 @@ final class TransactionWorkload {
     }
 
     /// Makes a snapshot and reads everything in it, twice: it shows one moment between its request
-    /// and its answer, as a transaction that only reads does, and stays as it is.
-    private func readSnapshot() async {
+    /// and its answer, as a transaction that only reads does, and stays as it is; destroys it.
+    /// Returns whether all that could be done.
+    @discardableResult
+    func readSnapshot() async -> Bool {
         operations += 1
         let token = shared.transactions.withLock { $0.begin(client: client) }
         var isCommitted = false
@@ -130,9 +132,11 @@ final class TransactionWorkload {
                 judge.violation("a snapshot shows another value of \(before.key) than before")
             }
             try await container.destroySnapshot(snapshot)
+            return true
         } catch {
             judge.judgeRead(error, "a snapshot")
             if !isCommitted { shared.transactions.withLock { $0.abort(token) } }
+            return false
         }
     }
 

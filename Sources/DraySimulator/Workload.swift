@@ -215,7 +215,7 @@ package final class Workload {
                 if !(await putKey(lane, lane)) { succeeds = false }
                 if !(await readArray(lane)) { succeeds = false }
             }
-            if succeeds { return nil }
+            if succeeds, await transactions.readSnapshot() { return nil }
             await xstream.sleep(for: .milliseconds(100))
         }
         return judge.lastFailure

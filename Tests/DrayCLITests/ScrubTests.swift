@@ -1,17 +1,14 @@
 import DrayEngine
-import DrayRuntime
 import Foundation
 import Testing
 
 @testable import DrayCLI
 
 @Suite struct ScrubTests {
-    private static let cluster = "7d1f0a52-2c3b-4d8e-9f60-a1b2c3d4e5f8"
-
     @Test func settings() throws {
         func configuration(_ flags: [EngineSettings.Key: String]) throws -> EngineConfiguration {
             var flags = flags
-            flags[.clusterID] = Self.cluster
+            flags[.clusterID] = OneEngine.cluster
             flags[.device] = "/d"
             flags[.engines] = "0=ofi+tcp://127.0.0.1:4000*1"
             return try EngineSettings(flags: flags, environment: { _ in nil }, file: [:])
@@ -42,38 +39,17 @@ import Testing
 
     /// A running engine whose device rots: the value is named, and where it is.
     @Test func aDamagedValue() throws {
-        let program = try Program()
-        defer { Program.remove(program.directory) }
-        let path = program.directory.text + "/device"
-        var entropy = Entropy(seed: UInt64(getpid()) + 2)
-        let port = try FreePorts.find(3, at: "127.0.0.1", taken: [], using: &entropy)
-        let address = "ofi+tcp://127.0.0.1:\(port)"
-        let settings = [
-            "--cluster-id", Self.cluster, "--engines", "0=\(address)*2", "--device", path,
-        ]
-        func dray(_ arguments: [String]) throws -> Program.Result {
-            try program.run(arguments.map { Array($0.utf8) })
-        }
+        let rig = try OneEngine(targets: 2)
+        defer { rig.end() }
+        let path = rig.paths[0]
         func scrub(_ arguments: String..., status: Int32) throws -> [ScrubRow] {
-            let run = try dray(
-                ["storage", "scrub", "--cluster", address, "--json"] + arguments)
+            let run = try rig.ask(["storage", "scrub", "--json"] + arguments)
             #expect(run.status == status, "\(run.error)")
             return try JSONDecoder().decode([ScrubRow].self, from: Data(run.output))
         }
-        let made = try dray(["storage", "format", "--size", "256MiB"] + settings)
-        #expect(made.status == 0, "\(made.error)")
-        let log = program.directory.appending(Array("log".utf8))
-        let engine = try GuardedProcess(
-            Program.path(), (["engine", "start"] + settings).map { Array($0.utf8) }, log: log)
-        for command in [
-            ["pool", "create", "tank", "--size", "64MiB"],
-            ["container", "create", "tank/box", "--checksum", "sha256", "--no-server-verify"],
-            ["kv", "put", "tank/box", "small", "of few bytes"],
-            ["kv", "put", "tank/box", "large", String(repeating: "many ", count: 9999)],
-        ] {
-            let result = try dray(command + ["--cluster", address])
-            #expect(result.status == 0, "\(result.error)")
-        }
+        let engine = try rig.formatAndStart()
+        try rig.makeContainer(
+            options: ["--checksum", "sha256", "--no-server-verify"], OneEngine.values)
         let never = try scrub(status: 0)
         #expect(never.map(\.target) == ["system", "0", "1"])
         #expect(never.allSatisfy { $0.current == nil && $0.last == nil && $0.passes == 0 })
@@ -94,18 +70,17 @@ import Testing
         #expect(finding.store == "engine 0, target \(owner.target)")
         // It is still so when nobody scrubs.
         #expect(try scrub(status: 1).flatMap(\.findings) == [finding])
-        let read = try dray(
-            ["kv", "get", "tank/box", "large", "--timeout", "1s", "--cluster", address])
+        let read = try rig.ask("kv", "get", "tank/box", "large", "--timeout", "1s")
         #expect(read.status == 1 && read.output == [] && read.error.contains("damaged"))
-        let text = try dray(["storage", "scrub", "--cluster", address])
+        let text = try rig.ask("storage", "scrub")
         #expect(text.status == 1 && text.text.contains("dkey large"), "\(text.text)")
-        #expect(try String(contentsOfFile: log.text, encoding: .utf8).contains("dkey 'large'"))
-        let metrics = try dray(["metrics", "--cluster", address])
+        #expect(try String(contentsOfFile: rig.log.text, encoding: .utf8).contains("dkey 'large'"))
+        let metrics = try rig.ask("metrics")
         let errors = metrics.text.split(separator: "\n")
             .filter { $0.hasPrefix("dray_storage_scrub_errors_total{") }
             .compactMap { $0.split(separator: " ").last.flatMap { Double($0) } }
         #expect(errors.reduce(0, +) > 0, "\(metrics.text)")
-        let bad = try dray(["storage", "scrub", "--start", "--stop", "--cluster", address])
+        let bad = try rig.ask("storage", "scrub", "--start", "--stop")
         #expect(bad.status == 64)
         #expect(try engine.kill() == GuardedProcess.killed)
     }

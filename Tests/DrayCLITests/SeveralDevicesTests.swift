@@ -6,19 +6,9 @@ import Testing
 
 /// Engines with two data devices.
 @Suite struct SeveralDevicesTests {
-    private static let cluster = "7d1f0a52-2c3b-4d8e-9f60-a1b2c3d4e5f8"
     private static let anySettings = [
-        "--cluster-id", cluster, "--engines", "0=ofi+tcp://127.0.0.1:7500*2",
+        "--cluster-id", OneEngine.cluster, "--engines", "0=ofi+tcp://127.0.0.1:7500*2",
     ]
-
-    private static func makeFiles(_ program: Program, _ names: [String]) -> [String] {
-        let paths = names.map { program.directory.text + "/" + $0 }
-        for path in paths {
-            #expect(FileManager.default.createFile(atPath: path, contents: nil))
-            #expect(truncate(path, 512 << 20) == 0)
-        }
-        return paths
-    }
 
     private static func storage(
         _ program: Program, _ arguments: [String]
@@ -28,45 +18,16 @@ import Testing
 
     /// An engine of four targets on two files, and a container over all of them.
     private struct Rig {
-        let program: Program
-        let paths: [String]
-        let settings: [String]
-        let address: String
+        let engine: OneEngine
+        var paths: [String] { engine.paths }
         static let keys = 0..<16
         static let value = String(repeating: "many ", count: 2000)
 
         init() throws {
-            program = try Program()
-            paths = SeveralDevicesTests.makeFiles(program, ["one", "two"])
-            var entropy = Entropy(seed: UInt64(getpid()) + 1)
-            let port = try FreePorts.find(6, at: "127.0.0.1", taken: [], using: &entropy)
-            address = "ofi+tcp://127.0.0.1:\(port)"
-            settings = [
-                "--cluster-id", SeveralDevicesTests.cluster, "--engines", "0=\(address)*4",
-            ]
+            engine = try OneEngine(targets: 4, devices: ["one", "two"], deviceSize: 512 << 20)
         }
 
-        func arguments(_ paths: [String], _ more: [String] = []) -> [[UInt8]] {
-            (["engine", "start"] + settings + paths.flatMap { ["--device", $0] } + more)
-                .map { Array($0.utf8) }
-        }
-
-        func start(_ paths: [String], _ more: [String] = []) throws -> GuardedProcess {
-            let log = program.directory.appending(Array("log".utf8))
-            return try GuardedProcess(Program.path(), arguments(paths, more), log: log)
-        }
-
-        func dray(_ arguments: String...) throws -> Program.Result {
-            try program.run((arguments + ["--cluster", address]).map { Array($0.utf8) })
-        }
-
-        func makeContainer() throws {
-            let made = [
-                try dray("pool", "create", "tank", "--size", "256MiB"),
-                try dray("container", "create", "tank/box", "--class", "SX"),
-            ]
-            for result in made { #expect(result.status == 0, "\(result.error)") }
-        }
+        func dray(_ arguments: String...) throws -> Program.Result { try engine.ask(arguments) }
 
         func put(_ key: Int, _ suffix: String) throws -> Program.Result {
             try dray("kv", "put", "tank/box", "\(key)", Rig.value + suffix)
@@ -83,7 +44,7 @@ import Testing
         }
 
         func looked(_ path: String) throws -> DeviceRow {
-            let query = try SeveralDevicesTests.storage(program, ["query", path, "--json"])
+            let query = try SeveralDevicesTests.storage(engine.program, ["query", path, "--json"])
             #expect(query.status == 0, "\(query.error)")
             return try JSONDecoder().decode(DeviceRow.self, from: Data(query.output))
         }
@@ -140,7 +101,7 @@ import Testing
                     #expect(space.logValues > 0 && space.logUsed > 0)
                     #expect(space.free < space.total)
                 }
-                let text = try SeveralDevicesTests.storage(program, ["query", path]).text
+                let text = try SeveralDevicesTests.storage(engine.program, ["query", path]).text
                 #expect(text.contains("LOG USED"))
                 #expect(try Data(contentsOf: URL(fileURLWithPath: path)) == before)
             }
@@ -151,20 +112,23 @@ import Testing
     /// targets of the other go on.
     @Test func anEngineWithTwoDataDevices() throws {
         let rig = try Rig()
-        defer { Program.remove(rig.program.directory) }
-        let format = ["format"] + rig.paths + rig.settings
+        let engine = rig.engine
+        defer { engine.end() }
+        let format = ["format"] + rig.paths + engine.settings
         let refused = try Self.storage(
-            rig.program, format + ["--force", "destroy \(rig.paths[0])"])
+            engine.program, format + ["--force", "destroy \(rig.paths[0])"])
         #expect(refused.error.contains("'destroy \(rig.paths[0]) and \(rig.paths[1])'"))
-        let made = try Self.storage(rig.program, format)
+        let made = try Self.storage(engine.program, format)
         #expect(made.status == 0, "\(made.error)")
-        let alone = try rig.program.run(rig.arguments([rig.paths[1]]))
+        let alone = try engine.program.run(
+            engine.startArguments(["--device", rig.paths[1]]))
         #expect(alone.status == 1)
         #expect(
             alone.error.contains("device \(rig.paths[1]) belongs elsewhere"), "\(alone.error)")
 
-        let first = try rig.start(rig.paths.reversed(), ["--faults", "on"])
-        try rig.makeContainer()
+        let swapped = rig.paths.reversed().flatMap { ["--device", $0] }
+        let first = try engine.start(swapped + ["--faults", "on"])
+        try engine.makeContainer(poolSize: "256MiB", options: ["--class", "SX"])
         for key in Rig.keys {
             let result = try rig.put(key, "\(key)")
             #expect(result.status == 0, "\(result.error)")
@@ -176,7 +140,7 @@ import Testing
         #expect(try first.kill() == GuardedProcess.killed)
         try rig.expectUsage()
 
-        let second = try rig.start(rig.paths)
+        let second = try engine.start(engine.devices)
         for key in Rig.keys {
             let result = try rig.dray("kv", "get", "tank/box", "\(key)")
             let isNew = result.text.hasPrefix(Rig.value + "new")
@@ -221,7 +185,7 @@ import Testing
     @Test func oneDeviceByTwoPathsIsRefused() throws {
         let program = try Program()
         defer { Program.remove(program.directory) }
-        let paths = Self.makeFiles(program, ["one"])
+        let paths = OneEngine.makeFiles(program, ["one"], size: 512 << 20)
         let link = program.directory.text + "/link"
         #expect(symlink(paths[0], link) == 0)
         for pair in [[paths[0], link], [link, "--metadata-device", paths[0]]] {

@@ -116,48 +116,16 @@ import Testing
 
     /// An engine with a metadata device is killed, started again, and refused without it.
     @Test func anEngineOnTwoDevices() throws {
-        let program = try Program()
-        defer { Program.remove(program.directory) }
-        let paths = ["device", "metadata"].map { program.directory.text + "/" + $0 }
-        for path in paths {
-            #expect(FileManager.default.createFile(atPath: path, contents: nil))
-            #expect(truncate(path, 512 << 20) == 0)
-        }
-        var entropy = Entropy(seed: UInt64(getpid()))
-        let port = try FreePorts.find(3, at: "127.0.0.1", taken: [], using: &entropy)
-        let address = "ofi+tcp://127.0.0.1:\(port)"
-        let settings = [
-            "--cluster-id", Self.cluster, "--engines", "0=\(address)*1", "--device", paths[0],
-        ]
-        let metadata = ["--metadata-device", paths[1]]
-        let made = try run(program, ["format"] + settings + metadata)
+        let rig = try OneEngine(targets: 1, devices: ["device", "metadata"], deviceSize: 512 << 20)
+        defer { rig.end() }
+        let program = rig.program
+        let data = ["--device", rig.paths[0]]
+        let metadata = ["--metadata-device", rig.paths[1]]
+        let made = try run(program, ["format"] + rig.settings + data + metadata)
         #expect(made.status == 0, "\(made.error)")
-        let log = program.directory.appending(Array("log".utf8))
-        func start() throws -> GuardedProcess {
-            try GuardedProcess(
-                Program.path(),
-                (["engine", "start"] + settings + metadata).map { Array($0.utf8) }, log: log)
-        }
-        func dray(_ arguments: String...) throws -> Program.Result {
-            try program.run((arguments + ["--cluster", address]).map { Array($0.utf8) })
-        }
-        let first = try start()
-        for command in [
-            ["pool", "create", "tank", "--size", "64MiB"], ["container", "create", "tank/box"],
-        ] {
-            let result = try program.run(
-                (command + ["--cluster", address]).map { Array($0.utf8) })
-            #expect(result.status == 0, "\(result.error)")
-        }
-        // One that stays in the log, and one that goes to blocks.
-        let values = [
-            ("small", "of few bytes"), ("large", String(repeating: "many ", count: 9999)),
-        ]
-        for (key, value) in values {
-            let result = try dray("kv", "put", "tank/box", key, value)
-            #expect(result.status == 0, "\(result.error)")
-        }
-        let query = try dray("storage", "query", "--json")
+        let first = try rig.start(data + metadata)
+        try rig.makeContainer(OneEngine.values)
+        let query = try rig.ask("storage", "query", "--json")
         #expect(query.status == 0, "\(query.error)")
         let rows = try JSONDecoder().decode([StorageRow].self, from: Data(query.output))
         #expect(rows.map(\.target) == ["system", "system", "0", "0"])
@@ -166,20 +134,19 @@ import Testing
         // The large value is on the data device, and every record on the other.
         #expect(rows[2].bytesWritten >= 50_000 && rows[2].durableWrites == nil)
         #expect(rows[3].bytesWritten > 0 && rows[3].durableWrites != nil)
-        #expect(try dray("storage", "query").text.contains("in service"))
-        let looked = try run(program, ["query", paths[1], "--json"])
+        #expect(try rig.ask("storage", "query").text.contains("in service"))
+        let looked = try run(program, ["query", rig.paths[1], "--json"])
         let row = try JSONDecoder().decode(DeviceRow.self, from: Data(looked.output))
         #expect(row.usedBy?.hasPrefix("process ") == true)
         #expect(try first.kill() == GuardedProcess.killed)
 
-        try expectUsage(program, paths[0], metadata)
-        let alone = try program.run(
-            (["engine", "start"] + settings).map { Array($0.utf8) })
+        try expectUsage(program, rig.paths[0], metadata)
+        let alone = try program.run(rig.startArguments(data))
         #expect(alone.status == 1)
         #expect(alone.error.contains("no metadata device"), "\(alone.error)")
-        let second = try start()
-        for (key, value) in values {
-            let result = try dray("kv", "get", "tank/box", key)
+        let second = try rig.start(data + metadata)
+        for (key, value) in OneEngine.values {
+            let result = try rig.ask("kv", "get", "tank/box", key)
             #expect(result.status == 0, "\(result.error)")
             #expect(result.text.hasPrefix(value))
         }

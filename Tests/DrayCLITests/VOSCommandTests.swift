@@ -1,14 +1,9 @@
-import BIO
-import DrayEngine
-import DrayRuntime
 import Foundation
 import Testing
 
 @testable import DrayCLI
 
 @Suite struct VOSCommandTests {
-    private static let cluster = "7d1f0a52-2c3b-4d8e-9f60-a1b2c3d4e5f7"
-
     private func change(_ path: String, at offset: UInt64) throws {
         let file = try FileHandle(forUpdating: URL(fileURLWithPath: path))
         try file.seek(toOffset: offset)
@@ -21,50 +16,32 @@ import Testing
     /// The device of an engine that was killed: refused while it runs, sound afterwards, then
     /// damaged in a superblock and in a value.
     @Test func theDeviceOfAnEngine() throws {
-        let program = try Program()
-        defer { Program.remove(program.directory) }
-        let path = program.directory.text + "/device"
-        var entropy = Entropy(seed: UInt64(getpid()) + 1)
-        let port = try FreePorts.find(3, at: "127.0.0.1", taken: [], using: &entropy)
-        let address = "ofi+tcp://127.0.0.1:\(port)"
-        let settings = [
-            "--cluster-id", Self.cluster, "--engines", "0=\(address)*2", "--device", path,
-        ]
-        func dray(_ arguments: [String]) throws -> Program.Result {
-            try program.run(arguments.map { Array($0.utf8) })
-        }
-        let made = try dray(["storage", "format", "--size", "256MiB"] + settings)
+        let rig = try OneEngine(targets: 2)
+        defer { rig.end() }
+        let path = rig.paths[0]
+        let made = try rig.dray(["storage", "format"] + rig.devices + rig.settings)
         #expect(made.status == 0, "\(made.error)")
-        let empty = try dray(["vos", "check", path])
+        let empty = try rig.dray(["vos", "check", path])
         #expect(empty.status == 0, "\(empty.error) \(empty.text)")
-        let log = program.directory.appending(Array("log".utf8))
-        let engine = try GuardedProcess(
-            Program.path(), (["engine", "start"] + settings).map { Array($0.utf8) }, log: log)
-        for command in [
-            ["pool", "create", "tank", "--size", "64MiB"], ["container", "create", "tank/box"],
-            ["kv", "put", "tank/box", "small", "of few bytes"],
-            ["kv", "put", "tank/box", "large", String(repeating: "many ", count: 9999)],
-        ] {
-            let result = try dray(command + ["--cluster", address])
-            #expect(result.status == 0, "\(result.error)")
-        }
+        let engine = try rig.start(rig.devices)
+        try rig.makeContainer(OneEngine.values)
         for command in ["inspect", "check"] {
-            let busy = try dray(["vos", command, path])
+            let busy = try rig.dray(["vos", command, path])
             #expect(busy.status == 1 && busy.error.contains("in use by another process"))
         }
         #expect(try engine.kill() == GuardedProcess.killed)
 
         let before = try Data(contentsOf: URL(fileURLWithPath: path))
-        let sound = try dray(["vos", "check", path])
+        let sound = try rig.dray(["vos", "check", path])
         #expect(sound.status == 0, "\(sound.error) \(sound.text)")
         #expect(sound.text.contains("target 1: sound"))
-        let listed = try dray(["vos", "inspect", path, "--objects", "--entries", "--json"])
+        let listed = try rig.dray(["vos", "inspect", path, "--objects", "--entries", "--json"])
         #expect(listed.status == 0, "\(listed.error)")
         let rows = try JSONDecoder().decode([StoreRow].self, from: Data(listed.output))
         #expect(rows.map(\.target) == [nil, 0, 1])
-        let shown = try dray(["vos", "inspect", path, "--target", "1"])
+        let shown = try rig.dray(["vos", "inspect", path, "--target", "1"])
         #expect(shown.status == 0 && shown.text.hasPrefix("target 1: engine 0 of"))
-        #expect(try dray(["vos", "inspect", path, "--target", "7"]).status == 4)
+        #expect(try rig.dray(["vos", "inspect", path, "--target", "7"]).status == 4)
         #expect(try Data(contentsOf: URL(fileURLWithPath: path)) == before)
 
         // The large value, wherever it is; not in the last group of the log's checks, which
@@ -74,14 +51,14 @@ import Testing
         try change(path, at: UInt64(place.lowerBound))
         let target = try #require(rows.last)
         try change(path, at: target.start + 4096 + 200)
-        let damaged = try dray(["vos", "check", path, "--json"])
+        let damaged = try rig.dray(["vos", "check", path, "--json"])
         #expect(damaged.status == 1)
         let found = try JSONDecoder().decode([StoreRow].self, from: Data(damaged.output))
             .flatMap(\.findings)
         #expect(found.contains { $0.part == "superblock" && $0.offset == target.start + 4096 })
         #expect(found.contains { $0.store == "target 1" && $0.part == "superblock" })
         #expect(found.allSatisfy { $0.part == "superblock" || $0.part == "value" }, "\(found)")
-        let text = try dray(["vos", "check", path])
+        let text = try rig.dray(["vos", "check", path])
         #expect(text.status == 1 && text.text.contains("copy 1 of the superblock is damaged"))
     }
 }

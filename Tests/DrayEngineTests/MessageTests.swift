@@ -170,6 +170,7 @@ import Testing
         snapshot.label = "monday"
         request.metadata.snapshots = [snapshot]
         request.metadata.destroyed = [DestroyedRecord(pool: .zero)]
+        request.metadata.destroyedSnapshots = [snapshot]
         try fuzz(request, seed: 5)
         var map = ClusterMapReply()
         map.engines = [EngineRecord(rank: 1, addresses: ["sim://a", "sim://a-1"])]

@@ -3,6 +3,7 @@ import DrayPlacement
 import DrayProtocol
 import DrayRuntime
 import Testing
+import VOS
 
 @testable import DrayEngine
 
@@ -25,6 +26,16 @@ import Testing
         return change
     }
 
+    private func snapshot(
+        _ kind: MetadataChange.Kind, of container: UInt64 = 5, _ number: UInt64 = 0,
+        epoch: UInt64, label: String = "", pool: UInt64 = 1
+    ) -> MetadataChange {
+        var change = change(kind, pool: pool, container: container, label: label)
+        change.snapshot = id(number)
+        change.epoch = epoch
+        return change
+    }
+
     private func outcome(
         _ metadata: inout ClusterMetadata, _ change: MetadataChange
     ) -> ServiceCode? {
@@ -34,6 +45,17 @@ import Testing
         } catch {
             return error.code
         }
+    }
+
+    /// A pool (1) with two containers (5 and 6).
+    private func containers() -> ClusterMetadata {
+        var metadata = ClusterMetadata()
+        #expect(outcome(&metadata, change(.createPool, pool: 1, label: "tank")) == nil)
+        for (number, label) in [(5, "c"), (6, "d")] as [(UInt64, String)] {
+            let creation = change(.createContainer, pool: 1, container: number, label: label)
+            #expect(outcome(&metadata, creation) == nil)
+        }
+        return metadata
     }
 
     @Test func changesAreCheckedAndRepeatable() {
@@ -59,10 +81,12 @@ import Testing
             (change(.destroyContainer, pool: 1, container: 6), .notFound),
             (change(.destroyContainer, pool: 1, container: 5), nil),
             (change(.destroyContainer, pool: 1, container: 5), nil),
+            (change(.createContainer, pool: 1, container: 5, label: "c"), .notFound),  // too late
             (change(.createContainer, pool: 1, container: 7, label: "c"), nil),
             (change(.destroyPool, pool: 3), .notFound),
             (change(.destroyPool, pool: 1), nil),
             (change(.destroyPool, pool: 1), nil),
+            (change(.createPool, pool: 1, label: "tank"), .notFound),
         ]
         for (step, row) in table.enumerated() {
             let before = metadata
@@ -76,21 +100,7 @@ import Testing
     }
 
     @Test func snapshotsOfContainers() {
-        var metadata = ClusterMetadata()
-        #expect(outcome(&metadata, change(.createPool, pool: 1, label: "tank")) == nil)
-        for (number, label) in [(5, "c"), (6, "d")] as [(UInt64, String)] {
-            let creation = change(.createContainer, pool: 1, container: number, label: label)
-            #expect(outcome(&metadata, creation) == nil)
-        }
-        func snapshot(
-            _ kind: MetadataChange.Kind, of container: UInt64 = 5, _ number: UInt64 = 0,
-            epoch: UInt64, label: String = "", pool: UInt64 = 1
-        ) -> MetadataChange {
-            var change = change(kind, pool: pool, container: container, label: label)
-            change.snapshot = id(number)
-            change.epoch = epoch
-            return change
-        }
+        var metadata = containers()
         let table: [(MetadataChange, ServiceCode?)] = [
             (snapshot(.createSnapshot, of: 7, 1, epoch: 10), .notFound),
             (snapshot(.createSnapshot, 1, epoch: 10, pool: 2), .notFound),
@@ -106,6 +116,9 @@ import Testing
             (snapshot(.destroySnapshot, epoch: 13), .notFound),
             (snapshot(.destroySnapshot, epoch: 14), nil),
             (snapshot(.destroySnapshot, epoch: 14), nil),  // a resend
+            (snapshot(.createSnapshot, 4, epoch: 16), .notFound),  // one that comes too late
+            (snapshot(.createSnapshot, 6, epoch: 17), nil),
+            (snapshot(.destroySnapshot, epoch: 17), nil),
         ]
         for (step, row) in table.enumerated() {
             let before = metadata
@@ -118,6 +131,88 @@ import Testing
         #expect(metadata.snapshots.map(\.epoch) == [13])
         #expect(outcome(&metadata, change(.destroyPool, pool: 1)) == nil)
         #expect(metadata.snapshots == [])
+    }
+
+    /// What is remembered of snapshots is at most so much, and in nobody else's place.
+    @Test func manyDestroyedSnapshots() {
+        var metadata = containers()
+        #expect(outcome(&metadata, change(.destroyContainer, pool: 1, container: 6)) == nil)
+        let count = UInt64(ClusterMetadata.destroyedSnapshotsMax) + 1
+        for number in 1...count {
+            let created = snapshot(.createSnapshot, number, epoch: number, label: "s")
+            #expect(outcome(&metadata, created) == nil)
+            #expect(outcome(&metadata, snapshot(.destroySnapshot, epoch: number)) == nil)
+        }
+        #expect(metadata.destroyed == [DestroyedRecord(pool: id(1), container: id(6))])
+        #expect(metadata.destroyedSnapshots.map(\.epoch) == Array(2...count))
+        #expect(metadata.destroyedSnapshots.allSatisfy { $0.label.isEmpty })
+        #expect(outcome(&metadata, snapshot(.destroySnapshot, epoch: 1)) == .notFound)
+    }
+
+    /// Pools of large clusters take much of the one value that holds all metadata.
+    @Test func noMoreThanCanBeStored() {
+        let map = PoolMap(
+            version: 1, engines: (0..<2000).map { .init(rank: $0, targetCount: 1) })
+        var metadata = ClusterMetadata()
+        func make(_ change: MetadataChange) -> (code: ServiceCode, message: String)? {
+            do {
+                try metadata.apply(change, map: map, capacity: .max)
+                return nil
+            } catch {
+                return (error.code, error.message)
+            }
+        }
+        func fill(_ change: (UInt64) -> MetadataChange) -> UInt64 {
+            var number: UInt64 = 1
+            while true {
+                let before = metadata
+                if let refusal = make(change(number)) {
+                    #expect(refusal.code == .noSpace && refusal.message.contains("too many pools"))
+                    #expect(metadata == before)
+                    return number - 1
+                }
+                number += 1
+            }
+        }
+        let pools = fill { change(.createPool, pool: $0, label: "p\($0)", size: 1 << 40) }
+        #expect(pools > 50 && pools < UInt64(ClusterMetadata.poolsMax))
+        let label = String(repeating: "x", count: 100)
+        let containers = fill {
+            change(.createContainer, pool: 1, container: 1000 + $0, label: label + "\($0)")
+        }
+        #expect(containers > 5)
+        let snapshots = fill { snapshot(.createSnapshot, of: 1001, $0, epoch: $0) }
+        var request = MetadataAcceptRequest()
+        request.ballot = Ballot(stamp: .max, rank: .max)
+        request.metadata = metadata
+        let size = StoredMetadata.bytes(of: request).count
+        #expect(size <= VOSLimits.valueLengthMax && size > VOSLimits.valueLengthMax - 8192)
+        // There is a way back.
+        for number in 1...containers where number != 1 || snapshots == 0 {
+            #expect(make(change(.destroyContainer, pool: 1, container: 1000 + number)) == nil)
+        }
+        #expect(make(change(.createContainer, pool: 1, container: 999, label: "c")) == nil)
+        #expect(make(change(.destroyPool, pool: pools)) == nil)
+        #expect(make(change(.createPool, pool: 999, label: "p", size: 1 << 40)) == nil)
+    }
+
+    @Test func anotherVersionIsNotRead() throws {
+        var request = MetadataAcceptRequest()
+        request.ballot = Ballot(stamp: 7, rank: 1)
+        let bytes = StoredMetadata.bytes(of: request)
+        #expect(try StoredMetadata.decode(bytes) == request)
+        for (bytes, part) in [
+            ([StoredMetadata.version + 1] + bytes.dropFirst(), "stored in version 2"),
+            (bytes + [0], "cannot be read"), (Array(bytes.dropLast()), "cannot be read"),
+            ([], "nothing is stored"),
+        ] {
+            do {
+                _ = try StoredMetadata.decode(bytes)
+                Issue.record("\(bytes) were read")
+            } catch {
+                #expect("\(error)".contains(part), "\(error)")
+            }
+        }
     }
 
     @Test(

@@ -416,6 +416,7 @@ import Testing
             let object = try await rig.makeObject()
             for key in ["a", "b"] { try await object.put(key, "0") }
             var expected: [(snapshot: SnapshotRecord, value: String)] = []
+            var failed: Set<String> = []
             for round in 0..<3 {
                 let dead = Int(entropy.below(3))
                 let delay = Duration.microseconds(Int64(entropy.below(6000)))
@@ -431,6 +432,7 @@ import Testing
                             #expect(
                                 [.unavailable, .timedOut].contains(error.code), "\(error)")
                             guard !error.mayHaveHappened else { return }
+                            failed.insert("s\(round)")
                             let labels = try await rig.container.snapshots().map(\.label)
                             #expect(!labels.contains("s\(round)"))
                         }
@@ -455,9 +457,20 @@ import Testing
                 #expect(listed.contains(snapshot))
                 #expect(try await object.seen(in: rig.container.at(snapshot)).get("a") == value)
             }
-            // Also those whose maker never heard of it.
+            // None comes later, when its maker was told that there would be none.
+            #expect(failed.isDisjoint(with: listed.map(\.label)))
+            // All that is listed is whole for everybody, also where its maker never heard of it.
+            let other = try await rig.container(ofClient: 1)
+            #expect(try await other.snapshots() == listed)
             for snapshot in listed {
                 let then = rig.container.at(snapshot)
+                let state = try await State(of: then)
+                #expect(state.objects == [object.id] && state.dkeys == [["a".bytes, "b".bytes]])
+                #expect(try await State(of: other.at(snapshot)) == state)
+                // What was written before it was asked for, or later.
+                let value = try await object.seen(in: other.at(snapshot)).get("a") ?? "nothing"
+                let round = try #require(Int(snapshot.label.dropFirst()))
+                #expect(value == "later" || Int(value).map { $0 >= round } == true, "\(value)")
                 #expect(try await object.seen(in: then).get("b") == "0")
                 #expect(try await then.verify().isEqual)
             }

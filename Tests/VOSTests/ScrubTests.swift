@@ -1,4 +1,5 @@
 import BIO
+import DrayChecksums
 import DrayRuntime
 import Testing
 import VOSSimulator
@@ -15,9 +16,16 @@ import VOSSimulator
         (2 + Self.logBlocks + UInt64(block)) * 4096
     }
 
-    private func makeTarget(seed: UInt64 = 1, blocks: UInt64 = 2048) -> SimulatedTarget {
+    private func makeTarget(
+        seed: UInt64 = 1, blocks: UInt64 = 2048, hasLongTables: Bool = false
+    ) -> SimulatedTarget {
         var options = VOSOptions()
         options.makeSmall()
+        if hasLongTables {
+            options.indexBytes = 512 << 10
+            options.memtableBytes = 64 << 10
+            options.tableBytes = 64 << 10
+        }
         return SimulatedTarget(
             seed: seed, blocks: blocks, logBlocks: Self.logBlocks, options: options)
     }
@@ -65,9 +73,10 @@ import VOSSimulator
 
     /// A store that was filled, and is open.
     private func withStore(
-        isReadable: Bool = true, _ body: @escaping (VOS, SimulatedTarget) async throws -> Void
+        isReadable: Bool = true, hasLongTables: Bool = false,
+        _ body: @escaping (VOS, SimulatedTarget) async throws -> Void
     ) {
-        let target = makeTarget()
+        let target = makeTarget(hasLongTables: hasLongTables)
         let finished = target.run {
             let vos = try await target.open()
             try await self.fill(vos)
@@ -145,8 +154,18 @@ import VOSSimulator
         }
     }
 
-    @Test func everyDamagedBlockOfEveryTable() {
-        withStore { vos, target in
+    @Test(arguments: [false, true]) func everyDamagedBlockOfEveryTable(hasLongTables: Bool) {
+        withStore(hasLongTables: hasLongTables) { vos, target in
+            if hasLongTables {
+                for number in 0..<200 as Range<UInt64> {
+                    try await vos.putSingle(
+                        [6, UInt8(number)], [6], .pattern(90, seed: number), epoch: 500 + number)
+                }
+                // All into one table.
+                try await vos.aggregate(upTo: 10)
+            }
+            // Of several blocks of entries, which are of 8 KiB.
+            #expect(vos.version.tables.contains { $0.info.fencePlace > 4 } == hasLongTables)
             for table in vos.version.tables {
                 let info = table.info
                 let blocks = info.extents.flatMap { Array($0.start..<$0.start + $0.count) }
@@ -171,11 +190,72 @@ import VOSSimulator
         }
     }
 
+    /// The bytes of a value that stands in the index itself are those of a block of a table.
+    @Test func aDamagedInlineValue() {
+        withStore { vos, target in
+            let value = [UInt8].pattern(90, seed: 59)
+            var places: [(table: UInt64, block: UInt32, byte: UInt64)] = []
+            for info in vos.version.tables.map(\.info) {
+                let buffer = IOBuffer(count: info.blocks * 4096)
+                try await vos.store.read(into: buffer.bytes, from: info.extents)
+                guard let found = buffer.array(0..<buffer.count).firstRange(of: value) else {
+                    continue
+                }
+                let place = found.lowerBound + 50
+                let block = try #require(info.extents.block(place / 4096))
+                places.append((info.id, block, self.offset(block) + UInt64(place % 4096)))
+            }
+            #expect(places.count == 1)
+            let place = try #require(places.first)
+            target.devices.damage(path: Self.path, at: place.byte)
+            let pass = try await self.scrub(vos, target)
+            target.devices.damage(path: Self.path, at: place.byte)
+            #expect(pass.isComplete && pass.errors == 1, "\(pass.findings)")
+            let finding = try #require(pass.findings.first)
+            #expect(finding.part == .table && finding.table == place.table)
+            #expect(finding.offset.map { $0 <= place.byte && place.byte < $0 + 3 * 4096 } == true)
+        }
+    }
+
+    /// A value that was damaged before it came here stands in a block that is as it should be.
+    @Test(arguments: [ChecksumType.crc32c, .xxh64, .sha256])
+    func anInlineValueThatNobodyVerified(type: ChecksumType) {
+        withStore { vos, target in
+            let bytes = [UInt8].pattern(200, seed: 77)
+            let buffer = IOBuffer(copying: bytes)
+            let data = UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<bytes.count])
+            var words = VOS.checksums(of: data, type)
+            words[0] ^= 1
+            let value = ValueBytes(data, checksums: words, type: type, isVerified: false)
+            try await vos.update(
+                Update(
+                    pool: Names.pool, container: Names.container, object: Names.object,
+                    epoch: 500, transaction: .zero,
+                    operations: [Operation(.single(dkey: [8], akey: [8], value))]))
+            withExtendedLifetime(buffer) {}
+            try await self.flush(vos)
+            let pass = try await self.scrub(vos, target)
+            #expect(pass.isComplete && pass.errors == 1, "\(pass.findings)")
+            let finding = try #require(pass.findings.first)
+            #expect(finding.part == .value && finding.table != nil && finding.block != nil)
+            #expect(finding.entry?.dkey == [8] && finding.entry?.epoch == 500)
+            #expect(finding.what == "a value in the index does not match its checksum")
+        }
+    }
+
     @Test func damagedManifestAndBlockMap() {
         withStore { vos, target in
+            // Transactions that are remembered are in a chunk.
+            try await vos.putSingle(
+                [7], [7], .pattern(9, seed: 7), epoch: 600,
+                transaction: UniqueID(high: 1, low: 600))
+            try await self.flush(vos)
             let root = try #require(vos.store.checkpoint?.extents.first?.start)
             let page = try #require(vos.manifest.pages.first?.block)
-            for (block, part) in [(root, StoreFinding.Part.manifest), (page, .blockMap)] {
+            let chunk = try #require(vos.manifest.chunks.first?.extents.first?.start)
+            for (block, part) in [
+                (root, StoreFinding.Part.manifest), (chunk, .manifest), (page, .blockMap),
+            ] {
                 target.devices.damage(path: Self.path, at: self.offset(block) + 5)
                 let pass = try await self.scrub(vos, target)
                 #expect(pass.errors == 1 && pass.findings.first?.part == part)

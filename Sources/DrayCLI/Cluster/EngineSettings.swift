@@ -69,7 +69,8 @@ struct EngineSettings: Sendable {
                     + "names gets the ports after those of the engine, or a name of shared memory"
             case .device:
                 "device file, block device, NVMe generic device, or persistent memory; or a list "
-                    + "of them, no more than the engine has targets"
+                    + "of them (in DRAY_DEVICE: separated by commas), no more than the engine has "
+                    + "targets"
             case .metadataDevice:
                 "a faster device beside it for logs, index and small values; "
                     + "empty for none"

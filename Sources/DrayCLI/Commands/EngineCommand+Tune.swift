@@ -79,35 +79,16 @@ extension EngineCommand {
             try finish(status)
         }
     }
+}
 
-    /// Which engines are meant.
-    struct RankOptions: ParsableArguments {
-        @Option(name: .long, help: "Only this engine (repeat for more).") var rank: [UInt32] = []
-
-        /// Asks the engines. Those that do not answer are named on standard error.
-        func tune(
-            _ request: TuneRequest, _ cluster: ClusterOptions
-        ) async throws -> ([TuneRow], ExitStatus) {
-            let ranks = rank.isEmpty ? nil : Set(rank)
-            let all = try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                await cluster.tune(request, ranks: ranks)
-            }
-            for rank in rank where !all.contains(where: { $0.engine.rank == rank }) {
-                throw CommandFailure(.notFound, "rank \(rank)", "is not in the cluster")
-            }
-            var rows: [TuneRow] = []
-            var status = ExitStatus.success
-            for (engine, result) in all {
-                switch result {
-                case .success(let reply): rows.append(TuneRow(engine.rank, reply))
-                case .failure(let error):
-                    let failure = CommandFailure(error, "engine \(engine.rank)")
-                    Terminal.note(failure.line)
-                    status = failure.status
-                }
-            }
-            return (rows, status)
+extension RankOptions {
+    fileprivate func tune(
+        _ request: TuneRequest, _ cluster: ClusterOptions
+    ) async throws(CommandFailure) -> ([TuneRow], ExitStatus) {
+        let (replies, status) = try await ask(cluster) { cluster, ranks in
+            await cluster.tune(request, ranks: ranks)
         }
+        return (replies.map(TuneRow.init), status)
     }
 }
 

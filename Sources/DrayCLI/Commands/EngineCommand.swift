@@ -113,10 +113,10 @@ struct EngineCommand: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Run an engine until SIGTERM or SIGINT.",
             discussion: """
-                Each value comes from its flag, else its variable (DRAY_DEVICE for device), else \
-                the file, else its default. The devices must have been formatted ('dray engine \
-                format', or 'dray cluster start' for a development cluster); their order does not \
-                matter any more then.
+                Each value comes from its flag, else its variable (DRAY_DEVICE for device, in \
+                which commas separate several), else the file, else its default. The devices must \
+                have been formatted ('dray engine format', or 'dray cluster start' for a \
+                development cluster); their order does not matter any more then.
                 """)
 
         @OptionGroup var settings: Settings

@@ -14,7 +14,7 @@ struct MetricsCommand: AsyncParsableCommand {
             metrics are printed all the same.
             """)
 
-    @Option(name: .long, help: "Only this engine (repeat for more).") var rank: [UInt32] = []
+    @OptionGroup var ranks: RankOptions
     @Option(name: .long, help: "Only metrics whose name begins so (repeat for more).")
     var name: [String] = []
     @Flag(name: .long, help: "Print docs/metrics.md instead, and ask no engine.")
@@ -27,24 +27,10 @@ struct MetricsCommand: AsyncParsableCommand {
             return try Terminal.write(
                 Array(MetricsDocumentation.text(EngineMetrics.definitions).utf8))
         }
-        let all = try await cluster.withCluster {
-            (cluster, _) async throws(CommandFailure) in await cluster.metrics()
+        let (replies, status) = try await ranks.ask(cluster) { cluster, ranks in
+            await cluster.metrics(ranks: ranks)
         }
-        for rank in rank where !all.contains(where: { $0.engine.rank == rank }) {
-            throw CommandFailure(.notFound, "rank \(rank)", "is not in the cluster")
-        }
-        var replies: [MetricsReply] = []
-        var status = ExitStatus.success
-        for (engine, result) in all where rank.isEmpty || rank.contains(engine.rank) {
-            switch result {
-            case .success(let reply): replies.append(reply)
-            case .failure(let error):
-                let failure = CommandFailure(error, "engine \(engine.rank)")
-                Terminal.note(failure.line)
-                status = .unavailable
-            }
-        }
-        let families = PrometheusText.merged(replies).filter { family in
+        let families = PrometheusText.merged(replies.map(\.reply)).filter { family in
             name.isEmpty || name.contains { family.name.hasPrefix($0) }
         }
         if output.json {

@@ -23,7 +23,7 @@ extension StorageCommand {
         @Argument(help: "A device or file.", completion: .file()) var path: ByteArgument?
         @Option(name: .long, help: "The metadata device beside PATH.", completion: .file())
         var metadataDevice: ByteArgument?
-        @Option(name: .long, help: "Only this engine (repeat for more).") var rank: [UInt32] = []
+        @OptionGroup var ranks: RankOptions
         @Flag(name: .long, help: "One line for each device of the engines.") var devices = false
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
@@ -32,7 +32,7 @@ extension StorageCommand {
             if path == nil, metadataDevice != nil {
                 throw ValidationError("--metadata-device is the one beside PATH.")
             }
-            if path != nil, devices || !rank.isEmpty {
+            if path != nil, devices || !ranks.rank.isEmpty {
                 throw ValidationError("--rank and --devices ask engines; PATH is a device.")
             }
         }
@@ -81,22 +81,10 @@ extension StorageCommand {
         }
 
         private func showEngines() async throws {
-            let all = try await cluster.withCluster {
-                (cluster, _) async throws(CommandFailure) in await cluster.metrics()
+            let (replies, answered) = try await ranks.ask(cluster) { cluster, ranks in
+                await cluster.metrics(ranks: ranks)
             }
-            for rank in rank where !all.contains(where: { $0.engine.rank == rank }) {
-                throw CommandFailure(.notFound, "rank \(rank)", "is not in the cluster")
-            }
-            var families: [[MetricFamily]] = []
-            var status = ExitStatus.success
-            for (engine, result) in all where rank.isEmpty || rank.contains(engine.rank) {
-                switch result {
-                case .success(let reply): families.append(reply.families)
-                case .failure(let error):
-                    Terminal.note(CommandFailure(error, "engine \(engine.rank)").line)
-                    status = .unavailable
-                }
-            }
+            let families = replies.map(\.reply.families)
             let rows = families.flatMap(StorageRow.rows).sorted {
                 ($0.rank, $0.order, $0.device) < ($1.rank, $1.order, $1.device)
             }
@@ -107,10 +95,8 @@ extension StorageCommand {
             } else {
                 try output.print(rows, text: StorageRow.table(rows))
             }
-            if status == .success, rows.contains(where: { $0.isOutOfService }) {
-                status = .failure
-            }
-            try finish(status)
+            let isSound = !rows.contains { $0.isOutOfService }
+            try finish(answered == .success && !isSound ? .failure : answered)
         }
     }
 }

@@ -24,7 +24,7 @@ extension StorageCommand {
         var rate: Size?
         @Flag(name: .long, help: "End the passes that are under way.") var stop = false
         @Flag(name: .long, help: "Show it when no pass is under way any more.") var wait = false
-        @Option(name: .long, help: "Only this engine (repeat for more).") var rank: [UInt32] = []
+        @OptionGroup var ranks: RankOptions
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
 
@@ -46,16 +46,14 @@ extension StorageCommand {
             try finish(status == .success && isDamaged ? .failure : status)
         }
 
-        /// Asks the engines; with --wait, again and again. Those that do not answer are named on
-        /// standard error.
+        /// Asks the engines; with --wait, again and again.
         private func ask(
             _ request: ScrubRequest
         ) async throws(CommandFailure) -> ([ScrubRow], ExitStatus) {
-            let ranks = rank.isEmpty ? nil : Set(rank)
             let isWaiting = wait
-            let all = try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
+            let (replies, status) = try await ranks.ask(cluster) { cluster, ranks in
                 var all = await cluster.scrub(request, ranks: ranks)
-                while isWaiting, all.contains(where: { ScrubRow.isRunning($0.scrubbing) }) {
+                while isWaiting, all.contains(where: { ScrubRow.isRunning($0.reply) }) {
                     await cluster.run { [cluster] in
                         await cluster.xstream.sleep(for: .milliseconds(200))
                     }
@@ -63,19 +61,8 @@ extension StorageCommand {
                 }
                 return all
             }
-            for rank in rank where !all.contains(where: { $0.engine.rank == rank }) {
-                throw CommandFailure(.notFound, "rank \(rank)", "is not in the cluster")
-            }
-            var rows: [ScrubRow] = []
-            var status = ExitStatus.success
-            for (engine, result) in all {
-                switch result {
-                case .success(let reply): rows += reply.stores.map { ScrubRow(engine.rank, $0) }
-                case .failure(let error):
-                    let failure = CommandFailure(error, "engine \(engine.rank)")
-                    Terminal.note(failure.line)
-                    status = failure.status
-                }
+            let rows = replies.flatMap { rank, reply in
+                reply.stores.map { ScrubRow(rank, $0) }
             }
             return (rows, status)
         }

@@ -231,6 +231,7 @@ extension FuzzTarget {
         snapshot.label = "monday"
         metadata.snapshots = [snapshot]
         metadata.destroyed = [DestroyedRecord(pool: id)]
+        metadata.destroyedSnapshots = [snapshot]
         var accept = MetadataAcceptRequest()
         accept.ballot = Ballot(stamp: 1, rank: 2)
         accept.metadata = metadata

@@ -1,0 +1,198 @@
+import CaRT
+import Dray
+import DrayChecksums
+import DrayFabric
+import DrayPlacement
+import DrayProtocol
+import DrayRuntime
+import DraySimulator
+import Testing
+
+/// Requests that Dray's own client would not make, or not in this order, at a simulated engine.
+@Suite struct RawRequestTests {
+    /// An engine with one target, a client, and a context beside it.
+    private struct Rig {
+        let client: Cluster
+        let pool: Pool
+        let context: Context
+        /// The system context of the engine, and its target.
+        let engine: Destination
+        let target: Destination
+
+        static func run(
+            location: SourceLocation = #_sourceLocation,
+            _ body: @escaping (Rig) async throws -> Void
+        ) {
+            do {
+                let cluster = try SimulatedCluster(seed: 1, engineCount: 1, targetCount: 1)
+                let world = cluster.world(client: 0)
+                let xstream = world.makeXStream(name: "test")
+                try cluster.run(on: xstream) {
+                    let description = cluster.description(timeout: .seconds(5))
+                    let client = try await Cluster.connect(to: description, world: world)
+                    let context = try Context(
+                        world: world, xstream: xstream, address: "sim://raw",
+                        options: ContextOptions(clock: HybridLogicalClock(clock: world.clock)))
+                    let addresses = try #require(await client.engines.first).addresses
+                    let rig = Rig(
+                        client: client,
+                        pool: try await client.createPool(label: "tank", size: 256 << 20),
+                        context: context,
+                        engine: .address(try FabricAddress(parsing: addresses[0])),
+                        target: .address(try FabricAddress(parsing: addresses[1])))
+                    try await body(rig)
+                    await context.close()
+                }
+            } catch {
+                Issue.record("\(error)", sourceLocation: location)
+            }
+        }
+
+        /// The code of the error that an update of one value is refused with; nil: it is stored.
+        func refusal(
+            of bytes: [UInt8], _ object: DrayObject, dkey: [UInt8],
+            _ change: (inout ObjectOperation) -> Void
+        ) async throws -> ServiceCode? {
+            let container = object.container
+            let buffer = IOBuffer(copying: bytes)
+            let data = UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<bytes.count])
+            var operation = ObjectOperation()
+            operation.dkey = dkey
+            operation.akey = [1]
+            operation.describe(data, container.checksumType)
+            change(&operation)
+            var request = ObjectUpdateRequest()
+            request.transaction = UniqueID(high: 1, low: context.clock.now())
+            var part = ObjectPart()
+            part.target = ObjectTarget(
+                pool: pool.id, container: container.id, object: object.id,
+                mapVersion: pool.record.map.version)
+            part.operations = [operation]
+            request.parts = [part]
+            do throws(RPCError) {
+                _ = try await context.call(
+                    ObjectProtocol.update, request, to: target, payload: data,
+                    deadline: .after(.seconds(5)))
+                return nil
+            } catch {
+                guard case .application(let code, let message) = error else { throw error }
+                #expect(!message.isEmpty)
+                return ServiceCode(rawValue: code)
+            }
+        }
+
+        func change(_ change: MetadataChange) async throws(RPCError) -> ClusterMetadata {
+            try await context.call(
+                ManagementProtocol.change, change, to: engine, deadline: .after(.seconds(5)))
+        }
+    }
+
+    private func makeObject(
+        _ rig: Rig, _ type: ChecksumType, isServerVerified: Bool = true
+    ) async throws -> DrayObject {
+        let container = try await rig.pool.createContainer(
+            label: "\(type.name)-\(isServerVerified)", objectClass: .s1, checksumType: type,
+            isServerVerified: isServerVerified)
+        return container.object(try await container.makeObjectID())
+    }
+
+    private static let bytes = [UInt8](repeating: 7, count: 3000)
+
+    @Test(arguments: ChecksumType.allCases)
+    func checksumsThatDoNotFitAreRefused(type: ChecksumType) {
+        Rig.run { rig in
+            for isServerVerified in [true, false] {
+                let object = try await makeObject(rig, type, isServerVerified: isServerVerified)
+                func refusal(
+                    _ change: (inout ObjectOperation) -> Void
+                ) async throws -> ServiceCode? {
+                    try await rig.refusal(of: Self.bytes, object, dkey: [1], change)
+                }
+                for other in ChecksumType.allCases where other != type {
+                    let code = try await refusal { operation in
+                        Self.bytes.withUnsafeBytes { operation.describe($0, other) }
+                    }
+                    #expect(code == .invalidArgument, "\(other.name)")
+                    // Also when the words would fit.
+                    let renamed = try await refusal { $0.checksumType = other }
+                    #expect(renamed == .invalidArgument, "\(other.name)")
+                }
+                #expect(try await refusal { $0.checksums.append(0) } == .invalidArgument)
+                if type != .off {
+                    #expect(try await refusal { $0.checksums.removeLast() } == .invalidArgument)
+                    #expect(try await refusal { $0.checksums = [] } == .invalidArgument)
+                }
+                #expect(try await object.get(dkey: [1], akey: [1]) == nil)
+                #expect(try await refusal { _ in } == nil)
+                #expect(try await object.get(dkey: [1], akey: [1]) == Self.bytes)
+            }
+        }
+    }
+
+    /// A target that does not verify stores what it gets; whoever reads it is told.
+    @Test(arguments: [.crc32c, .xxh64, .sha256] as [ChecksumType], [100, 3000, 16_000])
+    func whoVerifies(type: ChecksumType, size: Int) {
+        Rig.run { rig in
+            let bytes = [UInt8](repeating: 9, count: size)
+            let verified = try await makeObject(rig, type)
+            let refused = try await rig.refusal(of: bytes, verified, dkey: [1]) {
+                $0.checksums[0] ^= 1
+            }
+            #expect(refused == .busy)
+            #expect(try await verified.get(dkey: [1], akey: [1]) == nil)
+
+            let trusted = try await makeObject(rig, type, isServerVerified: false)
+            let stored = try await rig.refusal(of: bytes, trusted, dkey: [1]) {
+                $0.checksums[0] ^= 1
+            }
+            #expect(stored == nil)
+            do {
+                _ = try await trusted.get(dkey: [1], akey: [1])
+                Issue.record("it was read")
+            } catch {
+                #expect((error as? DrayError)?.code == .corrupt, "\(error)")
+            }
+            #expect(try await !trusted.verify().isEqual)
+        }
+    }
+
+    /// Requests to make something that come again when it was destroyed already.
+    @Test func lateResends() {
+        Rig.run { rig in
+            func expectGone(_ change: MetadataChange) async throws {
+                do throws(RPCError) {
+                    _ = try await rig.change(change)
+                    Issue.record("it was made again")
+                } catch {
+                    guard case .application(let code, let message) = error else { throw error }
+                    #expect(code == ServiceCode.notFound.rawValue)
+                    #expect(message.contains("was destroyed already"), "\(message)")
+                }
+            }
+            let container = try await makeObject(rig, .crc32c).container
+            var creation = MetadataChange()
+            creation.kind = .createSnapshot
+            creation.pool = rig.pool.id
+            creation.container = container.id
+            creation.snapshot = UniqueID(high: 1, low: 2)
+            let made = try await rig.change(creation).snapshots
+            #expect(try await rig.change(creation).snapshots == made)
+            try await container.destroySnapshot(try #require(made.first))
+            try await expectGone(creation)
+            #expect(try await container.snapshots() == [])
+            // One that somebody asks for anew is another one.
+            creation.snapshot = UniqueID(high: 1, low: 3)
+            #expect(try await rig.change(creation).snapshots.count == 1)
+
+            var change = MetadataChange()
+            change.kind = .createContainer
+            change.pool = rig.pool.id
+            change.container = UniqueID(high: 2, low: 1)
+            change.label = "again"
+            change.objectClass = ObjectClass.s1.code
+            _ = try await rig.change(change)
+            try await rig.pool.destroyContainer("again")
+            try await expectGone(change)
+        }
+    }
+}
