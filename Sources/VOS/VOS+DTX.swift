@@ -118,8 +118,10 @@ extension VOS {
         // Aggregation stays below it while record sizes are looked up.
         epochsInFlight.append(dtx.epoch)
         do throws(VOSError) {
-            try await checkRecordSizes(
-                of: request.parts.filter(\.leads).map(\.update), epoch: dtx.epoch)
+            if request.parts.contains(where: { $0.leads && mayMismatch($0.update) }) {
+                try await checkRecordSizes(
+                    of: request.parts.filter(\.leads).map(\.update), epoch: dtx.epoch)
+            }
             for write in wishes.writes {
                 guard stamps.mayWrite(object: write.object, dkey: write.dkey, at: dtx.epoch) else {
                     throw .conflict

@@ -29,14 +29,16 @@ extension VOS {
         usages.recordExtents > 0 && usages.usage(of: name).recordExtents > 0
     }
 
+    /// Whether an update may not fit the record sizes of arrays. Never so of byte arrays among
+    /// byte arrays.
+    func mayMismatch(_ update: Update) -> Bool {
+        update.operations.contains { $0.hasRecords }
+            || mayHaveRecords(ContainerName(pool: update.pool, container: update.container))
+    }
+
     /// Throws `.recordSizeMismatch` when the changes, at `epoch`, would let anybody see an array
     /// with records of two sizes. Their keys are locked: nobody else chooses a size meanwhile.
     func checkRecordSizes(of updates: [Update], epoch: UInt64) async throws(VOSError) {
-        let isNeeded = updates.contains { update in
-            update.operations.contains { $0.hasRecords }
-                || mayHaveRecords(ContainerName(pool: update.pool, container: update.container))
-        }
-        guard isNeeded else { return }
         var choices = RecordSizeChoices()
         for update in updates {
             let object = IndexKey.object(update.pool, update.container, update.object)

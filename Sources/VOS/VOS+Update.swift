@@ -55,7 +55,9 @@ extension VOS {
         for (operation, path) in zip(update.operations, paths) where operation.condition != .none {
             try await checkCondition(operation, path)
         }
-        try await checkRecordSizes(of: [update], epoch: update.epoch)
+        if mayMismatch(update) {
+            try await checkRecordSizes(of: [update], epoch: update.epoch)
+        }
         for request in requests {
             let dkey = request.key == objectKey ? nil : request.key
             if dkey != nil || request.mode == .alone {
