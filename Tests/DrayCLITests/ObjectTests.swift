@@ -46,9 +46,11 @@ import Testing
     /// Arrays of records: written from standard input, read, counted.
     private func records(_ cluster: ReplicatedCluster) throws {
         try cluster.expect("container", "create", "tank/records")
-        try cluster.expect("kv", "put", "tank/records", "key", "value")
-        let listed = try cluster.json([PrintedObject.Listed].self, "object", "list", "tank/records")
-        let place = ["tank/records", try #require(listed.first).id, "array", "a"]
+        let created = try cluster.expect(
+            "object", "create", "tank/records", "--class", "RP_2G1", "--dkeys", "integer")
+        let id = try #require(created.split(separator: "\n").first.map(String.init))
+        #expect(try cluster.expect("object", "list", "tank/records").isEmpty)
+        let place = ["tank/records", id, "17", "a"]
         func dray(_ command: String, _ options: [String], input: [UInt8] = []) throws -> (
             status: Int32, output: [UInt8], error: String
         ) {
@@ -89,6 +91,9 @@ import Testing
             #expect(result.status == DrayCLI.ExitStatus.usage.rawValue, "\(bad)")
         }
         #expect(try dray("read", []).output == whole)
+        let listed = try cluster.json([PrintedObject.Listed].self, "object", "list", "tank/records")
+        #expect(listed.map(\.id) == [id] && listed.map(\.objectClass) == ["RP_2G1"])
+        #expect(try cluster.expect("object", "keys", "tank/records", id) == "17\n")
     }
 
     private func layout(

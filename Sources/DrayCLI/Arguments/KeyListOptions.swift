@@ -74,3 +74,19 @@ extension KeyType {
         return Array("\(value)".utf8)
     }
 }
+
+/// A type of keys as an argument.
+struct KeyTypeArgument: ExpressibleByArgument, Hashable, Sendable, CustomStringConvertible {
+    var type: KeyType
+
+    init(type: KeyType) { self.type = type }
+
+    init?(argument: String) {
+        guard let type = KeyType(rawValue: argument) else { return nil }
+        self.type = type
+    }
+
+    static var allValueStrings: [String] { KeyType.allCases.map(\.rawValue) }
+
+    var description: String { type.rawValue }
+}

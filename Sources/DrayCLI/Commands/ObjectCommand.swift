@@ -9,11 +9,12 @@ struct ObjectCommand: ParsableCommand {
         commandName: "object",
         abstract: "List a container's objects and their keys, locate and verify them; arrays.",
         discussion: """
-            An object is named by its id, HIGH.LOW in hexadecimal, as 'dray object list' \
-            prints it. A target is written RANK.TARGET.
+            An object is named by its id, HIGH.LOW in hexadecimal, as 'dray object create' and \
+            'dray object list' print it. A target is written RANK.TARGET.
             """,
         subcommands: [
-            List.self, Keys.self, Layout.self, Verify.self, Read.self, Write.self, ArraySize.self,
+            Create.self, List.self, Keys.self, Layout.self, Verify.self, Read.self, Write.self,
+            ArraySize.self,
         ])
 
     /// How a target is printed as JSON.
@@ -28,6 +29,38 @@ struct ObjectCommand: ParsableCommand {
     }
 
     static func text(_ address: TargetAddress) -> String { "\(address.rank).\(address.target)" }
+
+    struct Create: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Print the id of a new object.",
+            discussion: """
+                Its class and the types of its keys are part of the id. Nothing is stored until \
+                something is written into the object.
+                """)
+
+        @Argument(help: "POOL/CONTAINER") var container: ContainerPath
+        @Option(
+            name: .customLong("class"),
+            help: "Replicas and spread of the object (default: those of the container).",
+            completion: .list(ClassArgument.names))
+        var objectClass: ClassArgument?
+        @Option(name: .customLong("dkeys"), help: "What its distribution keys are.")
+        var dkeys = KeyTypeArgument(type: .lexical)
+        @Option(name: .customLong("akeys"), help: "What its attribute keys are.")
+        var akeys = KeyTypeArgument(type: .lexical)
+        @OptionGroup var cluster: ClusterOptions
+        @OptionGroup var output: OutputOptions
+
+        func run() async throws {
+            let id = try await cluster.run(container.text) { (cluster) async throws(DrayError) in
+                try await cluster.pool(container.pool).container(container.container)
+                    .makeObjectID(
+                        objectClass: objectClass?.objectClass,
+                        keys: KeyTypes(dkey: dkeys.type, akey: akeys.type))
+            }
+            try output.print(List.Info(id), text: id.description)
+        }
+    }
 
     struct List: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
