@@ -245,6 +245,8 @@ package struct StoreJournal: Sendable {
         _ unknown: [StoreUpdate], _ vos: VOS, _ epochs: [UInt64]
     ) async throws(VOSError) -> String? {
         precondition(unknown.count <= 4, "too many updates of unknown outcome")
+        // At its own epoch each shows whether it is there, though something newer may hide it.
+        let readable = (epochs + unknown.map(\.epoch)).filter { $0 >= vos.aggregatedEpoch }
         var first: String?
         for choice in 0..<1 << unknown.count {
             var candidate = self
@@ -253,7 +255,6 @@ package struct StoreJournal: Sendable {
             }
             var comparison = StoreComparison(
                 vos, candidate.model, entropy: Entropy(seed: UInt64(choice)))
-            let readable = epochs.filter { $0 >= vos.aggregatedEpoch }
             guard let found = try await candidate.difference(&comparison, at: readable) else {
                 self = candidate
                 return nil
