@@ -50,8 +50,8 @@ extension Container {
         return reading(at: snapshot.epoch, isHeld: true)
     }
 
-    /// The container as it was at an epoch of the last few seconds (20, unless devices are nearly
-    /// full). It can only be read.
+    /// The container as it was at an epoch of the last few seconds (20, unless a device or the
+    /// pool is nearly full). It can only be read.
     ///
     /// The first replica alone is asked. Reads fail with `tooOld` when the epoch's versions are not
     /// kept any more, with `invalidArgument` when it is more than a second in the future. Epochs

@@ -79,7 +79,7 @@ extension KeyType {
 struct KeyTypeArgument: ExpressibleByArgument, Hashable, Sendable, CustomStringConvertible {
     var type: KeyType
 
-    init(type: KeyType) { self.type = type }
+    init(_ type: KeyType) { self.type = type }
 
     init?(argument: String) {
         guard let type = KeyType(rawValue: argument) else { return nil }

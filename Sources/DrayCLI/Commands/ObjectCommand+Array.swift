@@ -11,7 +11,7 @@ struct ArrayKeys: ParsableArguments {
     @Argument(help: "The attribute key.") var akey: ByteArgument
 
     /// For messages.
-    var text: String { "array \(dkey.text) \(akey.text) of object \(object.id)" }
+    var text: String { "array \(dkey.text) \(akey.text)" }
 
     /// The keys as the object has them.
     func keys() throws(CommandFailure) -> (dkey: [UInt8], akey: [UInt8]) {

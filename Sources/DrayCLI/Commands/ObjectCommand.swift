@@ -45,9 +45,9 @@ struct ObjectCommand: ParsableCommand {
             completion: .list(ClassArgument.names))
         var objectClass: ClassArgument?
         @Option(name: .customLong("dkeys"), help: "What its distribution keys are.")
-        var dkeys = KeyTypeArgument(type: .lexical)
+        var dkeys = KeyTypeArgument(.lexical)
         @Option(name: .customLong("akeys"), help: "What its attribute keys are.")
-        var akeys = KeyTypeArgument(type: .lexical)
+        var akeys = KeyTypeArgument(.lexical)
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
 
