@@ -7,28 +7,29 @@
 /// how long giving way to other threads takes: where somebody else wants the processor, it
 /// blocks at once.
 struct IdlePolicy {
-    /// Longest spin: several round trips of a local network.
-    static let spinMaximum: Duration = .microseconds(50)
+    /// Longest spin: a round trip of a network with a durable write at its other end.
+    static let spinMaximum: Duration = .microseconds(200)
     static let spinMinimum: Duration = .microseconds(1)
     /// An idle period up to this was short. More than the longest spin: a block that was not worth
     /// it adds its own cost, some 50 to 100 µs on a virtual machine, and must not look like rest.
-    static let shortMaximum: Duration = .microseconds(150)
+    static let shortMaximum: Duration = .microseconds(400)
     static let pauseMinimum: Duration = .microseconds(20)
     static let pauseMaximum: Duration = .microseconds(800)
 
     /// A spinning round that takes this long was interrupted by a thread that needs the processor.
     static let crowdedAfter: Duration = .microseconds(200)
 
-    /// Every so many rounds of a spin the processor is offered to others: often enough for them,
-    /// and seldom enough for us, as it is a system call.
-    static let roundsPerYield = 32
+    /// So long a spin keeps the processor: what comes at once is worth most, and offering the
+    /// processor to others is a system call. After that each round offers it: several threads
+    /// that wait for one another share a processor as if they slept, without the wake-ups.
+    static let keepsProcessor: Duration = .microseconds(5)
 
     private var idleSince: Instant?
     private var lastRound = Instant(nanoseconds: 0)
-    private var rounds = 0
     // In nanoseconds, as each round of a spin needs them: durations have 128 bits.
     private var spin: UInt64 = 20_000
     private let spinMinimum = IdlePolicy.spinMinimum.nanosecondsClamped
+    private let keepsProcessor = IdlePolicy.keepsProcessor.nanosecondsClamped
     private let crowdedAfter = IdlePolicy.crowdedAfter.nanosecondsClamped
     private var pause: Duration = IdlePolicy.pauseMinimum
 
@@ -45,10 +46,10 @@ struct IdlePolicy {
         pause = IdlePolicy.pauseMinimum
     }
 
-    /// Whether the round that just ended should offer the processor to others.
-    mutating func shouldYield() -> Bool {
-        rounds += 1
-        return rounds % IdlePolicy.roundsPerYield == 0
+    /// Whether a round of a spin, at `time`, offers the processor to others.
+    func shouldYield(at time: Instant) -> Bool {
+        guard let start = idleSince else { return false }
+        return time.nanoseconds &- start.nanoseconds > keepsProcessor
     }
 
     /// Whether to go on spinning at `time`.
@@ -56,7 +57,6 @@ struct IdlePolicy {
         defer { lastRound = time }
         guard let start = idleSince else {
             idleSince = time
-            rounds = 0
             return true
         }
         if time.nanoseconds >= lastRound.nanoseconds &+ crowdedAfter {

@@ -42,7 +42,7 @@ extension XStream {
             }
             if idle.shouldSpin(at: time) {
                 // Who else wants the processor gets it, and is noticed by the time it takes.
-                if idle.shouldYield() { dray_yield_processor() } else { dray_cpu_relax() }
+                if idle.shouldYield(at: time) { dray_yield_processor() } else { dray_cpu_relax() }
                 continue
             }
             block()

@@ -13,14 +13,22 @@ struct ValueCache {
     private static let seenCount = 65_536
 
     private final class Value {
-        let block: UInt32
-        let bytes: [UInt8]
+        private(set) var block: UInt32
+        private(set) var bytes: [UInt8]
         var wasRead = false
         var isKept = true
 
-        init(block: UInt32, bytes: [UInt8]) {
+        init(block: UInt32, bytes: UnsafeRawBufferPointer) {
             self.block = block
-            self.bytes = bytes
+            self.bytes = unsafe [UInt8](bytes)
+        }
+
+        /// Takes the place of one that has left the cache, in its memory; as many bytes.
+        func become(block: UInt32, bytes: UnsafeRawBufferPointer) {
+            self.block = block
+            unsafe self.bytes.withUnsafeMutableBytes { unsafe $0.copyMemory(from: bytes) }
+            wasRead = false
+            isKept = true
         }
     }
 
@@ -57,8 +65,16 @@ struct ValueCache {
             seen[place] = block &+ 1
             return
         }
-        while bytes + value.count > bytesMax { evictOne() }
-        let kept = Value(block: block, bytes: unsafe [UInt8](value))
+        var evicted: Value?
+        while bytes + value.count > bytesMax { evicted = evictOne() ?? evicted }
+        let kept: Value
+        if let evicted, evicted.bytes.count == value.count {
+            // Nothing but its place in the queue referred to it.
+            unsafe evicted.become(block: block, bytes: value)
+            kept = evicted
+        } else {
+            kept = unsafe Value(block: block, bytes: value)
+        }
         values[block] = kept
         bytes += value.count
         queue.append(kept)
@@ -78,16 +94,18 @@ struct ValueCache {
         bytes -= value.bytes.count
     }
 
-    private mutating func evictOne() {
+    /// Looks at the oldest, and returns it if it has left the cache.
+    private mutating func evictOne() -> Value? {
         guard let value = queue.popFirst() else {
             preconditionFailure("bytes are counted that no value has")
         }
         if value.isKept, value.wasRead {
             value.wasRead = false
             queue.append(value)
-        } else {
-            remove(value)
+            return nil
         }
+        remove(value)
+        return value
     }
 
     /// The first blocks of the values that are kept, without order.

@@ -23,8 +23,8 @@ import Testing
         return (policy, time)
     }
 
-    /// Round trips of a local network are waited for without sleeping.
-    @Test(arguments: [5, 11, 20, 40]) func shortPeriodsAreSpunThrough(microseconds: Int) {
+    /// Round trips of a local network, and writes of its other end, are waited for without sleeping.
+    @Test(arguments: [5, 11, 20, 40, 190]) func shortPeriodsAreSpunThrough(microseconds: Int) {
         var (policy, time) = Self.policy(afterIdlePeriodsOf: .microseconds(microseconds))
         let spin = Self.spin(&policy, from: time)
         #expect(spin >= UInt64(microseconds) * 1_000)
@@ -32,7 +32,7 @@ import Testing
     }
 
     /// Who waits long anyway sleeps at once.
-    @Test(arguments: [200, 1_000, 1_000_000]) func longPeriodsAreSlept(microseconds: Int) {
+    @Test(arguments: [500, 1_000, 1_000_000]) func longPeriodsAreSlept(microseconds: Int) {
         var (policy, time) = Self.policy(afterIdlePeriodsOf: .microseconds(microseconds))
         #expect(Self.spin(&policy, from: time) <= 1_100)
     }
@@ -47,6 +47,19 @@ import Testing
         #expect(!after)
         policy.worked(at: Instant(nanoseconds: time + 1_000_000))
         #expect(Self.spin(&policy, from: time + 2_000_000) <= 1_100)
+    }
+
+    /// What comes at once is waited for without a system call; after that others get their turn.
+    @Test func aLongerSpinOffersTheProcessor() {
+        var policy = IdlePolicy()
+        let keeps = IdlePolicy.keepsProcessor.nanosecondsClamped
+        let beforeAny = policy.shouldYield(at: Instant(nanoseconds: 1_000_000))
+        _ = policy.shouldSpin(at: Instant(nanoseconds: 1_000_000))
+        #expect(!beforeAny)
+        #expect(!policy.shouldYield(at: Instant(nanoseconds: 1_000_000 + keeps)))
+        #expect(policy.shouldYield(at: Instant(nanoseconds: 1_000_001 + keeps)))
+        policy.worked(at: Instant(nanoseconds: 1_010_000))
+        #expect(!policy.shouldYield(at: Instant(nanoseconds: 1_020_000)))
     }
 
     @Test func pausesGrowAndBeginAnewAfterWork() {
