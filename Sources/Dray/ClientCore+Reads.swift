@@ -132,7 +132,7 @@ extension ClientCore {
         request.length = UInt32(ObjectLimits.inlineMax)
         var value: [UInt8] = []
         let first = unsafe try await fetch(request, object, transaction) { payload in
-            unsafe value = [UInt8](payload)
+            unsafe value = [UInt8](copying: payload)
         }
         guard first.found else { return nil }
         guard first.size > UInt64(value.count) else { return value }
@@ -149,7 +149,7 @@ extension ClientCore {
                 let bytes = unsafe UnsafeRawBufferPointer(
                     rebasing: buffer.bytes[0..<Int(reply.size)])
                 try unsafe verify(bytes, reply.checksums, object)
-                return unsafe [UInt8](bytes)
+                return unsafe [UInt8](copying: bytes)
             }
             capacity = Int(clamping: reply.size)
         }

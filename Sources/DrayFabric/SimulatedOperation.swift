@@ -65,7 +65,7 @@ internal import DrayRuntime
         generation = link.generation
         link.began(self)
         if kind != .read {
-            unsafe payload = [UInt8](UnsafeRawBufferPointer(buffer))
+            unsafe payload = [UInt8](copying: UnsafeRawBufferPointer(buffer))
             unsafe payload.withUnsafeBytes { bytes in
                 unsafe network.simulation.record("wire", bytes: bytes)
             }

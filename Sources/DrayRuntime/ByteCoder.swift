@@ -237,7 +237,8 @@ public protocol ByteCodable {
         let length = try codeCount(bytes.count, max: max)
         if isDecoding {
             let start = unsafe base.map { unsafe UnsafeRawPointer($0 + count) }
-            bytes = unsafe [UInt8](UnsafeRawBufferPointer(start: start, count: length))
+            bytes = unsafe [UInt8](
+                copying: UnsafeRawBufferPointer(start: start, count: length))
         } else if length > 0, count + length <= limit, let base = unsafe base {
             let start = position
             unsafe bytes.withUnsafeBytes { source in

@@ -44,6 +44,6 @@ internal import CDrayRuntime
     /// A copy of the bytes in `range`.
     public func array(_ range: Range<Int>) -> [UInt8] {
         precondition(range.lowerBound >= 0 && range.upperBound <= count)
-        return unsafe [UInt8](UnsafeRawBufferPointer(rebasing: bytes[range]))
+        return unsafe [UInt8](copying: UnsafeRawBufferPointer(rebasing: bytes[range]))
     }
 }

@@ -104,7 +104,7 @@ final class BlockCache {
 
     let bytesMax: Int
     private(set) var bytes = 0
-    private var blocks: [Key: CachedBlock] = [:]
+    @safe @exclusivity(unchecked) private var blocks: [Key: CachedBlock] = [:]
     private var queue = Deque<CachedBlock>()
 
     init(bytesMax: Int) { self.bytesMax = bytesMax }

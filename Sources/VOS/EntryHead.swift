@@ -1,5 +1,6 @@
 internal import BIO
 internal import DrayChecksums
+internal import DrayRuntime
 internal import Glibc
 
 /// What an entry of the index is, read from its key and the beginning of its value, without the
@@ -252,7 +253,8 @@ enum EntryCoding {
     mutating func bytes(_ count: Int) -> [UInt8]? {
         guard count >= 0, remaining >= count else { return nil }
         defer { index += count }
-        return unsafe [UInt8](UnsafeRawBufferPointer(rebasing: memory[index..<index + count]))
+        return unsafe [UInt8](
+            copying: UnsafeRawBufferPointer(rebasing: memory[index..<index + count]))
     }
 }
 

@@ -109,7 +109,10 @@ final class IndexRecord {
 
     /// The words of the checksums from `chunk` on.
     func checksums(from chunk: Int = 0) -> [UInt32] {
-        (chunk * checksumType.words..<checksumWords).map { checksumWord($0) }
+        let first = chunk * checksumType.words
+        // The usual case, in one allocation.
+        if first + 1 == checksumWords { return [checksumWord(first)] }
+        return (first..<checksumWords).map { checksumWord($0) }
     }
 
     /// Whether `bytes` are those of a chunk, as far as its checksum tells.

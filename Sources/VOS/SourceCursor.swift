@@ -146,7 +146,7 @@ internal import Glibc
             if changes == memtable.changes, let leaf, leaf.keys.indices.contains(next) {
                 index = next
             } else {
-                seek(unsafe [UInt8](key) + (isReversed ? [] : [0]))
+                seek(unsafe [UInt8](copying: key) + (isReversed ? [] : [0]))
             }
         } while !settle()
         return true
@@ -183,9 +183,9 @@ final class RunCursor: SourceCursor {
     private let reader: PieceReader?
 
     private var tableIndex = 0
-    private var fences: CachedBlock?
+    @safe @exclusivity(unchecked) private var fences: CachedBlock?
     private var fenceIndex = 0
-    private var block: CachedBlock?
+    @safe @exclusivity(unchecked) private var block: CachedBlock?
     private var index = 0
     /// Where the entries of `block` are.
     private var entries: EntryBlock?

@@ -1,4 +1,5 @@
 internal import DequeModule
+internal import DrayRuntime
 
 /// The bytes of values that are read again and again: such a read needs no device. What the device
 /// holds is not looked at then: who wants to know reads with `Fetch.readsDevice`.
@@ -20,7 +21,7 @@ struct ValueCache {
 
         init(block: UInt32, bytes: UnsafeRawBufferPointer) {
             self.block = block
-            self.bytes = unsafe [UInt8](bytes)
+            self.bytes = unsafe [UInt8](copying: bytes)
         }
 
         /// Takes the place of one that has left the cache, in its memory; as many bytes.
