@@ -140,13 +140,6 @@ final class IndexRecord {
         }
         return nil
     }
-
-    /// About how many bytes of memory this takes, beside its key.
-    var memoryBytes: Int {
-        112 + (inline.isEmpty ? 0 : 32 + inline.count)
-            + (moreBlocks.isEmpty ? 0 : 32 + 8 * moreBlocks.count)
-            + (moreChecksums.isEmpty ? 0 : 32 + 4 * moreChecksums.count)
-    }
 }
 
 /// What a record says of its value: see there.

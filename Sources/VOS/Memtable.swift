@@ -5,6 +5,7 @@ internal import DrayRuntime
 /// written to a table, another one takes what comes.
 final class Memtable {
     @safe @exclusivity(unchecked) private(set) var tree = IndexTree()
+    private let arena = EntryArena()
     /// How often something was inserted: who walks it looks anew for its place then.
     @safe @exclusivity(unchecked) private(set) var changes = 0
     /// About how much memory it takes.
@@ -17,18 +18,19 @@ final class Memtable {
     @safe @exclusivity(unchecked) private(set) var usages = UsageTable()
     @safe @exclusivity(unchecked) private var punches = PunchCounts()
 
-    /// What an entry takes in the nodes of the tree, and its key beside its bytes.
-    private static let overhead = 96
+    /// What an entry takes beside its key and its value: its header, and a place in a node.
+    private static let overhead = ArenaEntry.headerLength + 16
 
     func insert(_ key: IndexKey.Bytes, _ record: IndexRecord) {
-        tree.insert(key, record)
+        let entry = arena.put(key, record)
+        tree.insert(entry)
         changes += 1
-        bytes += key.count + record.memoryBytes + Memtable.overhead
+        unsafe bytes += entry.key.count + entry.value.count + Memtable.overhead
         epochMin = min(epochMin, record.epoch)
         let head = EntryHead(record)
         weight += head.weight
         valueBlocks += head.blockCount
-        unsafe key.withUnsafeBytes { unsafe usages.add($0, head) }
+        unsafe usages.add(entry.key, head)
         if record.kind.isPunch {
             punchCount += 1
             punches.add(key)
@@ -36,7 +38,7 @@ final class Memtable {
     }
 
     /// Frees some of it; false when that was all. Nobody may read it any more.
-    func dismantle() -> Bool { tree.dismantle() }
+    func dismantle() -> Bool { tree.dismantle() || arena.freeSlab() }
 
     /// Whether there is a punch at or below the object of `key`.
     func hasPunch(for key: IndexKey.Bytes) -> Bool { punches.hasAny(for: key) }
@@ -46,21 +48,26 @@ final class Memtable {
     func first(
         from target: IndexKey.Bytes, prefix: Int, below limit: UInt64
     ) -> (key: IndexKey.Bytes, record: IndexRecord)? {
-        var found: (IndexKey.Bytes, IndexRecord)?
-        tree.forEach(from: target) { key, record in
-            guard IndexKey.agree(key, target, length: prefix) else { return false }
-            guard record.stamp < limit else { return true }
-            found = (key, record)
-            return false
+        var found: ArenaEntry?
+        unsafe target.withUnsafeBytes { target in
+            unsafe tree.forEach(from: target) { entry in
+                let key = unsafe entry.key
+                guard key.count >= prefix, unsafe IndexKey.common(key, target) >= prefix else {
+                    return false
+                }
+                guard entry.stamp < limit else { return true }
+                found = entry
+                return false
+            }
         }
-        return found
+        return found.map { unsafe ([UInt8](copying: $0.key), $0.record) }
     }
 
     func checkInvariants() {
         tree.checkInvariants()
         var punchCount = 0
-        tree.forEach { _, record in
-            if record.kind.isPunch { punchCount += 1 }
+        tree.forEach { entry in
+            if entry.head.kind.isPunch { punchCount += 1 }
             return true
         }
         precondition(punchCount == self.punchCount && punchCount == punches.total)

@@ -16,24 +16,24 @@ internal import Glibc
     private let prefix: IndexKey.Prefix
     let isReversed: Bool
     // SAFETY: owned, and written only by `setKey`.
-    private var memory: UnsafeMutableRawPointer
-    private var capacity: Int
+    private var memory: UnsafeMutableRawPointer?
+    private var capacity = 0
+    // SAFETY: in `memory`, or where a subclass keeps it until the cursor moves.
+    private var keyStart: UnsafeRawPointer?
     final private(set) var keyCount = 0
     @safe @exclusivity(unchecked) private var knownHead: EntryHead?
 
     init(prefix: IndexKey.Prefix, isReversed: Bool = false) {
         self.prefix = prefix
         self.isReversed = isReversed
-        capacity = 256
-        unsafe memory = .allocate(byteCount: capacity, alignment: 8)
     }
 
-    deinit { unsafe memory.deallocate() }
+    deinit { unsafe memory?.deallocate() }
 
     /// The key of the current entry. Valid until the cursor moves.
     @inline(__always)
     final var key: UnsafeRawBufferPointer {
-        unsafe UnsafeRawBufferPointer(start: memory, count: keyCount)
+        unsafe UnsafeRawBufferPointer(start: keyStart, count: keyCount)
     }
 
     /// Makes the key of `count` bytes from the first `kept` of what it was, and `rest`.
@@ -41,19 +41,30 @@ internal import Glibc
     final func setKey(keeping kept: Int, _ rest: UnsafeRawBufferPointer) {
         let count = kept + rest.count
         if count > capacity { grow(to: count, keeping: kept) }
-        if let first = rest.baseAddress {
+        if let first = rest.baseAddress, let memory = unsafe memory {
             unsafe memcpy(memory + kept, first, rest.count)
         }
         keyCount = count
         knownHead = nil
     }
 
+    /// Takes a key from where it is: the memory stays as it is until the cursor moves.
+    @inline(__always)
+    final func setKey(at key: UnsafeRawBufferPointer) {
+        unsafe keyStart = key.baseAddress
+        keyCount = key.count
+        knownHead = nil
+    }
+
     private func grow(to count: Int, keeping kept: Int) {
-        capacity = count * 2
+        capacity = max(256, count * 2)
         let larger = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 8)
-        unsafe memcpy(larger, memory, kept)
-        unsafe memory.deallocate()
+        if let memory = unsafe memory {
+            unsafe memcpy(larger, memory, kept)
+            unsafe memory.deallocate()
+        }
         unsafe memory = larger
+        unsafe keyStart = UnsafeRawPointer(larger)
     }
 
     /// The current entry has the prefix, or there is none.
@@ -88,17 +99,14 @@ internal import Glibc
 }
 
 /// Walks a memtable, which may change meanwhile.
-@safe final class MemtableCursor: SourceCursor {
+final class MemtableCursor: SourceCursor {
+    /// Keeps the entries, too.
     private let memtable: Memtable
     private let limit: UInt64
     private var leaf: IndexNode?
     private var index = 0
     private var changes = 0
-    private var current: IndexRecord?
-    private var encoded: [UInt8] = []
-    // SAFETY: owned; written only by `value`.
-    private var encodedMemory: UnsafeMutableRawPointer?
-    private var encodedCapacity = 0
+    private var current: ArenaEntry?
 
     init(
         _ memtable: Memtable, prefix: IndexKey.Prefix, below limit: UInt64,
@@ -109,29 +117,14 @@ internal import Glibc
         super.init(prefix: prefix, isReversed: isReversed)
     }
 
-    deinit { unsafe encodedMemory?.deallocate() }
-
-    override func readHead() -> EntryHead { EntryHead(record()) }
-
-    override func record() -> IndexRecord {
+    private var valid: ArenaEntry {
         guard let current else { preconditionFailure("no current entry") }
         return current
     }
 
-    override var value: UnsafeRawBufferPointer {
-        encoded.removeAll(keepingCapacity: true)
-        EntryCoding.put(record(), to: &encoded)
-        if encoded.count > encodedCapacity {
-            unsafe encodedMemory?.deallocate()
-            encodedCapacity = 2 * encoded.count
-            unsafe encodedMemory = .allocate(byteCount: encodedCapacity, alignment: 8)
-        }
-        guard let memory = unsafe encodedMemory else { preconditionFailure("nothing is encoded") }
-        unsafe encoded.withUnsafeBytes { bytes in
-            unsafe memory.copyMemory(from: bytes.baseAddress!, byteCount: bytes.count)
-        }
-        return unsafe UnsafeRawBufferPointer(start: memory, count: encoded.count)
-    }
+    override func readHead() -> EntryHead { valid.head }
+    override func record() -> IndexRecord { valid.record }
+    override var value: UnsafeRawBufferPointer { unsafe valid.value }
 
     override func jump(_ target: IndexKey.Bytes) -> Bool {
         isNew = false
@@ -143,7 +136,7 @@ internal import Glibc
     override func step() -> Bool {
         repeat {
             let next = isReversed ? index - 1 : index + 1
-            if changes == memtable.changes, let leaf, leaf.keys.indices.contains(next) {
+            if changes == memtable.changes, let leaf, leaf.entries.indices.contains(next) {
                 index = next
             } else {
                 seek(unsafe [UInt8](copying: key) + (isReversed ? [] : [0]))
@@ -154,9 +147,10 @@ internal import Glibc
 
     private func seek(_ target: IndexKey.Bytes) {
         changes = memtable.changes
-        let position =
-            isReversed
-            ? memtable.tree.position(below: target) : memtable.tree.position(from: target)
+        let position = unsafe target.withUnsafeBytes { target in
+            unsafe isReversed
+                ? memtable.tree.position(below: target) : memtable.tree.position(from: target)
+        }
         leaf = position?.leaf
         index = position?.index ?? 0
     }
@@ -168,10 +162,11 @@ internal import Glibc
             current = nil
             return true
         }
-        unsafe leaf.keys[index].withUnsafeBytes { unsafe setKey(keeping: 0, $0) }
-        current = leaf.records[index]
+        let entry = leaf.entries[index]
+        current = entry
+        unsafe setKey(at: entry.key)
         checkPrefix()
-        return !isValid || leaf.records[index].stamp < limit
+        return !isValid || entry.stamp < limit
     }
 }
 

@@ -67,8 +67,8 @@ extension VOS {
         log.info("flushed \(memtable.tree.count) entries up to record \(frozen.sequence)")
     }
 
-    /// How many leaves of a memtable are freed before others have their turn.
-    private static let leavesPerSlice = 2
+    /// How many leaves or slabs of a memtable are freed before others have their turn.
+    private static let partsPerSlice = 16
 
     /// Frees a memtable that was flushed, a little at a time, when nobody reads it any more.
     func dismantle(_ memtable: Memtable) {
@@ -82,8 +82,8 @@ extension VOS {
                     await xstream.sleep(for: .milliseconds(1))
                     continue
                 }
-                let steps = (0..<VOS.leavesPerSlice).prefix { _ in retired[0].dismantle() }
-                if steps.count < VOS.leavesPerSlice { retired.removeFirst() }
+                let steps = (0..<VOS.partsPerSlice).prefix { _ in retired[0].dismantle() }
+                if steps.count < VOS.partsPerSlice { retired.removeFirst() }
                 await giveWay()
             }
             retired = []

@@ -23,7 +23,7 @@ import Testing
         return (policy, time)
     }
 
-    /// Round trips of a local network, and writes of its other end, are waited for without sleeping.
+    /// Round trips of a local network, and writes at its other end, are spun through.
     @Test(arguments: [5, 11, 20, 40, 190]) func shortPeriodsAreSpunThrough(microseconds: Int) {
         var (policy, time) = Self.policy(afterIdlePeriodsOf: .microseconds(microseconds))
         let spin = Self.spin(&policy, from: time)

@@ -8,7 +8,8 @@ import Testing
     /// Where the blocks of the only value lie on the device.
     private func dataOffset(_ target: SimulatedTarget, _ vos: VOS) -> UInt64 {
         var start: UInt64 = 0
-        vos.active.tree.forEach { _, record in
+        vos.active.tree.forEach { entry in
+            let record = entry.record
             if record.hasBlocks { start = UInt64(record.firstBlocks.start) }
             return true
         }

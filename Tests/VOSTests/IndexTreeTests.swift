@@ -7,7 +7,8 @@ import Testing
     /// The obvious ordered map.
     private struct Model {
         var keys: [[UInt8]] = []
-        var records: [IndexRecord] = []
+        /// Of the entries, in the order they were inserted.
+        var numbers: [UInt64] = []
 
         func position(_ key: [UInt8]) -> (index: Int, found: Bool) {
             var index = 0
@@ -24,8 +25,29 @@ import Testing
         }
     }
 
-    private func record() -> IndexRecord {
-        IndexRecord(kind: .single, dkeyEnd: 0, akeyEnd: 0, epoch: 1)
+    /// A tree, and the memory of its entries.
+    private struct Tree {
+        let arena = EntryArena()
+        var tree = IndexTree()
+
+        /// The number comes back in the stamp.
+        mutating func insert(_ key: [UInt8], number: UInt64) {
+            let record = IndexRecord(kind: .single, dkeyEnd: 0, akeyEnd: 0, epoch: 1)
+            record.stamp = number
+            tree.insert(arena.put(key, record))
+        }
+
+        func next(from key: [UInt8]) -> UInt64? {
+            unsafe key.withUnsafeBytes { key in
+                unsafe tree.position(from: key).map { $0.leaf.entries[$0.index].stamp }
+            }
+        }
+
+        func previous(below key: [UInt8]) -> UInt64? {
+            unsafe key.withUnsafeBytes { key in
+                unsafe tree.position(below: key).map { $0.leaf.entries[$0.index].stamp }
+            }
+        }
     }
 
     private func key(_ entropy: inout Entropy, spread: UInt64) -> [UInt8] {
@@ -37,49 +59,48 @@ import Testing
     @Test(arguments: [(1, 40), (2, 400), (3, 4000)])
     func behavesLikeASortedArray(seed: UInt64, spread: UInt64) {
         var entropy = Entropy(seed: seed)
-        var tree = IndexTree()
+        var tree = Tree()
         var model = Model()
         for step in 0..<2000 {
             let key = key(&entropy, spread: spread)
             let (index, found) = model.position(key)
             if !found {
-                let record = record()
-                tree.insert(key, record)
+                tree.insert(key, number: UInt64(step))
                 model.keys.insert(key, at: index)
-                model.records.insert(record, at: index)
+                model.numbers.insert(UInt64(step), at: index)
             }
             if step % 200 == 199 { check(tree, model, &entropy, spread: spread) }
         }
     }
 
     private func check(
-        _ tree: IndexTree, _ model: Model, _ entropy: inout Entropy, spread: UInt64
+        _ tree: Tree, _ model: Model, _ entropy: inout Entropy, spread: UInt64
     ) {
-        tree.checkInvariants()
+        tree.tree.checkInvariants()
         var keys: [[UInt8]] = []
-        tree.forEach { key, _ in
-            keys.append(key)
+        tree.tree.forEach { entry in
+            unsafe keys.append([UInt8](copying: entry.key))
             return true
         }
         #expect(keys == model.keys)
         for _ in 0..<50 {
             let probe = key(&entropy, spread: spread * 2)
             let index = model.position(probe).index
-            let next = tree.position(from: probe).map { $0.leaf.records[$0.index] }
-            let previous = tree.position(below: probe).map { $0.leaf.records[$0.index] }
-            #expect(next === (index < model.keys.count ? model.records[index] : nil))
-            #expect(previous === (index > 0 ? model.records[index - 1] : nil))
+            let next = tree.next(from: probe)
+            let previous = tree.previous(below: probe)
+            #expect(next == (index < model.keys.count ? model.numbers[index] : nil))
+            #expect(previous == (index > 0 ? model.numbers[index - 1] : nil))
         }
     }
 
     @Test func ascendingKeysFillTheNodes() {
-        var tree = IndexTree()
+        var tree = Tree()
         for number in 0..<5000 as Range<UInt64> {
             var key: [UInt8] = []
             key.append(word: number)
-            tree.insert(key, record())
+            tree.insert(key, number: number)
         }
-        tree.checkInvariants()
-        #expect(tree.count == 5000)
+        tree.tree.checkInvariants()
+        #expect(tree.tree.count == 5000)
     }
 }

@@ -7,8 +7,9 @@ import Testing
 @Suite struct ValueCacheTests {
     private func dataOffset(_ target: SimulatedTarget, _ vos: VOS, dkey: UInt8) -> UInt64 {
         var start: UInt64 = 0
-        vos.active.tree.forEach { key, record in
-            if record.hasBlocks, key[IndexKey.objectLength + 1] == dkey {
+        vos.active.tree.forEach { entry in
+            let record = entry.record
+            if record.hasBlocks, unsafe entry.key[IndexKey.objectLength + 1] == dkey {
                 start = UInt64(record.firstBlocks.start)
             }
             return true
@@ -95,9 +96,9 @@ import Testing
             }
             func cached() -> Set<UInt8> {
                 var found: Set<UInt8> = []
-                vos.active.tree.forEach { key, record in
-                    if vos.cache.blocks.contains(record.firstBlocks.start) {
-                        found.insert(key[IndexKey.objectLength + 1])
+                vos.active.tree.forEach { entry in
+                    if vos.cache.blocks.contains(entry.record.firstBlocks.start) {
+                        unsafe found.insert(entry.key[IndexKey.objectLength + 1])
                     }
                     return true
                 }
