@@ -48,7 +48,19 @@ extension VOS {
         try await flushFrozen()
     }
 
+    /// A merge may have taken what is left, for a moment: then once more, when that has ended.
     private func flushFrozen() async throws(VOSError) {
+        do throws(VOSError) {
+            try await writeFrozen()
+        } catch .noSpace {
+            await mergeLock.withLock {}
+            try await writeFrozen()
+        } catch {
+            throw error
+        }
+    }
+
+    private func writeFrozen() async throws(VOSError) {
         guard let frozen else { return }
         let memtable = frozen.memtable
         var edit = VersionEdit()

@@ -191,6 +191,35 @@ import Testing
         #expect(finished)
     }
 
+    /// Values in the index, of nearly a block: tables have them in twice the space. What is accepted
+    /// can be flushed.
+    @Test func aDeviceFullOfIndexCanBeFlushed() {
+        let target = SimulatedTarget(seed: 8, blocks: 1400, logBlocks: 1000)
+        let finished = target.run {
+            let vos = try await target.open()
+            var stored = 0
+            filling: while true {
+                let bytes = [UInt8].pattern(4095, seed: UInt64(stored))
+                do {
+                    try await vos.putSingle(
+                        [UInt8(stored % 256), UInt8(stored / 256)], [], bytes, epoch: 10)
+                    stored += 1
+                } catch VOSError.noSpace {
+                    break filling
+                }
+            }
+            #expect(stored > 100)
+            try await vos.checkpoint()
+            try await vos.checkInvariants()
+            for index in 0..<stored {
+                let value = try await vos.getSingle([UInt8(index % 256), UInt8(index / 256)], [])
+                #expect(value == [UInt8].pattern(4095, seed: UInt64(index)))
+            }
+            await target.close(vos)
+        }
+        #expect(finished)
+    }
+
     @Test func aDamagedManifestIsNoticed() {
         let target = SimulatedTarget(seed: 7)
         target.run {
