@@ -212,7 +212,8 @@ import Testing
             try await vos.checkpoint()
             try await vos.checkInvariants()
             for index in 0..<stored {
-                let value = try await vos.getSingle([UInt8(index % 256), UInt8(index / 256)], [])
+                let dkey = [UInt8(index % 256), UInt8(index / 256)]
+                let value = try await vos.getSingle(dkey, [])
                 #expect(value == [UInt8].pattern(4095, seed: UInt64(index)))
             }
             await target.close(vos)
