@@ -129,8 +129,8 @@ extension VOS {
         await mergeLock.withLock {}
     }
 
-    /// No less than what the tables will take that the memtables are written to. Entries of a little
-    /// more than one device block take two each.
+    /// No less than the tables will take that the memtables are written to. An entry of a little
+    /// more than one device block takes two.
     private var flushedBytesMax: Int { 2 * (active.bytes + (frozen?.memtable.bytes ?? 0)) }
 
     /// No less than `blocksKept`, in less time.

@@ -191,8 +191,8 @@ import Testing
         #expect(finished)
     }
 
-    /// Values in the index, of nearly a block: tables have them in twice the space. What is accepted
-    /// can be flushed.
+    /// Values in the index, of nearly a block: tables have them in twice the space. What is
+    /// accepted can be flushed.
     @Test func aDeviceFullOfIndexCanBeFlushed() {
         let target = SimulatedTarget(seed: 8, blocks: 1400, logBlocks: 1000)
         let finished = target.run {
