@@ -18,35 +18,32 @@ final class IndexNode {
 
     /// The index of the first entry whose key is not below `key`.
     func lowerBound(_ key: UnsafeRawBufferPointer) -> Int {
-        unsafe entries.withUnsafeBufferPointer { entries in
-            var low = 0
-            var high = entries.count
-            while low < high {
-                let middle = (low + high) / 2
-                if unsafe IndexKey.compare(entries[middle].key, key) < 0 {
-                    low = middle + 1
-                } else {
-                    high = middle
-                }
-            }
-            return low
-        }
+        unsafe first(from: 0, key) { $0 >= 0 }
     }
 
     /// Which child holds `key`.
     func childIndex(_ key: UnsafeRawBufferPointer) -> Int {
+        unsafe first(from: 1, key) { $0 > 0 } - 1
+    }
+
+    /// The index of the first entry from `start` on whose order beside `key` (below, at or above 0)
+    /// is as wanted.
+    @inline(__always)
+    private func first(
+        from start: Int, _ key: UnsafeRawBufferPointer, _ isWanted: (Int) -> Bool
+    ) -> Int {
         unsafe entries.withUnsafeBufferPointer { entries in
-            var low = 1
+            var low = start
             var high = entries.count
             while low < high {
                 let middle = (low + high) / 2
-                if unsafe IndexKey.compare(entries[middle].key, key) <= 0 {
-                    low = middle + 1
-                } else {
+                if unsafe isWanted(IndexKey.compare(entries[middle].key, key)) {
                     high = middle
+                } else {
+                    low = middle + 1
                 }
             }
-            return low - 1
+            return low
         }
     }
 

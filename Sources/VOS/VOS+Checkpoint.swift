@@ -129,22 +129,23 @@ extension VOS {
         await mergeLock.withLock {}
     }
 
-    /// No less than the tables will take that the memtables are written to. An entry of a little
-    /// more than one device block takes two.
-    private var flushedBytesMax: Int { 2 * (active.bytes + (frozen?.memtable.bytes ?? 0)) }
+    /// No less than the tables will take that the memtables are written to, and what is prepared
+    /// when it is committed. An entry of a little more than one device block takes two.
+    private var flushedBytesMax: Int {
+        2 * (active.bytes + (frozen?.memtable.bytes ?? 0) + preparedBytes)
+    }
 
     /// No less than `blocksKept`, in less time.
     var blocksKeptMax: Int {
-        let memory = flushedBytesMax + preparedBytes
         let remembered = 25 * transactions.entries.count + 65_536 * completions.count
         let unit = BlockDevice.blockSize
-        return (memory + remembered) / unit + Int(store.allocator.totalBlocks) / 4 + 4096
+        return (flushedBytesMax + remembered) / unit + Int(store.allocator.totalBlocks) / 4 + 4096
     }
 
     /// Blocks that updates leave for flushing what is in memory, and for merging it.
     var blocksKept: Int {
         let bytes =
-            flushedBytesMax + 25 * transactions.entries.count + preparedBytes + 12 * dtxs.count
+            flushedBytesMax + 25 * transactions.entries.count + 12 * dtxs.count
             + completions.values.reduce(0) { $0 + 28 + $1.members.count }
         let merged = version.mergedBlocks(base: picker.base)
         let unit = BlockDevice.blockSize

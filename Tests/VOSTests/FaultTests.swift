@@ -221,6 +221,34 @@ import Testing
         #expect(finished)
     }
 
+    /// The same with transactions that are prepared first: committing them asks for no space.
+    @Test func aDeviceFullOfPreparedIndexCanBeFlushed() {
+        let target = SimulatedTarget(seed: 9, blocks: 1400, logBlocks: 1000)
+        let finished = target.run {
+            let vos = try await target.open()
+            var prepared: [DTX] = []
+            filling: while true {
+                let number = UInt64(prepared.count)
+                let change = DTXChange.single(
+                    [UInt8(number % 256), UInt8(number / 256)], .pattern(4095, seed: number))
+                do {
+                    try await prepared.append(
+                        vos.prepare(.dtx(number + 1), [change], epoch: 20 + number))
+                } catch VOSError.noSpace {
+                    break filling
+                }
+            }
+            #expect(prepared.count > 50)
+            for dtx in prepared { vos.commit(dtx) }
+            try await vos.flushOutcomes()
+            for _ in 0..<2 { try await vos.checkpoint() }
+            try await vos.checkInvariants()
+            #expect(vos.entryCount == prepared.count)
+            await target.close(vos)
+        }
+        #expect(finished)
+    }
+
     @Test func aDamagedManifestIsNoticed() {
         let target = SimulatedTarget(seed: 7)
         target.run {
