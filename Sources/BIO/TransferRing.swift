@@ -9,12 +9,12 @@ internal import DrayRuntime
 @safe final class TransferRing: PollSource {
     /// Operations in the kernel at once; more wait for their turn.
     static let inFlightMax = 256
-    /// So many queued operations are given to the kernel at once, or more, a quarter of those under
-    /// way: the device works on them while the xstream prepares the next ones. Fewer wait for more
-    /// to come while others are under way, for a few rounds: that is a moment when the xstream has
+    /// So many queued operations are given to the kernel at once, or more, half of those under way:
+    /// the device works on them while the xstream prepares the next ones. Fewer wait for more to
+    /// come while others are under way, for a few rounds: that is a moment when the xstream has
     /// nothing else to do, and when it has, telling the device costs more than the waiting (in a
     /// virtual machine: an exit to the host each time).
-    static let batchGoal = 2
+    static let batchGoal = 8
     static let roundsQueuedMax = 3
 
     /// Who waits for an operation: one task for it alone, or for several together.
@@ -105,7 +105,7 @@ internal import DrayRuntime
     }
 
     private var isBatchFull: Bool {
-        unsafe Int(dray_ring_queued(ring)) >= max(TransferRing.batchGoal, inFlight / 4)
+        unsafe Int(dray_ring_queued(ring)) >= max(TransferRing.batchGoal, inFlight / 2)
     }
 
     private func add(_ slot: Int, _ queue: (OpaquePointer, UInt64) -> Bool) {

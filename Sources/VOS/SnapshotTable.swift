@@ -83,4 +83,8 @@ struct DestroyedRange: Hashable {
     let from: IndexKey.Bytes
     let to: IndexKey.Bytes
     let stamp: UInt64
+
+    func contains(_ key: IndexKey.Bytes) -> Bool {
+        IndexKey.compare(key, from) >= 0 && IndexKey.compare(key, to) < 0
+    }
 }

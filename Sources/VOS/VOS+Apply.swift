@@ -39,6 +39,7 @@ extension VOS {
             operation.record.stamp = stamp
             var key = operation.key
             key.append(word: ~stamp)
+            records.didChange(key, dkeyEnd: Int(operation.record.dkeyEnd))
             active.insert(key, operation.record)
             weightApplied += EntryHead(operation.record).weight
             stamp += 1
@@ -47,6 +48,7 @@ extension VOS {
 
     /// Everything between two keys is garbage from now on.
     private func destroy(from: IndexKey.Bytes, to: IndexKey.Bytes, sequence: UInt64) {
+        records.didChangeAll()
         removeUndecided(from: from, to: to)
         snapshots.removeAll(between: from, to)
         destroyed.removeAll { $0.from == from && $0.to == to }

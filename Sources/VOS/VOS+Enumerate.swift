@@ -85,7 +85,8 @@ extension VOS {
             let end = overflow ? .max : sum
             guard position < end else { break }
             let segments = try await visibleSegments(
-                path, range: position..<end, epoch: fetch.epoch, view)
+                path, range: position..<end, epoch: fetch.epoch, view
+            ).segments
             for segment in segments {
                 if extents.count >= max(1, limit) { return (extents, segment.start) }
                 extents.append(

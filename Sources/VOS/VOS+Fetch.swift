@@ -20,17 +20,23 @@ extension VOS {
         try begin()
         defer { end() }
         try await settle(path, fetch)
-        guard let (record, view) = try await visibleSingle(path, epoch: fetch.epoch) else {
-            throw .notFound
-        }
+        // Kept to the end, and with it the blocks of what it has.
+        let view = makeView()
         defer { withExtendedLifetime(view) {} }
+        let changes = records.changes
+        var found = (record: knownRecord(path, 0..<0, fetch), isNewest: false)
+        if found.record == nil {
+            found = try await visibleSingle(path, epoch: fetch.epoch, view)
+        }
+        guard let record = found.record else { throw .notFound }
         let count = Int(record.byteCount)
         var result = FetchResult(
             size: UInt64(count), byteCount: 0, checksums: [], epoch: record.epoch)
         guard count <= buffer.count else { return result }
         let piece = ReadPiece(
             record: record, first: 0, count: count, position: 0, room: buffer.count - count)
-        try unsafe await readWhole(piece, into: buffer, fetch: fetch)
+        let wasInMemory = try unsafe await readWhole(piece, into: buffer, fetch: fetch)
+        if wasInMemory, found.isNewest { remember(path, 0..<0, record, changes) }
         result.byteCount = count
         result.checksums =
             record.checksumType == fetch.checksumType
@@ -77,22 +83,47 @@ extension VOS {
             return result
         }
         let range = offset..<offset + UInt64(length)
-        let segments = try await visibleSegments(path, range: range, epoch: fetch.epoch, view)
-        if let first = segments.first {
-            result.recordSize = first.record.recordSize
+        let changes = records.changes
+        var segments: [VisibleSegment] = []
+        var isNewest = false
+        // The usual case: one record has all of it.
+        var whole = findingEnd ? nil : knownRecord(path, range, fetch)
+        if whole == nil {
+            (segments, isNewest) = try await visibleSegments(
+                path, range: range, epoch: fetch.epoch, view)
+            if let first = segments.first, first.start == range.lowerBound,
+                first.end == range.upperBound
+            {
+                whole = first.record
+            }
+        }
+        if let record = whole ?? segments.first?.record {
+            result.recordSize = record.recordSize
         } else if !findingEnd, fetch.recordSize > 1 || mayHaveRecords(fetch.containerName) {
             result.recordSize = try await recordSize(of: path, at: fetch.epoch, view) ?? 0
         }
         try VOS.check(fetch, result.recordSize)
-        if let only = segments.first, only.start == range.lowerBound, only.end == range.upperBound {
-            // The usual case, without lists.
-            let piece = ReadPiece(only, of: range, room: buffer.count - length)
-            try unsafe await readWhole(piece, into: buffer, fetch: fetch)
-            result.epoch = only.record.epoch
+        if let whole {
+            let segment = VisibleSegment(
+                record: whole, start: range.lowerBound, end: range.upperBound)
+            let piece = ReadPiece(segment, of: range, room: buffer.count - length)
+            let wasInMemory = try unsafe await readWhole(piece, into: buffer, fetch: fetch)
+            if wasInMemory, isNewest { remember(path, range, whole, changes) }
+            result.epoch = whole.epoch
             let filled = unsafe UnsafeRawBufferPointer(rebasing: buffer[0..<length])
             result.checksums = unsafe VOS.resultChecksums(piece, filled, fetch.checksumType)
             return result
         }
+        try unsafe await read(segments, of: range, into: buffer, fetch: fetch, &result)
+        return result
+    }
+
+    /// Reads the visible parts of an array; what lies between them is zeros.
+    private func read(
+        _ segments: [VisibleSegment], of range: Range<UInt64>,
+        into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch, _ result: inout FetchResult
+    ) async throws(VOSError) {
+        let (offset, length) = (range.lowerBound, range.count)
         var pieces: [ReadPiece] = []
         pieces.reserveCapacity(segments.count)
         var covered = offset
@@ -107,7 +138,23 @@ extension VOS {
         try unsafe await read(pieces, into: buffer, fetch: fetch)
         let filled = unsafe UnsafeRawBufferPointer(rebasing: buffer[0..<length])
         result.checksums = unsafe VOS.checksums(of: filled, fetch.checksumType)
-        return result
+    }
+
+    /// What is known to be all that a fetch sees; nil when that has to be searched.
+    private func knownRecord(
+        _ path: NamePath, _ range: Range<UInt64>, _ fetch: Fetch
+    ) -> IndexRecord? {
+        fetch.readsDevice ? nil : records.record(path, range, at: fetch.epoch)
+    }
+
+    /// `record` is all that is visible, and the newest, as a search that began after so many
+    /// `changes` has found.
+    private func remember(
+        _ path: NamePath, _ range: Range<UInt64>, _ record: IndexRecord, _ changes: UInt64
+    ) {
+        // What is destroyed goes, though nothing hides it.
+        guard !destroyed.contains(where: { $0.contains(path.bytes) }) else { return }
+        records.insert(path, range, record, changes: changes)
     }
 
     /// The end of an array: one past its last byte; 0 when it is not there.
@@ -220,13 +267,13 @@ extension VOS {
     /// The most pieces of one fetch that are read at once.
     static let readersMax = 16
 
-    /// Reads and verifies a piece that is all that is asked for.
+    /// Reads and verifies a piece that is all that is asked for. Returns whether it was in memory.
     fileprivate func readWhole(
         _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch
-    ) async throws(VOSError) {
-        if try unsafe !copyFromMemory(piece, into: buffer, fetch: fetch) {
-            try unsafe await read(piece, into: buffer, fetch: fetch)
-        }
+    ) async throws(VOSError) -> Bool {
+        if try unsafe copyFromMemory(piece, into: buffer, fetch: fetch) { return true }
+        try unsafe await read(piece, into: buffer, fetch: fetch)
+        return false
     }
 
     /// Copies a piece that stands in the index or the cache; false when it does not.

@@ -12,6 +12,7 @@ extension VOS {
         try await mergeLock.withLock { () async throws(VOSError) in
             while try await !checkTables() {}
             checkCounts()
+            try await checkRecords()
         }
     }
 
@@ -29,6 +30,28 @@ extension VOS {
         }
         precondition(areUsagesRight, "the usage of containers is wrong")
         return true
+    }
+
+    /// Compares what is known of the newest versions with what a search finds.
+    private func checkRecords() async throws(VOSError) {
+        let view = makeView()
+        for (path, range, record) in records.known {
+            var found: IndexRecord?
+            if range.isEmpty {
+                found = try await visibleSingle(path, epoch: .max, view).record
+            } else {
+                let segments = try await visibleSegments(
+                    path, range: range, epoch: .max, view
+                ).segments
+                precondition(
+                    segments.count == 1 && segments[0].start == range.lowerBound
+                        && segments[0].end == range.upperBound, "a record is not all of a range")
+                found = segments[0].record
+            }
+            precondition(
+                found?.epoch == record.epoch && found?.stamp == record.stamp
+                    && found?.blocks == record.blocks, "what is known is not the newest")
+        }
     }
 
     private func checkCounts() {

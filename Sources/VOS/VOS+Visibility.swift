@@ -13,34 +13,52 @@ extension VOS {
         return try await search.next(self)
     }
 
-    /// The version of a single value that is visible.
+    /// The version of a single value that is visible, and whether it is the newest.
+    ///
+    /// What is newest is looked for first: if nothing that decides it is later than `epoch`, it is
+    /// what is visible then.
     func visibleSingle(
-        _ path: NamePath, epoch: UInt64
-    ) async throws(VOSError) -> (record: IndexRecord, view: ReadView)? {
-        let view = makeView()
+        _ path: NamePath, epoch: UInt64, _ view: ReadView
+    ) async throws(VOSError) -> (record: IndexRecord?, isNewest: Bool) {
+        let newest = try await single(path, epoch: .max, view)
+        if max(newest.record?.epoch ?? 0, newest.punch?.epoch ?? 0) <= epoch {
+            return (newest.record, true)
+        }
+        return (try await single(path, epoch: epoch, view).record, false)
+    }
+
+    private func single(
+        _ path: NamePath, epoch: UInt64, _ view: ReadView
+    ) async throws(VOSError) -> (record: IndexRecord?, punch: PunchPoint?) {
         var start = path.bytes
         start.append(IndexKey.singleTag)
         start.append(word: ~epoch)
-        guard
-            let found = try await view.first(from: start, prefix: path.akeyEnd + 1, name: path)
-        else { return nil }
-        if let punch = try await view.newestPunch(over: path, epoch: epoch),
-            punch.hides(found.record)
-        {
-            return nil
+        let punch = try await view.newestPunch(over: path, epoch: epoch)
+        let found = try await view.first(from: start, prefix: path.akeyEnd + 1, name: path)
+        guard let record = found?.record, !(punch?.hides(record) ?? false) else {
+            return (nil, punch)
         }
-        return (found.record, view)
+        return (record, punch)
     }
 
-    /// The visible parts of an array in `range` (not empty).
+    /// The visible parts of an array in `range` (not empty), and whether they are the newest, too.
     func visibleSegments(
         _ path: NamePath, range: Range<UInt64>, epoch: UInt64, _ view: ReadView
-    ) async throws(VOSError) -> [VisibleSegment] {
+    ) async throws(VOSError) -> (segments: [VisibleSegment], isNewest: Bool) {
+        let newest = try await segments(path, range: range, epoch: .max, view)
+        let latest = newest.segments.reduce(newest.punch?.epoch ?? 0) { max($0, $1.record.epoch) }
+        if latest <= epoch { return (newest.segments, true) }
+        return (try await segments(path, range: range, epoch: epoch, view).segments, false)
+    }
+
+    private func segments(
+        _ path: NamePath, range: Range<UInt64>, epoch: UInt64, _ view: ReadView
+    ) async throws(VOSError) -> (segments: [VisibleSegment], punch: PunchPoint?) {
         let punch = try await view.newestPunch(over: path, epoch: epoch)
         let records = try await extents(path, overlapping: range, view) { head in
             head.epoch <= epoch && !(punch?.hides(head) ?? false)
         }
-        return records.isEmpty ? [] : Painting.visible(records, in: range)
+        return (records.isEmpty ? [] : Painting.visible(records, in: range), punch)
     }
 
     /// The extents of an array that overlap `range` (not empty), of those that are `wanted`. Of

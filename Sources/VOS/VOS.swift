@@ -67,6 +67,7 @@ internal import Logging
     let buffers = BufferPool()
     let scrub = ScrubState()
     @safe @exclusivity(unchecked) var cache: ValueCache
+    @safe @exclusivity(unchecked) var records: RecordCache
 
     /// Transactions that are being applied.
     @safe @exclusivity(unchecked) var inProgress: Set<UniqueID> = []
@@ -109,6 +110,7 @@ internal import Logging
         log = world.log.logger(.vos)
         locks = KeyLocks(xstream: xstream)
         cache = ValueCache(bytesMax: options.cacheBytes)
+        records = RecordCache(bytesMax: max(8 << 10, options.indexBytes / 16))
         blockCache = BlockCache(bytesMax: max(128 << 10, options.indexBytes / 2))
         blockMap = BlockMap(totalBlocks: store.allocator.totalBlocks)
         transactions = TransactionTable(

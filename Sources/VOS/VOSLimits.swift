@@ -32,7 +32,7 @@ public struct VOSOptions: Sendable {
     public var cacheBytes: Int = 32 << 20
 
     /// Memory for the index: half for what was logged lately, half for blocks of its tables. At
-    /// least 256 KiB.
+    /// least 256 KiB. A sixteenth more is for what fetches found lately.
     public var indexBytes: Int = 64 << 20
 
     /// The size of a table, in bytes; nil: by the size of the store, 256 KiB to 16 MiB. For tests.

@@ -259,6 +259,10 @@ package struct StoreComparison {
         let whole = pieces[Int(entropy.below(UInt64(pieces.count)))]
         let low = whole.lowerBound + entropy.below(UInt64(whole.count))
         pieces.append(low..<low + 1 + entropy.below(min(20_000, whole.upperBound - low)))
+        // Nothing but one extent, again and again: what was found is kept.
+        if let segment = segments.first(where: { $0.end - $0.start <= StoreComparison.pieceMax }) {
+            pieces += [segment.start..<segment.end, segment.start..<segment.end]
+        }
         for piece in pieces {
             if let found = try await pieceDifference(name, epoch, segments, piece) { return found }
         }
