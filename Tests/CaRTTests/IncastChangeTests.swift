@@ -106,6 +106,23 @@ import Testing
         }
     }
 
+    /// An attempt that the deadline cuts short does not hide why the one before it failed.
+    @Test func theReasonOutlivesTheDeadline() async throws {
+        try await withRig(.simulated) { rig in
+            let cluster = try IncastCluster(rig, 13)
+            try cluster.regroup(told: (0..<13).filter { $0 != 0 })
+            cluster.notes[12].delay = .milliseconds(3)
+            for step in 0..<100 {
+                #expect(
+                    await incastFailure { () throws(IncastError) in
+                        try await cluster.variables[12].fetch(
+                            Self.key, version: .latest,
+                            deadline: .after(.microseconds(20_000 + 71 * step)))
+                    } == .timedOut(last: .groupVersion))
+            }
+        }
+    }
+
     @Test(arguments: FabricKind.allCases)
     func ownersChange(kind: FabricKind) async throws {
         try await withRig(kind) { rig in

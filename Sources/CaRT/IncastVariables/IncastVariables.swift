@@ -190,6 +190,7 @@ public final class IncastVariables<Class: IncastClass> {
         let limit = namespace.limit(of: deadline)
         let trace = trace == 0 ? namespace.makeTrace() : trace
         var attempt = 0
+        var reason: RPCError?
         while true {
             let place = try place(of: key, trace: trace)
             // Every other time straight to the owner: whoever is between may be the trouble. The
@@ -206,11 +207,14 @@ public final class IncastVariables<Class: IncastClass> {
             if Task.isCancelled { throw .cancelled }
             if namespace.isOver { throw .call(.closed) }
             guard failure.isTransient else { throw .call(failure) }
-            guard xstream.now < limit.end else { throw .timedOut(last: failure) }
+            // That there was no more time for the last attempt says less than why it was made.
+            let last = failure == .timedOut ? reason ?? failure : failure
+            guard xstream.now < limit.end else { throw .timedOut(last: last) }
+            reason = last
             namespace.count { $0.retries += 1 }
             await namespace.pause(attempt: attempt, place: place, limit: limit)
             if Task.isCancelled { throw .cancelled }
-            guard xstream.now < limit.end else { throw .timedOut(last: failure) }
+            guard xstream.now < limit.end else { throw .timedOut(last: last) }
             attempt += 1
         }
     }
