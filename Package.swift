@@ -170,8 +170,8 @@ let package = Package(
         .testTarget(
             name: "DrayEngineTests",
             dependencies: [
-                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "VOS", "DrayPlacement", "DrayProtocol",
-                "DrayEngine", "Dray", "DraySimulator",
+                "DrayRuntime", "DrayFabric", "CaRT", "BIO", "DrayChecksums", "VOS", "DrayPlacement",
+                "DrayProtocol", "DrayTransactions", "DrayEngine", "Dray", "DraySimulator",
             ],
             swiftSettings: testSettings),
         .testTarget(

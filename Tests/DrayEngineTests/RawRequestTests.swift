@@ -6,6 +6,7 @@ import DrayPlacement
 import DrayProtocol
 import DrayRuntime
 import DraySimulator
+import DrayTransactions
 import Testing
 
 /// Requests that Dray's own client would not make, or not in this order, at a simulated engine.
@@ -153,6 +154,69 @@ import Testing
                 #expect((error as? DrayError)?.code == .corrupt, "\(error)")
             }
             #expect(try await !trusted.verify().isEqual)
+        }
+    }
+
+    /// Asks the target to take part in a transaction that some other engine, which is not there,
+    /// leads, and that writes one value.
+    private func prepare(
+        _ rig: Rig, _ object: DrayObject, _ id: UniqueID, epoch: UInt64
+    ) async throws -> PrepareOutcome {
+        let buffer = IOBuffer(copying: Self.bytes)
+        let data = UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<Self.bytes.count])
+        var operation = ObjectOperation()
+        operation.dkey = [1]
+        operation.akey = [1]
+        operation.describe(data, object.container.checksumType)
+        var part = PreparePart()
+        part.part.target = ObjectTarget(
+            pool: rig.pool.id, container: object.container.id, object: object.id,
+            mapVersion: rig.pool.record.map.version)
+        part.part.operations = [operation]
+        part.leads = true
+        var request = PrepareRequest()
+        request.transaction = id
+        request.epoch = epoch
+        request.deadline = .max
+        request.members = TransactionMembers([
+            TargetAddress(rank: 7, target: 0), TargetAddress(rank: 0, target: 0),
+        ])
+        request.parts = [part]
+        request.payloadLength = UInt32(data.count)
+        var batch = PrepareBatchRequest()
+        batch.requests = [request]
+        let reply = try await rig.context.call(
+            TransactionProtocol.prepare, batch, to: rig.target, payload: data,
+            deadline: .after(.seconds(5)))
+        return try #require(reply.outcomes.first)
+    }
+
+    /// A member that says it has nothing of a transaction has aborted it by that, for the others
+    /// abort it then: the leader's request, which was late, comes in vain.
+    @Test func whoHasNothingOfATransactionNeverWill() {
+        Rig.run { rig in
+            let object = try await makeObject(rig, .crc32c)
+            for isAsked in [false, true] {
+                let id = UniqueID(high: 3, low: isAsked ? 1 : 0)
+                let epoch = rig.context.clock.now()
+                if isAsked {
+                    var question = QueryRequest()
+                    question.transaction = id
+                    question.epoch = epoch
+                    let answer = try await rig.context.call(
+                        TransactionProtocol.query, question, to: rig.target,
+                        deadline: .after(.seconds(5)))
+                    #expect(answer.answer == ResolutionMachine.Answer.aborted.rawValue)
+                }
+                let outcome = try await prepare(rig, object, id, epoch: epoch)
+                #expect(outcome.code == (isAsked ? ServiceCode.aborted.rawValue : 0))
+                var decision = DecideRequest()
+                decision.aborted = [id]
+                _ = try await rig.context.call(
+                    TransactionProtocol.decide, decision, to: rig.target,
+                    deadline: .after(.seconds(5)))
+            }
+            #expect(try await object.get(dkey: [1], akey: [1]) == nil)
         }
     }
 

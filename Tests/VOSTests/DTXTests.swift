@@ -393,6 +393,87 @@ import Testing
             ])
     }
 
+    /// Whoever has made sure that everything up to an epoch is decided finds nothing new below it,
+    /// not even of a transaction that had begun to wait for its keys by then.
+    @Test func theEpochIsGivenWhenTheKeysAreHeld() {
+        let target = SimulatedTarget(seed: 21)
+        let work = DTXWork(.dtx(2), [.single([1], [2], condition: .update)])
+        lives(
+            target,
+            [
+                { vos in
+                    let first = try await vos.prepare(
+                        .dtx(1), [.single([1], [1], condition: .insert)], epoch: 20)
+                    var clock: UInt64 = 20
+                    var second: DTX?
+                    target.xstream.spawn {
+                        var request = work.request()
+                        request.patience = .never
+                        do throws(VOSError) {
+                            second = try await vos.begin(request) {
+                                clock += 1
+                                return clock
+                            }
+                        } catch {
+                            Issue.record("\(error)")
+                        }
+                    }
+                    await target.xstream.sleep(for: .milliseconds(5))
+                    #expect(second == nil, "the other one has the key")
+                    clock = 50
+                    vos.commit(first)
+                    await target.xstream.sleep(for: .milliseconds(5))
+                    let dtx = try #require(second)
+                    #expect(dtx.epoch == 51)
+                    try await vos.waitForDecisions(
+                        upTo: 50, until: target.xstream.now + .milliseconds(5))
+                    try await vos.prepare(dtx, work.updates)
+                    vos.commit(dtx)
+                    #expect(try await vos.getSingle([1], [], epoch: 50) == [1])
+                    #expect(try await vos.getSingle([1], []) == [2])
+                }
+            ])
+    }
+
+    /// Nobody changes what an undecided transaction has read: whoever had seen the change could
+    /// begin something that the transaction comes after.
+    @Test(arguments: [false, true], [false, true])
+    func whatWasReadStaysUntilItIsDecided(isCommitted: Bool, isListed: Bool) {
+        let target = SimulatedTarget(seed: 22)
+        // It changes another object than it has read.
+        let work = DTXWork(.dtx(1), [.single([2], [1])])
+        let object = ObjectID(high: 0, low: 77)
+        var request = work.request()
+        request.reads = [
+            DTXRequest.Read(
+                pool: Names.pool, container: Names.container, object: object,
+                dkey: isListed ? nil : [1])
+        ]
+        request.snapshot = 15
+        lives(
+            target,
+            [
+                { vos in
+                    let dtx = try await vos.begin(request) { 20 }
+                    for isPrepared in [false, true] {
+                        if isPrepared { try await vos.prepare(dtx, work.updates) }
+                        let change = DTXWork(.dtx(2), [.single([1], [2], object: object)])
+                        await #expect(throws: VOSError.conflict, "prepared: \(isPrepared)") {
+                            _ = try await vos.begin(change, epoch: 30)
+                        }
+                        let patience = target.xstream.now + .milliseconds(10)
+                        await #expect(throws: VOSError.undecided, "prepared: \(isPrepared)") {
+                            _ = try await vos.begin(change, epoch: 30, patience: patience)
+                        }
+                    }
+                    if isCommitted { vos.commit(dtx) } else { try await vos.abort(dtx) }
+                    vos.commit(
+                        try await vos.prepare(
+                            .dtx(3), [.single([1], [2], object: object)], epoch: 30))
+                }
+            ])
+    }
+
     @Test func whatIsRefusedIsNeverPrepared() {
         let target = SimulatedTarget(seed: 7)
         lives(
