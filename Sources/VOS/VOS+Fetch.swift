@@ -246,6 +246,23 @@ struct ReadPiece {
 }
 
 extension ReadPiece {
+    /// The most bytes that are read at once: while one part is verified, others are on their way.
+    private static let partBytes = 256 << 10
+
+    /// The piece in parts of whole chunks, but for the last, or as it is when it begins within one.
+    fileprivate var parts: [ReadPiece] {
+        guard count > ReadPiece.partBytes, first % VOSLimits.checksumChunk == 0 else {
+            return [self]
+        }
+        return stride(from: 0, to: count, by: ReadPiece.partBytes).map { start in
+            let isLast = count - start <= ReadPiece.partBytes
+            return ReadPiece(
+                record: record, first: first + start,
+                count: isLast ? count - start : ReadPiece.partBytes, position: position + start,
+                room: isLast ? room : 0)
+        }
+    }
+
     /// What is visible of a value, for a buffer with the bytes of `range`.
     fileprivate init(_ segment: VisibleSegment, of range: Range<UInt64>, room: Int) {
         self.init(
@@ -272,7 +289,7 @@ extension VOS {
         _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch
     ) async throws(VOSError) -> Bool {
         if try unsafe copyFromMemory(piece, into: buffer, fetch: fetch) { return true }
-        try unsafe await read(piece, into: buffer, fetch: fetch)
+        try unsafe await readStored(piece.parts, into: buffer, fetch: fetch)
         return false
     }
 
@@ -294,20 +311,25 @@ extension VOS {
         var stored: [ReadPiece] = []
         for piece in pieces {
             if try unsafe !copyFromMemory(piece, into: buffer, fetch: fetch) {
-                stored.append(piece)
+                stored += piece.parts
             }
         }
-        guard !stored.isEmpty else { return }
-        if stored.count == 1 {
-            try unsafe await read(stored[0], into: buffer, fetch: fetch)
+        if !stored.isEmpty { try unsafe await readStored(stored, into: buffer, fetch: fetch) }
+    }
+
+    /// Reads and verifies pieces, several at once.
+    private func readStored(
+        _ pieces: [ReadPiece], into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch
+    ) async throws(VOSError) {
+        if pieces.count == 1 {
+            try unsafe await read(pieces[0], into: buffer, fetch: fetch)
             return
         }
-        let all = stored
         let group = ReadGroup()
-        group.running = min(VOS.readersMax, all.count)
+        group.running = min(VOS.readersMax, pieces.count)
         for _ in 0..<group.running {
             xstream.spawn { [self] in
-                unsafe await readNext(all, group, into: buffer, fetch: fetch)
+                unsafe await readNext(pieces, group, into: buffer, fetch: fetch)
             }
         }
         unsafe await withUnsafeContinuation { unsafe group.waiter = $0 }

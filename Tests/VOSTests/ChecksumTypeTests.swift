@@ -128,6 +128,58 @@ import Testing
         #expect(finished)
     }
 
+    /// Long values are read and verified in parts: none is missing or in the wrong place, and
+    /// damage in any of them is found.
+    @Test(arguments: [262_144, 262_145, (1 << 20) - 5, 1 << 20], [0, 1, 2])
+    func longValues(count: Int, place: Int) {
+        let target = SimulatedTarget(seed: 4, blocks: 4000)
+        let finished = target.run {
+            let vos = try await target.open()
+            let bytes = [UInt8].pattern(count, seed: 3)
+            try await vos.putArray([1], [2], at: 0, bytes, epoch: 10)
+            try await vos.checkpoint()
+            let table = try #require(vos.version.tables.first)
+            let cursor = IndexCursor(merging: [RunCursor([table], prefix: .none)])
+            try await cursor.seek([])
+            let blocks = try cursor.entry.record().blocks
+            func read(_ range: Range<Int>, room: Int) async throws(VOSError) -> [UInt8] {
+                let fetch = Fetch(
+                    pool: Names.pool, container: Names.container, object: Names.object,
+                    dkey: [1], akey: [2])
+                let buffer = IOBuffer(copying: [UInt8](repeating: 0xee, count: range.count + room))
+                _ = try await vos.fetchArray(
+                    fetch, offset: UInt64(range.lowerBound), length: range.count,
+                    into: UnsafeMutableRawBufferPointer(
+                        rebasing: buffer.bytes[0..<range.count + room]))
+                return buffer.array(0..<range.count)
+            }
+            for (start, room) in [(0, 0), (0, 4095), (32_768, 0), (5, 0), (200_000, 100)] {
+                for end in [count, count - 1, count - 32_768] where end > start {
+                    let part = try await read(start..<end, room: room)
+                    #expect(part == Array(bytes[start..<end]), "\(start)..<\(end)")
+                }
+            }
+            let chunk = (count / 32_768 - 1) * place / 2
+            var block = chunk * 8
+            let extent = try #require(
+                blocks.first { extent in
+                    guard block >= Int(extent.count) else { return true }
+                    block -= Int(extent.count)
+                    return false
+                })
+            let damaged = 2 + 64 + UInt64(extent.start) + UInt64(block)
+            target.devices.damage(path: SimulatedTarget.path, at: damaged * 4096)
+            do throws(VOSError) {
+                _ = try await read(0..<count, room: 0)
+                Issue.record("chunk \(chunk) was read")
+            } catch {
+                guard case .corrupt(_, let what) = error else { throw error }
+                #expect(what.hasPrefix("chunk \(chunk) "), "\(what)")
+            }
+        }
+        #expect(finished)
+    }
+
     /// What does not match is refused, with the chunk; unless nobody is to look, and then who reads
     /// it finds out, also after a kill.
     @Test(arguments: [ChecksumType.crc32c, .xxh64, .sha256])
