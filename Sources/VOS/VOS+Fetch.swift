@@ -247,7 +247,7 @@ struct ReadPiece {
 
 extension ReadPiece {
     /// The most bytes that are read at once: while one part is verified, others are on their way.
-    private static let partBytes = 256 << 10
+    fileprivate static let partBytes = 256 << 10
 
     /// The piece in parts of whole chunks, but for the last, or as it is when it begins within one.
     fileprivate var parts: [ReadPiece] {
@@ -289,7 +289,11 @@ extension VOS {
         _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch
     ) async throws(VOSError) -> Bool {
         if try unsafe copyFromMemory(piece, into: buffer, fetch: fetch) { return true }
-        try unsafe await readStored(piece.parts, into: buffer, fetch: fetch)
+        if piece.count > ReadPiece.partBytes {
+            try unsafe await readStored(piece.parts, into: buffer, fetch: fetch)
+        } else {
+            try unsafe await read(piece, into: buffer, fetch: fetch)
+        }
         return false
     }
 
