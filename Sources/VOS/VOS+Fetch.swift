@@ -246,7 +246,7 @@ struct ReadPiece {
 }
 
 extension ReadPiece {
-    /// The most bytes that are read at once: while one part is verified, others are on their way.
+    /// Longer pieces are read in parts: while one is verified, others are on their way.
     fileprivate static let partBytes = 256 << 10
 
     /// The piece in parts of whole chunks, but for the last, or as it is when it begins within one.
@@ -289,6 +289,7 @@ extension VOS {
         _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch
     ) async throws(VOSError) -> Bool {
         if try unsafe copyFromMemory(piece, into: buffer, fetch: fetch) { return true }
+        // Most are short, and need no list.
         if piece.count > ReadPiece.partBytes {
             try unsafe await readStored(piece.parts, into: buffer, fetch: fetch)
         } else {
