@@ -538,7 +538,7 @@ extension Context {
         }
         let slot = Int32(header.slot)
         // A peer whose clock is ahead: the reply is good, its stamp is not.
-        if !clock.observe(header.stamp, physical: wallTime) { counts.dropped += 1 }
+        if !observe(header.stamp) { counts.dropped += 1 }
         if let error = tracker.slots[Int(slot)].error {
             dropReply(header, message)
             endCall(slot, .failed(error))

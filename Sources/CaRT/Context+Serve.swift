@@ -151,7 +151,7 @@ extension Context {
             return .wrongTag
         }
         if header.groupVersion != 0, header.groupVersion != group.version { return .groupVersion }
-        if !clock.observe(header.stamp, physical: wallTime) { return .clockSkew }
+        if !observe(header.stamp) { return .clockSkew }
         let active = activeRequests.count - freeActive.count
         let held = header.payloadLength > 0 && receives.heldCount > options.heldReceivesMax
         if active >= activeRequestsMax(header.flags.priority) || held {

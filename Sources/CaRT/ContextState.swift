@@ -158,4 +158,11 @@ extension Context {
 
     /// The wall clock, as of the last poll.
     var wallTime: UInt64 { pollTime &+ wallOffset }
+
+    /// Moves our clock ahead of a stamp that arrived. Returns false, and changes nothing, when it
+    /// is further ahead than clocks may be. As we may have been stopped since the last poll, the
+    /// clock is read anew before that is said.
+    func observe(_ stamp: UInt64) -> Bool {
+        clock.observe(stamp, physical: wallTime) || clock.observe(stamp)
+    }
 }

@@ -219,30 +219,63 @@ import Testing
         await other.run { await server.value.close() }
     }
 
-    @Test func refusesClocksAhead() async throws {
+    @Test func refusesClocksAhead() {
         let simulation = Simulation(seed: 4)
-        let fabric = SimulatedFabric(simulation: simulation)
+        let rig = ClockRig(simulation, clientAhead: 5_000_000_000)
         var outcome: RPCError??
-        var worlds = [
-            simulation.world(node: 1), simulation.world(node: 2, wallOffset: 5_000_000_000),
-        ]
-        worlds[0].fabric = fabric
-        worlds[1].fabric = fabric
-        let streams = [worlds[0].makeXStream(name: "a"), worlds[1].makeXStream(name: "b")]
-        var server: Context?
-        streams[0].simulate {
-            server = opened(worlds[0], streams[0], "sim://server")
-            serve(server!)
-        }
-        simulation.run(for: .seconds(1))
-        streams[1].simulate {
-            let client = opened(worlds[1], streams[1], "sim")!
+        rig.client.simulate {
+            let client = opened(rig.worlds[1], rig.client, "sim")!
             outcome = await failure { () throws(RPCError) in
-                try await client.call(
-                    TestProtocol.echo, Blob(), to: .address(server!.address))
+                try await client.call(TestProtocol.echo, Blob(), to: rig.there)
             }
         }
         simulation.run(for: .seconds(100), until: { outcome != nil })
         #expect(outcome == .some(.clockSkew))
+    }
+
+    /// What a context last knew of the time refuses nobody: it may have been stopped since, or
+    /// somebody may have set the clock.
+    @Test func readsTheClockAnewBeforeItRefuses() {
+        let simulation = Simulation(seed: 4)
+        let rig = ClockRig(simulation)
+        var outcome: RPCError??
+        rig.client.simulate {
+            outcome = await failure { () throws(RPCError) in
+                let before = opened(rig.worlds[1], rig.client, "sim")!
+                _ = try await before.call(TestProtocol.echo, Blob(), to: rig.there)
+                for node in 1...2 { simulation.stepWallClock(node: node, by: 3_000_000_000) }
+                let after = opened(rig.worlds[1], rig.client, "sim")!
+                return try await after.call(TestProtocol.echo, Blob(), to: rig.there)
+            }
+        }
+        simulation.run(for: .seconds(100), until: { outcome != nil })
+        #expect(outcome == .some(nil))
+    }
+}
+
+/// A simulated server on node 1, and a node 2 for clients, whose clock may be ahead.
+private struct ClockRig {
+    let worlds: [World]
+    let client: XStream
+    let there: Destination
+
+    init(_ simulation: Simulation, clientAhead: Int64 = 0) {
+        let fabric = SimulatedFabric(simulation: simulation)
+        var worlds = [
+            simulation.world(node: 1), simulation.world(node: 2, wallOffset: clientAhead),
+        ]
+        worlds[0].fabric = fabric
+        worlds[1].fabric = fabric
+        let made = worlds[0]
+        let stream = made.makeXStream(name: "server")
+        var server: Context?
+        stream.simulate {
+            server = opened(made, stream, "sim://server")
+            serve(server!)
+        }
+        simulation.run(for: .seconds(1))
+        self.worlds = worlds
+        client = worlds[1].makeXStream(name: "client")
+        there = .address(server!.address)
     }
 }
