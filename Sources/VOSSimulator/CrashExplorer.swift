@@ -2,33 +2,6 @@ internal import BIO
 internal import DrayRuntime
 internal import VOS
 
-/// A script whose every moment is crashed.
-package struct CrashScenario: Sendable {
-    package var name: String
-    package var shape = SimulatedStore.Shape()
-    /// Makes and opens the store; without it the script begins with an empty device.
-    package var isFormatted = true
-    /// What happens before the moments that count. The store is open.
-    package var prepare: @Sendable (StorePlayer) async throws -> Void = { _ in }
-    /// What is crashed at every moment.
-    package var play: @Sendable (StorePlayer) async throws -> Void
-    /// Whether the device may be too full for more updates afterwards.
-    package var fillsDevice = false
-    /// What a crash leaves may fill the device, until something is dropped.
-    package var isTight = false
-    /// Also what recovers from one in so many crashes is crashed at every moment; and again, as
-    /// often as `recoveryDepth` says.
-    package var recoveryPeriod = 40
-    package var recoveryDepth = 1
-
-    package init(
-        _ name: String, _ play: @escaping @Sendable (StorePlayer) async throws -> Void
-    ) {
-        self.name = name
-        self.play = play
-    }
-}
-
 /// Runs a script once, keeps what the device held and what was known at every boundary of a write
 /// or flush, and looks at what each of these moments leaves when the power fails there.
 ///
@@ -68,6 +41,10 @@ package final class CrashExplorer {
         package var whole = 0
         package var none = 0
         package var violations: [String] = []
+        /// What was reached too little for the run to mean something.
+        package var shortfalls: [String] = []
+
+        package var passed: Bool { violations.isEmpty && shortfalls.isEmpty }
 
         package var summary: String {
             "\(boundaries) boundaries, \(recoveries) states recovered, \(recoveriesAgain) of them "
@@ -102,6 +79,13 @@ package final class CrashExplorer {
         for moment in moments {
             crash(moment, depth: 0)
             if report.violations.count >= CrashExplorer.violationsMax { break }
+        }
+        if report.boundaries < scenario.boundariesMin {
+            report.shortfalls.append(
+                "\(report.boundaries) boundaries, \(scenario.boundariesMin) wanted")
+        }
+        if report.recoveries <= report.boundaries / 2 {
+            report.shortfalls.append("\(report.recoveries) different states")
         }
         return report
     }

@@ -8,7 +8,7 @@ struct DraySimulate: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "dray-simulate",
         abstract: "Runs Dray, or parts of it, on virtual time under faults.",
-        subcommands: [Simulate.self, Swim.self, Transport.self, Store.self],
+        subcommands: [Simulate.self, Swim.self, Transport.self, Store.self, Crashes.self],
         defaultSubcommand: Simulate.self)
 }
 

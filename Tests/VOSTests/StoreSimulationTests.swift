@@ -3,7 +3,7 @@ import VOSSimulator
 
 /// Random operations of all kinds against a model; `dray-simulate vos` runs more of them.
 @Suite struct StoreSimulationTests {
-    @Test(arguments: UInt64(1)...32)
+    @Test(arguments: UInt64(1)...8)
     func storeEqualsModel(seed: UInt64) {
         var options = StoreSimulation.Options()
         options.steps = 500
@@ -13,7 +13,7 @@ import VOSSimulator
     }
 
     /// A pass over everything, again and again, finds nothing and disturbs nobody.
-    @Test(arguments: UInt64(101)...124)
+    @Test(arguments: UInt64(101)...106)
     func scrubbedStoreEqualsModel(seed: UInt64) {
         var options = StoreSimulation.Options()
         options.steps = 500
