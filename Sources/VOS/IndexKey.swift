@@ -72,11 +72,18 @@ enum IndexKey {
         _ pool: UniqueID, _ container: UniqueID, _ object: ObjectID
     ) -> Bytes {
         Bytes.written(capacity: objectLength) { writer in
-            writer.put(id: pool)
-            writer.put(id: container)
-            writer.put(word: object.high)
-            writer.put(word: object.low)
+            putObject(pool, container, object, to: &writer)
         }
+    }
+
+    /// Writes the prefix of everything in an object: `objectLength` bytes.
+    static func putObject(
+        _ pool: UniqueID, _ container: UniqueID, _ object: ObjectID, to writer: inout ByteWriter
+    ) {
+        writer.put(id: pool)
+        writer.put(id: container)
+        writer.put(word: object.high)
+        writer.put(word: object.low)
     }
 
     /// Writes a child's tag and its escaped name: the prefix of everything below it. Up to three

@@ -216,6 +216,19 @@ final class KeyLocks {
         return requests
     }
 
+    /// Whether there are no updates that `waitForUpdates` would wait for.
+    func isSettled(_ path: NamePath) -> Bool {
+        grants(.afterThoseAlone(number), at: KeyLocks.object(path.bytes))
+            && grants(
+                .afterWriters(number), at: KeyLocks.dkey(path.bytes, length: path.dkeyEnd))
+    }
+
+    /// Whether who has this wish need not wait.
+    private func grants(_ wish: Wish, at key: UInt64) -> Bool {
+        guard let stripe = stripes[Hash(key: key)] else { return true }
+        return stripe.waiters.isEmpty && stripe.grants(wish)
+    }
+
     /// Waits for the updates that hold the distribution key of `path`, or want it, now.
     func waitForUpdates(of path: NamePath, until deadline: Instant?) async -> Bool {
         let object = KeyLocks.object(path.bytes)
@@ -244,15 +257,9 @@ final class KeyLocks {
 
     @inline(__always)
     private func wait(for wish: Wish, at key: UInt64, until deadline: Instant?) async -> Bool {
-        guard let stripe = stripes[Hash(key: key)] else {
-            if case .hold(let mode) = wish { grant(mode, at: key) }
-            return true
-        }
-        if stripe.waiters.isEmpty, stripe.grants(wish) {
-            if case .hold(let mode) = wish { grant(mode, at: key) }
-            return true
-        }
-        return await queue(wish, at: key, until: deadline)
+        guard grants(wish, at: key) else { return await queue(wish, at: key, until: deadline) }
+        if case .hold(let mode) = wish { grant(mode, at: key) }
+        return true
     }
 
     private func queue(_ wish: Wish, at key: UInt64, until deadline: Instant?) async -> Bool {

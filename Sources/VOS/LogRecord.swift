@@ -341,11 +341,26 @@ struct NamePath {
 
     /// `object` is the prefix of an object.
     init(object: IndexKey.Bytes, dkey: [UInt8]?, akey: [UInt8]?) {
+        self.init(dkey: dkey, akey: akey) { $0.put(bytes: object) }
+    }
+
+    /// What `fetch` is about.
+    init(_ fetch: Fetch) {
+        self.init(dkey: fetch.dkey, akey: fetch.akey) { writer in
+            IndexKey.putObject(fetch.pool, fetch.container, fetch.object, to: &writer)
+        }
+    }
+
+    @inline(__always)
+    private init(
+        dkey: [UInt8]?, akey: [UInt8]?, putObject: (inout ByteWriter) -> Void
+    ) {
         var dkeyEnd = 0
         var akeyEnd = 0
         let names = (dkey?.count ?? 0) + (akey?.count ?? 0)
-        bytes = .written(capacity: object.count + 2 * names + 6, spare: NamePath.room) { writer in
-            writer.put(bytes: object)
+        let capacity = IndexKey.objectLength + 2 * names + 6
+        bytes = .written(capacity: capacity, spare: NamePath.room) { writer in
+            putObject(&writer)
             guard let dkey else { return }
             IndexKey.putName(dkey, to: &writer)
             dkeyEnd = writer.count

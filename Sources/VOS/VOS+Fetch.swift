@@ -17,6 +17,7 @@ extension VOS {
         _ fetch: Fetch, into buffer: UnsafeMutableRawBufferPointer
     ) async throws(VOSError) -> FetchResult {
         let path = try path(of: fetch)
+        if let known = try unsafe fetchKnown(path, 0..<0, fetch, into: buffer) { return known }
         try begin()
         defer { end() }
         try await settle(path, fetch)
@@ -24,10 +25,7 @@ extension VOS {
         let view = makeView()
         defer { withExtendedLifetime(view) {} }
         let changes = records.changes
-        var found = (record: knownRecord(path, 0..<0, fetch), isNewest: false)
-        if found.record == nil {
-            found = try await visibleSingle(path, epoch: fetch.epoch, view)
-        }
+        let found = try await visibleSingle(path, epoch: fetch.epoch, view)
         guard let record = found.record else { throw .notFound }
         let count = Int(record.byteCount)
         var result = FetchResult(
@@ -66,6 +64,12 @@ extension VOS {
             throw .badArgument(
                 "\(length) bytes at \(offset) into a buffer of \(buffer.count)")
         }
+        let range = offset..<offset + UInt64(length)
+        if !findingEnd, length > 0,
+            let known = try unsafe fetchKnown(path, range, fetch, into: buffer)
+        {
+            return known
+        }
         try begin()
         defer { end() }
         try await settle(path, fetch)
@@ -82,31 +86,21 @@ extension VOS {
             try VOS.check(fetch, result.recordSize)
             return result
         }
-        let range = offset..<offset + UInt64(length)
         let changes = records.changes
-        var segments: [VisibleSegment] = []
-        var isNewest = false
-        // The usual case: one record has all of it.
-        var whole = findingEnd ? nil : knownRecord(path, range, fetch)
-        if whole == nil {
-            (segments, isNewest) = try await visibleSegments(
-                path, range: range, epoch: fetch.epoch, view)
-            if let first = segments.first, first.start == range.lowerBound,
-                first.end == range.upperBound
-            {
-                whole = first.record
-            }
-        }
-        if let record = whole ?? segments.first?.record {
-            result.recordSize = record.recordSize
+        let (segments, isNewest) = try await visibleSegments(
+            path, range: range, epoch: fetch.epoch, view)
+        if let first = segments.first {
+            result.recordSize = first.record.recordSize
         } else if !findingEnd, fetch.recordSize > 1 || mayHaveRecords(fetch.containerName) {
             result.recordSize = try await recordSize(of: path, at: fetch.epoch, view) ?? 0
         }
         try VOS.check(fetch, result.recordSize)
-        if let whole {
-            let segment = VisibleSegment(
-                record: whole, start: range.lowerBound, end: range.upperBound)
-            let piece = ReadPiece(segment, of: range, room: buffer.count - length)
+        // The usual case: one record has all of it.
+        if let first = segments.first, first.start == range.lowerBound,
+            first.end == range.upperBound
+        {
+            let whole = first.record
+            let piece = ReadPiece(first, of: range, room: buffer.count - length)
             let wasInMemory = try unsafe await readWhole(piece, into: buffer, fetch: fetch)
             if wasInMemory, isNewest { remember(path, range, whole, changes) }
             result.epoch = whole.epoch
@@ -116,6 +110,31 @@ extension VOS {
         }
         try unsafe await read(segments, of: range, into: buffer, fetch: fetch, &result)
         return result
+    }
+
+    /// What is in memory and known to be all that a fetch sees, while nobody changes it: without
+    /// waiting, and so without what that takes. Nil when it is not so; then nothing was done.
+    private func fetchKnown(
+        _ path: NamePath, _ range: Range<UInt64>, _ fetch: Fetch,
+        into buffer: UnsafeMutableRawBufferPointer
+    ) throws(VOSError) -> FetchResult? {
+        guard !isClosed, !fetch.readsDevice, locks.isSettled(path),
+            let record = records.record(path, range, at: fetch.epoch)
+        else { return nil }
+        let isSingle = record.kind == .single
+        let count = isSingle ? Int(record.byteCount) : range.count
+        guard count <= buffer.count else { return nil }
+        try VOS.check(fetch, isSingle ? 0 : record.recordSize)
+        let piece = ReadPiece(
+            record: record, first: isSingle ? 0 : Int(range.lowerBound - record.offset),
+            count: count, position: 0, room: buffer.count - count)
+        guard try unsafe copyFromMemory(piece, into: buffer, fetch: fetch) else { return nil }
+        try noteRead(path, fetch)
+        let filled = unsafe UnsafeRawBufferPointer(rebasing: buffer[0..<count])
+        return FetchResult(
+            size: isSingle ? UInt64(count) : 0, byteCount: count,
+            checksums: unsafe VOS.resultChecksums(piece, filled, fetch.checksumType),
+            epoch: record.epoch, recordSize: isSingle ? 0 : record.recordSize)
     }
 
     /// Reads the visible parts of an array; what lies between them is zeros.
@@ -138,13 +157,6 @@ extension VOS {
         try unsafe await read(pieces, into: buffer, fetch: fetch)
         let filled = unsafe UnsafeRawBufferPointer(rebasing: buffer[0..<length])
         result.checksums = unsafe VOS.checksums(of: filled, fetch.checksumType)
-    }
-
-    /// What is known to be all that a fetch sees; nil when that has to be searched.
-    private func knownRecord(
-        _ path: NamePath, _ range: Range<UInt64>, _ fetch: Fetch
-    ) -> IndexRecord? {
-        fetch.readsDevice ? nil : records.record(path, range, at: fetch.epoch)
     }
 
     /// `record` is all that is visible, and the newest, as a search that began after so many
@@ -185,6 +197,10 @@ extension VOS {
         guard await locks.waitForUpdates(of: path, until: fetch.patience) else { throw .undecided }
         // Aggregation may have gone on meanwhile.
         try checkEpoch(fetch.epoch, in: fetch.containerName)
+        try noteRead(path, fetch)
+    }
+
+    private func noteRead(_ path: NamePath, _ fetch: Fetch) throws(VOSError) {
         guard fetch.isTransactional else { return }
         try noteRead(
             KeyLocks.object(path.bytes), KeyLocks.dkey(path.bytes, length: path.dkeyEnd),
@@ -195,9 +211,7 @@ extension VOS {
         try checkEpoch(fetch.epoch, in: fetch.containerName)
         try checkKey(fetch.dkey)
         try checkKey(fetch.akey)
-        return NamePath(
-            object: IndexKey.object(fetch.pool, fetch.container, fetch.object), dkey: fetch.dkey,
-            akey: fetch.akey)
+        return NamePath(fetch)
     }
 
     /// What was visible before the aggregated epoch may be gone, unless a snapshot of the container
