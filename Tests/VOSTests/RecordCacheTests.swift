@@ -92,6 +92,33 @@ import Testing
         #expect(finished)
     }
 
+    /// What a transaction has read is not written below its snapshot, wherever it came from.
+    @Test(arguments: [0, 2])
+    func whatIsKnownCountsAsRead(readsBefore: Int) {
+        let target = SimulatedTarget(seed: 5)
+        let finished = target.run {
+            let vos = try await target.open()
+            try await vos.putSingle([1], [2], [1, 2, 3], epoch: 5)
+            for _ in 0..<readsBefore { _ = try await vos.getSingle([1], [2]) }
+            #expect(vos.records.known.count == min(1, readsBefore))
+            var fetch = Fetch(
+                pool: Names.pool, container: Names.container, object: Names.object, dkey: [1],
+                akey: [2], epoch: 30)
+            fetch.isTransactional = true
+            let buffer = IOBuffer(count: 4096)
+            #expect(try await vos.fetchSingle(fetch, into: buffer.bytes).epoch == 5)
+            await #expect(throws: VOSError.conflict) {
+                _ = try await vos.prepare(.dtx(1), [.single([1], [2])], epoch: 25)
+            }
+            try await vos.prepare(.dtx(2), [.single([1], [2])], epoch: 35)
+            fetch.patience = target.xstream.now + .milliseconds(3)
+            await #expect(throws: VOSError.undecided) {
+                _ = try await vos.fetchSingle(fetch, into: buffer.bytes)
+            }
+        }
+        #expect(finished)
+    }
+
     @Test func destroyedContainersAreGone() {
         let target = SimulatedTarget(seed: 3)
         let finished = target.run {
