@@ -470,11 +470,6 @@ static int prepare(
     endpoint->contexts = calloc(DRAY_CONTEXTS_MAX, sizeof *endpoint->contexts);
     endpoint->free_contexts = calloc(DRAY_CONTEXTS_MAX, sizeof *endpoint->free_contexts);
     if (!endpoint->contexts || !endpoint->free_contexts) return FI_ENOMEM;
-    for (uint32_t index = 0; index < DRAY_CONTEXTS_MAX; index++) {
-        endpoint->contexts[index].kind = DRAY_UNUSED;
-        endpoint->free_contexts[index] = DRAY_CONTEXTS_MAX - 1 - index;
-    }
-    endpoint->free_count = DRAY_CONTEXTS_MAX;
     if (is_shared_memory(provider)) {
         if (!node || strlen(node) > DRAY_NAME_MAX) return FI_EINVAL;
         strcpy(endpoint->name, node);
@@ -522,7 +517,7 @@ int dray_fabric_open(
 /// Takes the posted receives back, and lets what has begun come to an end. The layer over RDMA
 /// adapters would fetch large messages into them over connections that it has just closed.
 static void settle(struct dray_fabric_endpoint *endpoint) {
-    for (uint32_t index = 0; index < DRAY_CONTEXTS_MAX; index++)
+    for (uint32_t index = 0; index < endpoint->context_count; index++)
         if (endpoint->contexts[index].kind == DRAY_RECEIVED)
             fi_cancel(&endpoint->endpoint->fid, &endpoint->contexts[index]);
     struct dray_fabric_completion completions[DRAY_COMPLETIONS_MAX];

@@ -9,7 +9,7 @@ internal import DrayRuntime
 /// turn, so that all of their memory is soon resident.
 @safe struct ReceivePool {
     /// Buffers that are made at a time.
-    static let chunkSlots = 64
+    static let chunkSlots = 16
 
     private let endpoint: Endpoint
     private var chunks: [Registration] = []

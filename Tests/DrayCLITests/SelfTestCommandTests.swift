@@ -15,7 +15,7 @@ import Testing
         defer { Program.remove(program.directory) }
         let file = program.directory.appending(Array("plot.svg".utf8))
         let arguments = [
-            "self-test", "--all", "--size", "100", "--size", "5k", "--in-flight", "1",
+            "self-test", "--all", "--size", "100,5k", "--in-flight", "1",
             "--in-flight", "3", "--repetitions", "30", "--verify", "--align", "5", "--contexts",
             "2", "--json", "--plot",
         ]
@@ -52,7 +52,7 @@ import Testing
     }
 
     @Test(arguments: [
-        ["--in-flight", "0"], ["--in-flight", "5000"], ["--size", "33MiB"], ["--align", "4096"],
+        ["--in-flight", "0"], ["--in-flight", "1,5000"], ["--size", "33MiB"], ["--align", "4096"],
         ["--align=-1"], ["--repetitions", "0"], ["--contexts", "0"], ["--contexts", "65"],
         ["--request", "nonsense"], ["--all", "--bulk"], ["--all", "--request", "bulk"],
         ["--rank", "0"], ["--server", "ofi+tcp://127.0.0.1:1", "--engines"],

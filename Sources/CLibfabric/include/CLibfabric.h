@@ -104,6 +104,8 @@ struct dray_fabric_endpoint {
     struct dray_fabric_endpoint *next_kept;
     bool closed;
     uint32_t regions;
+    /// Of the contexts those that were ever taken; the memory of the others is not touched.
+    uint32_t context_count;
     uint32_t free_count;
     struct dray_fabric_context *contexts;
     uint32_t *free_contexts;
@@ -221,10 +223,14 @@ static inline const char *dray_fabric_provider(const struct dray_fabric_endpoint
 
 static inline struct dray_fabric_context *dray_fabric_take_context(
     struct dray_fabric_endpoint *endpoint, uint64_t token, uint32_t kind) {
-    if (endpoint->free_count == 0) return NULL;
-    endpoint->free_count -= 1;
-    struct dray_fabric_context *context =
-        &endpoint->contexts[endpoint->free_contexts[endpoint->free_count]];
+    uint32_t index;
+    if (endpoint->free_count > 0)
+        index = endpoint->free_contexts[--endpoint->free_count];
+    else if (endpoint->context_count < DRAY_CONTEXTS_MAX)
+        index = endpoint->context_count++;
+    else
+        return NULL;
+    struct dray_fabric_context *context = &endpoint->contexts[index];
     context->token = token;
     context->kind = kind;
     return context;

@@ -27,16 +27,16 @@ struct ObjectBenchCommand: AsyncParsableCommand {
         help: "Object class: S1, S2, …, SX, or RP_2G1, …, RP_6GX; the container's if not given.",
         completion: .list(ClassArgument.names))
     var objectClass: ClassArgument?
-    @Option(name: .long, help: "Bytes of each value; several are measured in turn.")
-    var size: [Size] = [Size(bytes: 4096)]
+    @Option(name: .long, help: "Bytes of each value: a list with commas, measured in turn.")
+    var size = [CommaList([Size(bytes: 4096)])]
     @Option(
         name: .long,
         help: "Objects that the values are spread over; each has a leader of its own.")
     var objects = 1
     @Option(name: .long, help: "Objects that each write changes, in one transaction.")
     var perTransaction = 1
-    @Option(name: .long, help: "Operations in flight; several are measured in turn.")
-    var depth: [Int] = [1, 16, 64]
+    @Option(name: .long, help: "Operations in flight: a list with commas, measured in turn.")
+    var depth = [CommaList([1, 16, 64])]
     @Option(name: .long, help: "Reads among the operations, in percent.") var read = 0
     @Option(name: .long, help: "How long each measurement takes.")
     var time = HumanDuration(.seconds(5))
@@ -57,6 +57,7 @@ struct ObjectBenchCommand: AsyncParsableCommand {
     static let depthMax = 4096
 
     func validate() throws {
+        let sizes = size.flatMap(\.elements)
         guard (0...100).contains(read) else { throw ValidationError("--read is 0 to 100.") }
         guard (1...4096).contains(objects) else {
             throw ValidationError("--objects is 1 to 4096.")
@@ -66,16 +67,20 @@ struct ObjectBenchCommand: AsyncParsableCommand {
         }
         guard
             perTransaction == 1
-                || size.allSatisfy({ $0.bytes * UInt64(perTransaction) <= 1 << 20 })
+                || sizes.allSatisfy({ $0.bytes * UInt64(perTransaction) <= 1 << 20 })
         else {
             throw ValidationError(
                 "A transaction writes at most 1MiB: --per-transaction times --size.")
         }
         guard values > 0 else { throw ValidationError("--values must be at least 1.") }
-        guard size.allSatisfy({ (1...64 << 20).contains($0.bytes) }) else {
+        guard sizes.allSatisfy({ (1...64 << 20).contains($0.bytes) }) else {
             throw ValidationError("--size is 1 byte to 64MiB.")
         }
-        guard depth.allSatisfy({ (1...ObjectBenchCommand.depthMax).contains($0) }) else {
+        guard
+            depth.flatMap(\.elements).allSatisfy({
+                (1...ObjectBenchCommand.depthMax).contains($0)
+            })
+        else {
             throw ValidationError("--depth is 1 to \(ObjectBenchCommand.depthMax).")
         }
     }
@@ -85,8 +90,8 @@ struct ObjectBenchCommand: AsyncParsableCommand {
             (cluster, _) async throws(CommandFailure) -> [BenchResult] in
             let container = try await cluster.container(container)
             var results: [BenchResult] = []
-            for size in size {
-                for depth in depth {
+            for size in size.flatMap(\.elements) {
+                for depth in depth.flatMap(\.elements) {
                     let plan = BenchPlan(
                         objectClass: objectClass?.objectClass ?? container.objectClass,
                         objects: objects, perTransaction: perTransaction, size: Int(size.bytes),

@@ -63,8 +63,8 @@ struct SelfTestCommand: AsyncParsableCommand {
     var tag: [UInt32] = []
     @Option(name: .long, help: "Contexts that call at once, each on a thread of its own.")
     var contexts = 1
-    @Option(name: .long, help: "Bytes of each message; several are measured in turn.")
-    var size: [Size] = [Size(bytes: 64)]
+    @Option(name: .long, help: "Bytes of each message: a list with commas, measured in turn.")
+    var size = [CommaList([Size(bytes: 64)])]
     @Option(name: .long, help: "How requests carry them: empty, inline or bulk (repeat for more).")
     var request: [Kind] = []
     @Option(name: .long, help: "How replies carry them: empty, inline or bulk (repeat for more).")
@@ -74,8 +74,9 @@ struct SelfTestCommand: AsyncParsableCommand {
     var direction: Direction?
     @Flag(name: .long, help: "By bulk transfer: 'request' is pulled, 'reply' is pushed.")
     var bulk = false
-    @Option(name: .long, help: "Calls in flight of each context; several are measured in turn.")
-    var inFlight: [Int] = [1, 16]
+    @Option(
+        name: .long, help: "Calls in flight of each context: a list with commas, measured in turn.")
+    var inFlight = [CommaList([1, 16])]
     @Option(name: .long, help: "Calls of each context in each measurement.")
     var repetitions = 20_000
     @Option(name: .long, help: "Every buffer begins so many bytes behind a page, 0 to 4095.")
@@ -103,7 +104,7 @@ struct SelfTestCommand: AsyncParsableCommand {
         guard (1...SelfTestCommand.contextsMax).contains(contexts) else {
             throw ValidationError("--contexts is 1 to \(SelfTestCommand.contextsMax).")
         }
-        guard size.allSatisfy({ $0.bytes <= SelfTest.inlineSizeMax }) else {
+        guard size.flatMap(\.elements).allSatisfy({ $0.bytes <= SelfTest.inlineSizeMax }) else {
             throw ValidationError("--size is at most 32MiB.")
         }
         let targets = [!server.isEmpty, listen != nil, engines || among].count { $0 }
@@ -234,8 +235,8 @@ struct SelfTestCommand: AsyncParsableCommand {
         for kind in kinds {
             // Without bytes, sizes do not differ.
             let isEmpty = kind.request == .empty && kind.reply == .empty
-            for size in isEmpty ? [Size(bytes: 0)] : size {
-                for inFlight in inFlight {
+            for size in isEmpty ? [Size(bytes: 0)] : size.flatMap(\.elements) {
+                for inFlight in inFlight.flatMap(\.elements) {
                     var options = SelfTest.Options()
                     options.request = kind.request.load(Int(size.bytes))
                     options.reply = kind.reply.load(Int(size.bytes))

@@ -38,9 +38,9 @@ struct VOSBenchCommand: ParsableCommand {
     var logSize: Size?
     @Option(name: .long, help: "What to measure: a list with commas (default: everything).")
     var only: [CommaList<VOSBenchPlan.Part>] = []
-    @Option(name: .long, help: "Bytes of each value: a list with commas.")
+    @Option(name: .long, help: "Bytes of each value: a list with commas, measured in turn.")
     var size = [CommaList([64, 4096, 1 << 20].map { Size(bytes: $0) })]
-    @Option(name: .long, help: "Operations in flight: a list with commas.")
+    @Option(name: .long, help: "Operations in flight: a list with commas, measured in turn.")
     var depth = [CommaList([1, 16, 64])]
     @Option(name: .long, help: "Memory of the store for values.")
     var cache = Size(bytes: 16 << 20)
