@@ -111,7 +111,13 @@ import Testing
                 await failure { () throws(RPCError) in
                     try await group.members[0].barrier(1, of: .including([2, 3]))
                 } == .wrongRank)
-            // They do not agree on whom they wait for.
+            // They do not agree on whom they wait for, and are connected when their time begins.
+            await concurrently(rig.xstream, 2) { index in
+                let error = await failure { () throws(RPCError) in
+                    try await group.members[index].barrier(1, of: .including([1, 2]))
+                }
+                #expect(error == nil)
+            }
             var errors: [Int: RPCError?] = [:]
             await concurrently(rig.xstream, 2) { index in
                 errors[index] = await failure { () throws(RPCError) in
@@ -324,7 +330,9 @@ import Testing
                 }
                 if index == 0 { leader = task }
             }
-            await rig.xstream.sleep(for: .milliseconds(50))
+            try await rig.wait("the gathering") {
+                group.members[1].counters.requestsReceived > 0
+            }
             leader?.cancel()
             try await rig.wait("the ends") { ends.count == 2 }
             #expect(ends[0] == .some(.cancelled) && ends[1] == .some(.cancelled))
