@@ -17,8 +17,14 @@ extension StoreInspector {
         await reader.forEachRecord { sequence, bytes in
             self.apply(sequence, unsafe bytes.withUnsafeBytes { unsafe Array($0) }, &replay)
         }
-        for (operation, stamp) in replay.changes {
+        changes = replay.changes
+        for (operation, stamp) in changes {
             await look(at: operation, stamp: stamp)
+            unsafe operation.key.withUnsafeBytes { key in
+                let notesAll = unsafe recordContainers.contains(ContainerName(key))
+                recordSizes.note(
+                    operation.key, EntryHead(operation.record), notesAll: notesAll)
+            }
         }
         report.undecided = replay.undecided.count
         let rest = replay.undecided.values.sorted { $0.sequence < $1.sequence }

@@ -7,6 +7,8 @@ extension StoreInspector {
     /// What one table turned out to have.
     private struct Walk {
         let info: TableInfo
+        /// Everything was checked before: this walk only gathers versions of arrays.
+        var isSecond = false
         var filter: (buffer: IOBuffer, bits: Int)?
         var previous: IndexKey.Bytes = []
         var first: IndexKey.Bytes = []
@@ -37,6 +39,12 @@ extension StoreInspector {
         } else {
             isTablesRead = false
         }
+    }
+
+    /// Has `recordSizes` see every entry of a table that was checked.
+    func addVersions(of info: TableInfo) async {
+        var walk = Walk(info: info, isSecond: true)
+        await forEachBlock(&walk)
     }
 
     private func checkCounts(_ walk: Walk) {
@@ -233,6 +241,11 @@ extension StoreInspector {
                 walk.isWhole = false
                 continue
             }
+            if walk.isSecond {
+                recordSizes.add(key, head, name)
+                walk.previous = key
+                continue
+            }
             if IndexKey.compare(walk.previous, key) >= 0 {
                 add(
                     .table, "entry \(index) of \(what) is out of order", block(info, place),
@@ -292,7 +305,12 @@ extension StoreInspector {
         at record: IndexRecord, _ key: IndexKey.Bytes, _ head: EntryHead, _ name: StoreEntry.Name,
         _ info: TableInfo
     ) async {
-        unsafe key.withUnsafeBytes { unsafe usages.add($0, head) }
+        unsafe key.withUnsafeBytes { bytes in
+            unsafe usages.add(bytes, head)
+            if unsafe recordContainers.contains(ContainerName(bytes)) {
+                recordSizes.note(key, head, notesAll: true)
+            }
+        }
         state.entries += 1
         checkRecords(record, name, part: .table, table: info.id)
         let blocks = record.blocks

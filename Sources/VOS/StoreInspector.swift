@@ -51,6 +51,11 @@ package final class StoreInspector {
     var usages = UsageTable()
     /// Every entry of every table was read.
     var isTablesRead = true
+    /// What the log has changed, and the stamps of that.
+    var changes: [(operation: PreparedOperation, stamp: UInt64)] = []
+    /// Containers with arrays in tables whose records are not single bytes.
+    var recordContainers: Set<ContainerName> = []
+    var recordSizes = RecordSizeHistory()
 
     private init(
         _ reader: StoreReader, _ depth: Depth, visit: @escaping (StoreEntry) -> Void,
@@ -91,6 +96,7 @@ package final class StoreInspector {
             await look(at: manifest, &prepared)
         }
         await readLog(prepared)
+        await checkRecordSizes(manifest)
         for damage in reader.damage {
             report.findings.append(
                 StoreFinding(
@@ -171,6 +177,8 @@ package final class StoreInspector {
             report.space.values = marked.count
             return
         }
+        recordContainers = Set(
+            manifest.usages.filter { $0.usage.recordExtents > 0 }.map(\.name))
         for table in manifest.tables {
             await check(table)
             state.tables += 1
@@ -307,6 +315,23 @@ package final class StoreInspector {
     }
 
     // MARK: - After the tables
+
+    /// All extents of an array that can be seen together must have the same record size.
+    private func checkRecordSizes(_ manifest: Manifest?) async {
+        guard recordSizes.needsVersions, depth >= .tables, isTablesRead else { return }
+        for table in manifest?.tables ?? [] { await addVersions(of: table) }
+        for (operation, stamp) in changes {
+            guard let name = StoreEntry.Name(operation, stamp: stamp) else { continue }
+            recordSizes.add(operation.key, EntryHead(operation.record), name)
+        }
+        for disagreement in recordSizes.disagreements() {
+            let (older, newer) = disagreement.sizes
+            add(
+                .value,
+                "an array has extents with records of \(older) and of \(newer) bytes, and no punch "
+                    + "between them", nil, entry: disagreement.newer)
+        }
+    }
 
     private func compareMap() {
         // Blocks that are not marked were named with their values.

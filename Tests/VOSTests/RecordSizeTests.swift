@@ -516,6 +516,28 @@ import Testing
         #expect(throws: MalformedBytes.self) { try logged(log, .akeyPunch) }
     }
 
+    /// Writes an extent as no update does: nothing is checked.
+    private static func putUnchecked(
+        _ vos: VOS, akey: [UInt8], at offset: UInt64, _ bytes: [UInt8], epoch: UInt64,
+        recordSize: UInt32
+    ) async throws {
+        let object = IndexKey.object(Names.pool, Names.container, Names.object)
+        let path = NamePath(object: object, dkey: [1], akey: akey)
+        let record = IndexRecord(
+            kind: .extent, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch,
+            offset: offset, byteCount: bytes.count, inline: bytes, recordSize: recordSize,
+            checksums: bytes.withUnsafeBytes { VOS.checksums(of: $0) })
+        let changes = [PreparedOperation(key: path.key(for: record), record: record)]
+        let work = DTXWork(
+            .zero, [DTXChange(dkey: [1], akey: akey, body: .array(offset, bytes))])
+        var update = work.updates[0]
+        update.epoch = epoch
+        try await vos.append(LogRecord.encode(update, prepared: changes)) {
+            vos.applyUpdate(
+                epoch: epoch, transaction: .zero, operations: changes, sequence: $0)
+        }
+    }
+
     /// What looks at a closed store tells the size, and an extent that has no whole records.
     @Test func inspection() {
         let target = SimulatedTarget(seed: 9)
@@ -525,20 +547,7 @@ import Testing
             try await vos.checkpoint()
             try await vos.putArray([1], [3], at: 0, .pattern(9, seed: 1), epoch: 11)
             try await vos.putSingle([1], [3], [1], epoch: 12)
-            // As nothing writes it.
-            let object = IndexKey.object(Names.pool, Names.container, Names.object)
-            let path = NamePath(object: object, dkey: [1], akey: [4])
-            let bad = IndexRecord(
-                kind: .extent, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: 13, offset: 1,
-                byteCount: 3, inline: [1, 2, 3], recordSize: 2,
-                checksums: ([1, 2, 3] as [UInt8]).withUnsafeBytes { VOS.checksums(of: $0) })
-            let changes = [PreparedOperation(key: path.key(for: bad), record: bad)]
-            let work = DTXWork(
-                .zero, [DTXChange(dkey: [1], akey: [4], body: .array(1, [1, 2, 3]))])
-            try await vos.append(LogRecord.encode(work.updates[0], prepared: changes)) {
-                vos.applyUpdate(
-                    epoch: 13, transaction: .zero, operations: changes, sequence: $0)
-            }
+            try await Self.putUnchecked(vos, akey: [4], at: 1, [1, 2, 3], epoch: 13, recordSize: 2)
             try await vos.checkpoint()
             await target.close(vos)
         }
@@ -557,5 +566,87 @@ import Testing
         }
         #expect(sizes[[2]] == [8] && sizes[[4]] == [2])
         #expect(Set(sizes[[3]] ?? []) == [1, nil])
+    }
+
+    /// What is done to one array, one after the other.
+    enum Step: Sendable {
+        case write(epoch: UInt64, recordSize: UInt32)
+        case punch(Punch, epoch: UInt64)
+    }
+
+    enum Punch: CaseIterable, Sendable {
+        case object, dkey, akey, anotherAkey
+
+        var body: Operation.Body {
+            switch self {
+            case .object: .punchObject
+            case .dkey: .punchDkey([1])
+            case .akey: .punchAkey(dkey: [1], akey: [2])
+            case .anotherAkey: .punchAkey(dkey: [1], akey: [3])
+            }
+        }
+    }
+
+    /// Steps, and whether extents of two sizes can be seen together after them.
+    static let histories: [([Step], Bool)] =
+        [
+            ([.write(epoch: 10, recordSize: 8), .write(epoch: 20, recordSize: 8)], false),
+            ([.write(epoch: 10, recordSize: 1), .write(epoch: 20, recordSize: 8)], true),
+            ([.write(epoch: 10, recordSize: 8), .write(epoch: 20, recordSize: 1)], true),
+            ([.write(epoch: 20, recordSize: 4), .write(epoch: 10, recordSize: 8)], true),
+            ([.write(epoch: 10, recordSize: 4), .write(epoch: 10, recordSize: 8)], true),
+        ]
+        + Punch.allCases.flatMap { punch in
+            func history(_ punchEpoch: UInt64, _ isWrong: Bool) -> ([Step], Bool) {
+                let steps: [Step] = [
+                    .write(epoch: 10, recordSize: 4), .punch(punch, epoch: punchEpoch),
+                    .write(epoch: 20, recordSize: 8),
+                ]
+                return (steps, isWrong || punch == .anotherAkey)
+            }
+            return [history(15, false), history(20, false), history(9, true), history(21, true)]
+        }
+
+    /// `vos check` finds extents that should not be there together, in tables and in the log.
+    @Test(arguments: histories) func disagreement(steps: [Step], isWrong: Bool) {
+        for flushed in 0...steps.count {
+            let target = SimulatedTarget(seed: 9)
+            target.run {
+                let vos = try await target.open()
+                for (index, step) in steps.enumerated() {
+                    if index == flushed { for _ in 0..<2 { try await vos.checkpoint() } }
+                    switch step {
+                    case .write(let epoch, let recordSize):
+                        try await Self.putUnchecked(
+                            vos, akey: [2], at: UInt64(index) * 64, .pattern(16, seed: 1),
+                            epoch: epoch, recordSize: recordSize)
+                    case .punch(let punch, let epoch):
+                        try await vos.update(
+                            Update(
+                                pool: Names.pool, container: Names.container,
+                                object: Names.object, epoch: epoch, transaction: .zero,
+                                operations: [Operation(punch.body)]))
+                    }
+                }
+                await target.close(vos)
+            }
+            let findings = Self.findings(target)
+            #expect(findings.count == (isWrong ? 1 : 0), "\(flushed): \(findings)")
+            #expect(findings.allSatisfy { $0.what.contains("no punch between") })
+            #expect(findings.allSatisfy { $0.entry?.akey == [2] })
+        }
+    }
+
+    private static func findings(_ target: SimulatedTarget) -> [StoreFinding] {
+        var findings: [StoreFinding] = []
+        target.restart()
+        target.run {
+            let device = ReadOnlyDevice(
+                try target.devices.open(path: SimulatedTarget.path, on: target.xstream))
+            let reader = try await StoreReader.open(device, partition: 0..<device.size)
+            findings = await StoreInspector.inspect(reader, depth: .values).findings
+            await device.close()
+        }
+        return findings
     }
 }
