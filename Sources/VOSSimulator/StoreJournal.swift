@@ -208,8 +208,11 @@ package struct StoreJournal: Sendable {
 
     /// Finds out what became of the updates that were under way, when nothing is undecided any
     /// more. Returns what must not be, in words.
-    package mutating func resolve(_ vos: VOS, _ epochs: [UInt64]) async throws(VOSError) -> String?
-    {
+    ///
+    /// `traces`: what was in the store before it was opened, as far as anybody looked.
+    package mutating func resolve(
+        _ vos: VOS, _ epochs: [UInt64], _ traces: Set<StoreTrace> = []
+    ) async throws(VOSError) -> String? {
         version += 1
         for (id, update) in acknowledged.sorted(by: { $0.key < $1.key }) {
             let outcome = vos.transactionOutcome(id)
@@ -236,19 +239,23 @@ package struct StoreJournal: Sendable {
             acknowledge(update)
         }
         underWay = []
-        return unknown.isEmpty ? nil : try await guess(unknown, vos, epochs)
+        return unknown.isEmpty ? nil : try await guess(unknown, vos, epochs, traces)
     }
 
     /// Which of some updates that have no transaction are there. Undecided transactions must not
     /// hold their keys.
     private mutating func guess(
-        _ unknown: [StoreUpdate], _ vos: VOS, _ epochs: [UInt64]
+        _ unknown: [StoreUpdate], _ vos: VOS, _ epochs: [UInt64], _ traces: Set<StoreTrace>
     ) async throws(VOSError) -> String? {
         precondition(unknown.count <= 4, "too many updates of unknown outcome")
         // At its own epoch each shows whether it is there, though something newer may hide it.
         let readable = (epochs + unknown.map(\.epoch)).filter { $0 >= vos.aggregatedEpoch }
+        // A punch of what was not there cannot be read, but hides what comes with an older epoch.
+        let traced = unknown.indices.reduce(0) { choice, index in
+            traces.isDisjoint(with: unknown[index].traces) ? choice : choice | 1 << index
+        }
         var first: String?
-        for choice in 0..<1 << unknown.count {
+        for choice in [traced] + (0..<1 << unknown.count) {
             var candidate = self
             for (index, update) in unknown.enumerated() where choice >> index & 1 == 1 {
                 candidate.acknowledge(update)

@@ -1,3 +1,4 @@
+internal import BIO
 package import DrayRuntime
 package import VOS
 
@@ -8,6 +9,8 @@ package final class StorePlayer {
     /// What must not be, in words.
     package private(set) var violations: [String] = []
     private var open: VOS?
+    /// What was in the closed store.
+    private var traces: Set<StoreTrace> = []
     private var transactions: UInt64 = 0
     package var entropy: Entropy
     let buffers = ReadBuffers()
@@ -38,6 +41,21 @@ package final class StorePlayer {
     package func reopen() async throws(VOSError) {
         await closeStore()
         try await openStore()
+    }
+
+    /// Looks at the closed store as `dray vos check` does: nothing may be wrong. `isCrashed`: but a
+    /// copy of the superblock, which was being written.
+    package func inspect(isCrashed: Bool) async throws {
+        let device = ReadOnlyDevice(
+            try process.devices.open(path: SimulatedStore.path, on: process.xstream))
+        let reader = try await StoreReader.open(device, partition: 0..<device.size)
+        let report = await StoreInspector.inspect(reader, depth: .values) { [self] entry in
+            traces.insert(StoreTrace(entry.name))
+        }
+        await device.close()
+        for finding in report.findings where !isCrashed || finding.part != .superblock {
+            violate("the closed store: \(finding.part.rawValue): \(finding.what)")
+        }
     }
 
     /// Runs all bodies at once, and waits for them.
@@ -267,7 +285,7 @@ package final class StorePlayer {
         if let wrong = journal.resolveSnapshots(vos) { return violate(wrong) }
         // A flush may go on meanwhile: a crash in the middle must find the journal as it was.
         var resolved = journal
-        if let wrong = try await resolved.resolve(vos, epochs(2)) { return violate(wrong) }
+        if let wrong = try await resolved.resolve(vos, epochs(2), traces) { return violate(wrong) }
         journal = resolved
         try await compare()
     }

@@ -29,6 +29,8 @@ package final class StoreSimulation {
     private var number: UInt64 = 0
     /// The power fails, or has failed in this stretch: everybody stops.
     private var isDoomed = false
+    /// The power failed at the end of the stretch before.
+    private var wasCrashed = false
 
     /// The most steps between two starts of the process.
     private static let stretchMax: UInt64 = 300
@@ -86,6 +88,7 @@ package final class StoreSimulation {
         // Some in the middle of the recovery from the one before.
         let boundary = Int(entropy.below(entropy.chance(1, in: 5) ? 12 : 400))
         let steps = 20 + entropy.below(StoreSimulation.stretchMax)
+        process.run { [wasCrashed] in try await player.inspect(isCrashed: wasCrashed) }
         final class Crash { var moment: (DeviceImage, StoreJournal)? }
         let crash = Crash()
         isDoomed = false
@@ -114,6 +117,7 @@ package final class StoreSimulation {
         process.devices.onBoundary(nil)
         if !isEnded { player.violate("the process hangs") }
         note(player.violations + process.failures)
+        wasCrashed = crash.moment != nil
         guard let (image, journal) = crash.moment else { return (process.image, player.journal) }
         report.crashes += 1
         let outcome: CrashOutcome = [.keep, .lose, .reorder, .tear][Int(entropy.below(4))]

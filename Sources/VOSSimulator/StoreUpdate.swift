@@ -63,6 +63,26 @@ package struct StoreUpdate: Sendable {
     }
 }
 
+/// What the index has of an update, whether it can be read or not.
+package struct StoreTrace: Hashable, Sendable {
+    private var container: UniqueID
+    private var object: ObjectID
+    private var epoch: UInt64
+
+    package init(_ name: StoreEntry.Name) {
+        (container, object, epoch) = (name.container, name.object, name.epoch)
+    }
+
+    fileprivate init(_ change: StoreChange, of update: StoreUpdate) {
+        (container, object, epoch) = (update.container, change.object, update.epoch)
+    }
+}
+
+extension StoreUpdate {
+    /// No two updates have the same.
+    var traces: [StoreTrace] { changes.map { StoreTrace($0, of: self) } }
+}
+
 /// The names that simulations of the store use.
 package enum StoreNames {
     package static let pool = UniqueID(high: 0xaa, low: 1)
