@@ -77,6 +77,9 @@ extension StoreInspector {
             }
         case .snapshot: break
         case .range(let from, let to):
+            destroyed.append(
+                DestroyedRange(
+                    from: from, to: to, stamp: (sequence + 1) &* VOSLimits.stampsPerRecord))
             // The order makes no difference.
             for dtx in replay.undecided.values {
                 let gone = dtx.operations.filter {

@@ -242,7 +242,7 @@ extension StoreInspector {
                 continue
             }
             if walk.isSecond {
-                recordSizes.add(key, head, name)
+                addVersion(key, head, name)
                 walk.previous = key
                 continue
             }

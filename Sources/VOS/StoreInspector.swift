@@ -56,6 +56,8 @@ package final class StoreInspector {
     /// Containers with arrays in tables whose records are not single bytes.
     var recordContainers: Set<ContainerName> = []
     var recordSizes = RecordSizeHistory()
+    /// What was destroyed, and may still have entries.
+    var destroyed: [DestroyedRange] = []
 
     private init(
         _ reader: StoreReader, _ depth: Depth, visit: @escaping (StoreEntry) -> Void,
@@ -177,6 +179,7 @@ package final class StoreInspector {
             report.space.values = marked.count
             return
         }
+        destroyed = manifest.destroyed
         recordContainers = Set(
             manifest.usages.filter { $0.usage.recordExtents > 0 }.map(\.name))
         for table in manifest.tables {
@@ -316,13 +319,22 @@ package final class StoreInspector {
 
     // MARK: - After the tables
 
+    /// Has `recordSizes` see a version that nobody has destroyed since.
+    func addVersion(_ key: IndexKey.Bytes, _ head: EntryHead, _ name: StoreEntry.Name) {
+        let isDestroyed = destroyed.contains {
+            name.stamp < $0.stamp && IndexKey.compare($0.from, key) <= 0
+                && IndexKey.compare(key, $0.to) < 0
+        }
+        if !isDestroyed { recordSizes.add(key, head, name) }
+    }
+
     /// All extents of an array that can be seen together must have the same record size.
     private func checkRecordSizes(_ manifest: Manifest?) async {
         guard recordSizes.needsVersions, depth >= .tables, isTablesRead else { return }
         for table in manifest?.tables ?? [] { await addVersions(of: table) }
         for (operation, stamp) in changes {
             guard let name = StoreEntry.Name(operation, stamp: stamp) else { continue }
-            recordSizes.add(operation.key, EntryHead(operation.record), name)
+            addVersion(operation.key, EntryHead(operation.record), name)
         }
         for disagreement in recordSizes.disagreements() {
             let (older, newer) = disagreement.sizes
