@@ -1,7 +1,7 @@
 internal import DrayRuntime
 
 /// Finds arrays whose extents have records of several sizes where somebody can see them together:
-/// no punch is between them.
+/// at an epoch that can be read, and with no punch between them.
 ///
 /// The index is walked twice. The first time tells which arrays have had several sizes at all, of
 /// which there are few; it takes some 40 bytes for each array. The second gathers every version of
@@ -77,12 +77,20 @@ struct RecordSizeHistory {
         }
     }
 
-    /// At most one of each array.
-    func disagreements() -> [Disagreement] {
-        arrays.keys.sorted { IndexKey.compare($0, $1) < 0 }.compactMap { disagreement(in: $0) }
+    /// At most one of each array. `firstReadable` is the first epoch from the given one on at which
+    /// a container can be read.
+    func disagreements(
+        _ firstReadable: (ContainerName, UInt64) -> UInt64
+    ) -> [Disagreement] {
+        arrays.keys.sorted { IndexKey.compare($0, $1) < 0 }.compactMap { name in
+            let container = unsafe name.withUnsafeBytes { unsafe ContainerName($0) }
+            return disagreement(in: name) { firstReadable(container, $0) }
+        }
     }
 
-    private func disagreement(in name: IndexKey.Bytes) -> Disagreement? {
+    private func disagreement(
+        in name: IndexKey.Bytes, _ firstReadable: (UInt64) -> UInt64
+    ) -> Disagreement? {
         guard let array = arrays[name] else { return nil }
         let ends = [IndexKey.objectLength, array.dkeyEnd, name.count]
         let punches = ends.flatMap { self.punches[IndexKey.Bytes(name[0..<$0])] ?? [] }
@@ -91,10 +99,8 @@ struct RecordSizeHistory {
             guard let size = older.name.recordSize, let newSize = newer.name.recordSize,
                 size != newSize
             else { continue }
-            // Whoever sees the newer one reads at its epoch or later.
-            let isHidden = punches.contains {
-                older.version < $0 && $0.epoch <= newer.version.epoch
-            }
+            let epoch = firstReadable(newer.version.epoch)
+            let isHidden = punches.contains { older.version < $0 && $0.epoch <= epoch }
             if !isHidden { return Disagreement(newer: newer.name, sizes: (size, newSize)) }
         }
         return nil

@@ -75,20 +75,17 @@ extension StoreInspector {
                     release(dtx.operations)
                 }
             }
-        case .snapshot: break
+        case .snapshot(let name, let epoch, let isTaken):
+            if isTaken { snapshots.insert(epoch, name) } else { snapshots.remove(epoch, name) }
         case .range(let from, let to):
-            destroyed.append(
-                DestroyedRange(
-                    from: from, to: to, stamp: (sequence + 1) &* VOSLimits.stampsPerRecord))
+            snapshots.removeAll(between: from, to)
+            let range = DestroyedRange(
+                from: from, to: to, stamp: (sequence + 1) &* VOSLimits.stampsPerRecord)
+            destroyed.append(range)
             // The order makes no difference.
             for dtx in replay.undecided.values {
-                let gone = dtx.operations.filter {
-                    IndexKey.compare($0.key, from) >= 0 && IndexKey.compare($0.key, to) < 0
-                }
-                release(gone)
-                dtx.operations.removeAll {
-                    IndexKey.compare($0.key, from) >= 0 && IndexKey.compare($0.key, to) < 0
-                }
+                release(dtx.operations.filter { range.contains($0.key) })
+                dtx.operations.removeAll { range.contains($0.key) }
             }
         }
     }

@@ -58,6 +58,7 @@ package final class StoreInspector {
     var recordSizes = RecordSizeHistory()
     /// What was destroyed, and may still have entries.
     var destroyed: [DestroyedRange] = []
+    var snapshots = SnapshotTable()
 
     private init(
         _ reader: StoreReader, _ depth: Depth, visit: @escaping (StoreEntry) -> Void,
@@ -180,6 +181,7 @@ package final class StoreInspector {
             return
         }
         destroyed = manifest.destroyed
+        for snapshot in manifest.snapshots { snapshots.insert(snapshot.epoch, snapshot.name) }
         recordContainers = Set(
             manifest.usages.filter { $0.usage.recordExtents > 0 }.map(\.name))
         for table in manifest.tables {
@@ -321,10 +323,7 @@ package final class StoreInspector {
 
     /// Has `recordSizes` see a version that nobody has destroyed since.
     func addVersion(_ key: IndexKey.Bytes, _ head: EntryHead, _ name: StoreEntry.Name) {
-        let isDestroyed = destroyed.contains {
-            name.stamp < $0.stamp && IndexKey.compare($0.from, key) <= 0
-                && IndexKey.compare(key, $0.to) < 0
-        }
+        let isDestroyed = destroyed.contains { name.stamp < $0.stamp && $0.contains(key) }
         if !isDestroyed { recordSizes.add(key, head, name) }
     }
 
@@ -336,7 +335,13 @@ package final class StoreInspector {
             guard let name = StoreEntry.Name(operation, stamp: stamp) else { continue }
             addVersion(operation.key, EntryHead(operation.record), name)
         }
-        for disagreement in recordSizes.disagreements() {
+        // What nobody can read may have lost the punch that was between.
+        let bound = manifest?.aggregatedEpoch ?? 0
+        let disagreements = recordSizes.disagreements { [snapshots] container, epoch in
+            snapshots.epochs(of: container).first { $0 >= epoch && $0 < bound }
+                ?? max(epoch, bound)
+        }
+        for disagreement in disagreements {
             let (older, newer) = disagreement.sizes
             add(
                 .value,

@@ -637,6 +637,66 @@ import Testing
         }
     }
 
+    /// Only what can be read counts: from the bound of aggregation on, or in a snapshot. A punch
+    /// that was between the extents may be gone when a newer one hides both.
+    @Test(
+        arguments: [
+            (bound: 25, snapshot: nil, isWrong: true), (bound: 30, snapshot: nil, isWrong: false),
+            (bound: 40, snapshot: 25, isWrong: true), (bound: 40, snapshot: 15, isWrong: false),
+            (bound: 40, snapshot: 35, isWrong: false),
+        ] as [(bound: UInt64, snapshot: UInt64?, isWrong: Bool)], [false, true])
+    func readableDisagreement(
+        history: (bound: UInt64, snapshot: UInt64?, isWrong: Bool), isSnapshotDropped: Bool
+    ) {
+        let target = SimulatedTarget(seed: 9)
+        target.run {
+            let vos = try await target.open()
+            vos.mergesTables = false
+            for (epoch, recordSize) in [(10, 4), (20, 8)] as [(UInt64, UInt32)] {
+                try await Self.putUnchecked(
+                    vos, akey: [2], at: epoch * 64, .pattern(16, seed: 1), epoch: epoch,
+                    recordSize: recordSize)
+            }
+            if let snapshot = history.snapshot {
+                try await vos.takeSnapshot(
+                    pool: Names.pool, container: Names.container, epoch: snapshot)
+            }
+            for _ in 0..<2 { try await vos.checkpoint() }
+            try await vos.update(
+                Update(
+                    pool: Names.pool, container: Names.container, object: Names.object, epoch: 30,
+                    transaction: .zero, operations: [Operation(.punchObject)]))
+            vos.raiseAggregatedEpoch(to: history.bound)
+            for _ in 0..<2 { try await vos.checkpoint() }
+            if let snapshot = history.snapshot, isSnapshotDropped {
+                try await vos.dropSnapshot(
+                    pool: Names.pool, container: Names.container, epoch: snapshot)
+            }
+            await target.close(vos)
+        }
+        let isReadable = history.snapshot == nil || !isSnapshotDropped
+        let findings = Self.findings(target)
+        #expect(findings.count == (history.isWrong && isReadable ? 1 : 0), "\(findings)")
+    }
+
+    /// What was destroyed agrees with everything.
+    @Test(arguments: [false, true]) func destroyedDisagreement(isFlushed: Bool) {
+        let target = SimulatedTarget(seed: 9)
+        target.run {
+            let vos = try await target.open()
+            vos.mergesTables = false
+            try await Self.putUnchecked(
+                vos, akey: [2], at: 0, .pattern(16, seed: 1), epoch: 10, recordSize: 4)
+            for _ in 0..<2 { try await vos.checkpoint() }
+            try await vos.destroyContainer(pool: Names.pool, container: Names.container)
+            if isFlushed { try await vos.checkpoint() }
+            try await Self.putUnchecked(
+                vos, akey: [2], at: 64, .pattern(16, seed: 1), epoch: 20, recordSize: 8)
+            await target.close(vos)
+        }
+        #expect(Self.findings(target) == [])
+    }
+
     private static func findings(_ target: SimulatedTarget) -> [StoreFinding] {
         var findings: [StoreFinding] = []
         target.restart()
