@@ -59,7 +59,7 @@ extension TargetService {
         defer { work.end() }
         try await work.bringData(for: call)
         // A caller that has given up must not find its change applied after its next one.
-        guard world.clock.wallNanoseconds < call.deadline else { throw .timedOut }
+        guard worldClock.wallNanoseconds < call.deadline else { throw .timedOut }
         var update = work.updates[0]
         update.transaction = request.transaction
         let clock = clock
@@ -129,9 +129,10 @@ final class LocalWork {
     ) throws(RPCError) {
         var promises: [(pool: UniqueID, bytes: UInt64)] = []
         var total = 0
-        for part in parts {
-            let pool = try service.pool(of: part.part.target)
-            let length = try service.checkedLength(of: part.part, in: pool)
+        promises.reserveCapacity(parts.count)
+        for index in parts.indices {
+            let pool = try service.pool(of: parts[index].part.target)
+            let length = try service.checkedLength(of: parts[index].part, in: pool)
             total += length
             promises.append((pool.id, UInt64(length)))
         }
@@ -140,37 +141,33 @@ final class LocalWork {
                 .invalidArgument, "a transaction carries at most \(ObjectLimits.dataMax) bytes")
         }
         var pulls: [(offset: Int, range: Range<Int>)] = []
-        var starts: [Int] = []
-        var buffer: RegisteredBuffer?
-        if let bulk {
-            var position = 0
-            for part in parts {
-                let length = part.part.length
-                guard UInt64(part.dataOffset) + UInt64(length) <= bulk.length else {
+        let buffer =
+            bulk == nil || total == 0
+            ? payload.buffer : try context.makeBuffer(count: total)
+        var updates: [Update] = []
+        updates.reserveCapacity(parts.count)
+        var position = 0
+        for index in parts.indices {
+            let (offset, length) = (Int(parts[index].dataOffset), Int(promises[index].bytes))
+            let start: Int
+            if let bulk {
+                guard UInt64(offset + length) <= bulk.length else {
                     throw .service(.invalidArgument, "the exposed memory is too small")
                 }
-                starts.append(position)
-                if length > 0 {
-                    pulls.append((Int(part.dataOffset), position..<position + length))
-                }
+                start = position
+                if length > 0 { pulls.append((offset, position..<position + length)) }
                 position += length
-            }
-            if total > 0 { buffer = try context.makeBuffer(count: total) }
-        } else {
-            for part in parts {
-                guard Int(part.dataOffset) + part.part.length <= payload.range.count else {
+            } else {
+                guard offset + length <= payload.range.count else {
                     throw .service(.invalidArgument, "the payload does not fit the operations")
                 }
-                starts.append(payload.range.lowerBound + Int(part.dataOffset))
+                start = payload.range.lowerBound + offset
             }
-            buffer = payload.buffer
-        }
-        var updates: [Update] = []
-        for (part, start) in zip(parts, starts) {
-            let container = try service.container(of: part.part.target)
+            let container = try service.container(of: parts[index].part.target)
             updates.append(
                 try LocalWork.update(
-                    part.part, data: buffer, from: start, isVerified: container.isServerVerified))
+                    parts[index].part, data: buffer, from: start,
+                    isVerified: container.isServerVerified))
         }
         self.updates = updates
         self.parts = parts
@@ -319,8 +316,8 @@ extension TargetService {
                 of: part.target.object, pool: pool.id, in: pool.map),
             Int(part.group) < layout.groupCount
         else { throw .service(.invalidArgument, "the object does not fit the pool") }
-        for operation in part.operations where operation.kind != .punchObject {
-            guard layout.group(ofDkey: operation.dkey) == Int(part.group) else {
+        for index in part.operations.indices where part.operations[index].kind != .punchObject {
+            guard layout.group(ofDkey: part.operations[index].dkey) == Int(part.group) else {
                 throw .service(.invalidArgument, "a dkey of another redundancy group")
             }
         }

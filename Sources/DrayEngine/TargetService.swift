@@ -12,6 +12,8 @@ final class TargetService {
     let index: Int
     let configuration: EngineConfiguration
     let world: World
+    /// That of `world`, by itself: to take it out of there would copy all of the world.
+    let worldClock: WorldClock
     let clock: HybridLogicalClock
     let xstream: XStream
     let vos: VOS
@@ -39,6 +41,7 @@ final class TargetService {
         self.index = index
         self.configuration = configuration
         self.world = world
+        worldClock = world.clock
         self.clock = clock
         self.xstream = xstream
         (vos, blocks) = try await openStore(
@@ -313,7 +316,7 @@ final class TargetService {
     /// How long a request may wait for what others hold: a while, and no longer than that the
     /// caller hears of it before its deadline.
     func patience(_ call: RequestContext) -> Instant {
-        let wall = world.clock.wallNanoseconds
+        let wall = worldClock.wallNanoseconds
         let left = call.deadline > wall ? call.deadline - wall : 0
         let longest = TransactionService.patience.nanosecondsClamped
         return xstream.now + .nanoseconds(Int64(min(left - left / 8, longest)))

@@ -179,16 +179,16 @@ extension TransactionService {
         message.committed = takeNews(for: member, max: PrepareBatchRequest.committedMax)
         var bytes = 0
         var latest: UInt64 = 0
+        message.requests.reserveCapacity(entries.count)
         for entry in entries {
-            var request = entry.request
-            request.payloadOffset = UInt32(bytes)
-            request.payloadLength = UInt32(entry.payload.range.count)
+            entry.request.payloadOffset = UInt32(bytes)
+            entry.request.payloadLength = UInt32(entry.payload.range.count)
             bytes += entry.payload.range.count
-            latest = max(latest, request.deadline)
-            message.requests.append(request)
+            latest = max(latest, entry.request.deadline)
+            message.requests.append(entry.request)
         }
         let limit =
-            target.world.clock.wallNanoseconds
+            target.worldClock.wallNanoseconds
             + TransactionService.prepareTimeout.nanosecondsClamped
         do throws(RPCError) {
             guard let context else { throw .closed }
@@ -289,11 +289,19 @@ extension TransactionService {
 }
 
 /// A member's parts of a transaction, on their way into a batch.
-struct OutgoingPrepare {
-    let request: PrepareRequest
+final class OutgoingPrepare {
+    /// Where its data begins in the batch is filled in when that is sent.
+    @safe @exclusivity(unchecked) var request: PrepareRequest
     let payload: Payload
     let run: TransactionRun
     let place: Int
+
+    init(request: PrepareRequest, payload: Payload, run: TransactionRun, place: Int) {
+        self.request = request
+        self.payload = payload
+        self.run = run
+        self.place = place
+    }
 }
 
 /// One transaction whose client waits.
@@ -343,13 +351,18 @@ final class TransactionRun {
     }
 
     func note(_ event: LeaderMachine.Event, _ service: TransactionService) async {
-        var actions: [LeaderMachine.Action] = []
         // A client that has given up must not find its change applied after its next one.
-        if case .prepared = event, service.target.world.clock.wallNanoseconds >= deadline {
+        if case .prepared = event, service.target.worldClock.wallNanoseconds >= deadline {
             failure = failure ?? .service(.aborted, "it took longer than the client waits")
-            actions = machine.on(.expired)
+            await perform(machine.on(.expired) + machine.on(event), service)
+        } else {
+            await perform(machine.on(event), service)
         }
-        actions += machine.on(event)
+    }
+
+    private func perform(
+        _ actions: [LeaderMachine.Action], _ service: TransactionService
+    ) async {
         for action in actions {
             switch action {
             case .commit: service.vos.commit(dtx)

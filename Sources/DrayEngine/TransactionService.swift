@@ -317,9 +317,9 @@ final class TransactionService {
         }
         // It came so late that nobody here would remember if it had been refused.
         guard request.epoch > vos.transactionHorizon else { throw aborted }
-        for part in request.parts {
-            let group = try target.members(of: part.part)
-            guard group.contains(own), part.leads == (group.first == own) else {
+        for index in request.parts.indices {
+            let group = try target.members(of: request.parts[index].part)
+            guard group.contains(own), request.parts[index].leads == (group.first == own) else {
                 throw .service(.staleMap, "the object's shard is not here")
             }
         }
@@ -341,7 +341,7 @@ final class TransactionService {
         }
         do throws(RPCError) {
             try await work.bringData(for: call)
-            guard target.world.clock.wallNanoseconds < deadline else { throw .timedOut }
+            guard target.worldClock.wallNanoseconds < deadline else { throw .timedOut }
         } catch {
             doomed.remove(dtx.id)
             await drop(dtx)
@@ -365,8 +365,8 @@ final class TransactionService {
 
     /// What was read must have been read from this incarnation.
     func checkReads(_ parts: [PreparePart]) throws(RPCError) {
-        for part in parts where part.leads {
-            for read in part.part.reads
+        for index in parts.indices where parts[index].leads {
+            for read in parts[index].part.reads
             where target.contexts?.contains(instance: read.instance) != true {
                 throw .service(.conflict, "the engine was restarted since the transaction has read")
             }
@@ -378,13 +378,15 @@ final class TransactionService {
         _ wishes: inout DTXRequest, _ parts: [PreparePart], _ work: LocalWork, snapshot: UInt64
     ) {
         wishes.snapshot = snapshot
-        for (part, update) in zip(parts, work.updates) {
-            if !update.operations.isEmpty {
-                wishes.parts.append(DTXRequest.Part(update, leads: part.leads))
+        wishes.parts.reserveCapacity(parts.count)
+        for index in parts.indices {
+            let leads = parts[index].leads
+            if !work.updates[index].operations.isEmpty {
+                wishes.parts.append(DTXRequest.Part(work.updates[index], leads: leads))
             }
-            guard part.leads else { continue }
-            let target = part.part.target
-            for read in part.part.reads {
+            guard leads else { continue }
+            let target = parts[index].part.target
+            for read in parts[index].part.reads {
                 wishes.reads.append(
                     DTXRequest.Read(
                         pool: target.pool, container: target.container, object: target.object,

@@ -182,10 +182,14 @@ public protocol ByteCodable {
     ) throws(DecodingFailure) {
         let elements = try codeCount(values.count, max: max)
         guard isDecoding else {
-            // A copy of each: passing the element itself would copy a shared array.
-            for index in values.indices {
-                var value = values[index]
-                try body(&self, &value)
+            // In place, though others may have the array too: nothing is changed while the coder
+            // encodes. A copy of each element would count every reference in it up and down.
+            try unsafe values.withUnsafeBufferPointer { elements throws(DecodingFailure) in
+                for index in elements.indices {
+                    let element = unsafe UnsafeMutablePointer(
+                        mutating: elements.baseAddress.unsafelyUnwrapped + index)
+                    try unsafe body(&self, &element.pointee)
+                }
             }
             return
         }

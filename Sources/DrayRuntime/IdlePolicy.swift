@@ -16,8 +16,16 @@ struct IdlePolicy {
     static let pauseMinimum: Duration = .microseconds(20)
     static let pauseMaximum: Duration = .microseconds(800)
 
-    /// A spinning round that takes this long was interrupted by a thread that needs the processor.
+    /// Between two looks for work that follow each other, this long is what another thread takes
+    /// that needs the processor.
     static let crowdedAfter: Duration = .microseconds(200)
+
+    /// A look that takes this long and finds nothing that is complete has moved something: a
+    /// provider copies transfers while it is asked for completions. What it waits for goes on, so
+    /// the spin begins anew.
+    static let movesAfter: Duration = .microseconds(5)
+    /// For so long at most: where looks are slow by themselves, spins end all the same.
+    static let movesMaximum: Duration = .milliseconds(2)
 
     /// So long a spin keeps the processor: what comes at once is worth most, and offering the
     /// processor to others is a system call. After that each round offers it: several threads
@@ -25,12 +33,17 @@ struct IdlePolicy {
     static let keepsProcessor: Duration = .microseconds(5)
 
     private var idleSince: Instant?
-    private var lastRound = Instant(nanoseconds: 0)
+    /// When something moved last in this idle period, or else its start.
+    private var movedAt = Instant(nanoseconds: 0)
+    /// When the last look ended.
+    private var lookedAt = Instant(nanoseconds: 0)
     // In nanoseconds, as each round of a spin needs them: durations have 128 bits.
     private var spin: UInt64 = 20_000
     private let spinMinimum = IdlePolicy.spinMinimum.nanosecondsClamped
     private let keepsProcessor = IdlePolicy.keepsProcessor.nanosecondsClamped
     private let crowdedAfter = IdlePolicy.crowdedAfter.nanosecondsClamped
+    private let movesAfter = IdlePolicy.movesAfter.nanosecondsClamped
+    private let movesMaximum = IdlePolicy.movesMaximum.nanosecondsClamped
     private var pause: Duration = IdlePolicy.pauseMinimum
 
     /// Whether an idle period has begun, so that `worked` needs to know the time.
@@ -38,32 +51,38 @@ struct IdlePolicy {
 
     /// Something was done at `time`.
     mutating func worked(at time: Instant) {
-        guard let start = idleSince else { return }
+        guard idleSince != nil else { return }
         idleSince = nil
         // What came during the very first pause may have come at once: nobody looked. Its length
         // says nothing, and spinning would have paid.
-        learn(idle: pause == IdlePolicy.pauseMinimum * 2 ? .zero : time.since(start))
+        learn(idle: pause == IdlePolicy.pauseMinimum * 2 ? .zero : time.since(movedAt))
         pause = IdlePolicy.pauseMinimum
     }
 
     /// Whether a round of a spin, at `time`, offers the processor to others.
     func shouldYield(at time: Instant) -> Bool {
-        guard let start = idleSince else { return false }
-        return time.nanoseconds &- start.nanoseconds > keepsProcessor
+        guard idleSince != nil else { return false }
+        return time.nanoseconds &- movedAt.nanoseconds > keepsProcessor
     }
 
-    /// Whether to go on spinning at `time`.
-    mutating func shouldSpin(at time: Instant) -> Bool {
-        defer { lastRound = time }
-        guard let start = idleSince else {
-            idleSince = time
+    /// Whether to go on spinning after a look for work that lasted from `start` to `end` and found
+    /// nothing.
+    mutating func shouldSpin(from start: Instant, to end: Instant) -> Bool {
+        defer { lookedAt = end }
+        guard let idleSince else {
+            idleSince = end
+            movedAt = end
             return true
         }
-        if time.nanoseconds >= lastRound.nanoseconds &+ crowdedAfter {
+        if start.nanoseconds >= lookedAt.nanoseconds &+ crowdedAfter {
             // Either a block has just ended with nothing to do, or the processor is shared.
             spin = spinMinimum
+        } else if end.nanoseconds &- start.nanoseconds >= movesAfter,
+            end.nanoseconds &- idleSince.nanoseconds < movesMaximum
+        {
+            movedAt = end
         }
-        return time.nanoseconds &- start.nanoseconds < spin
+        return end.nanoseconds &- movedAt.nanoseconds < spin
     }
 
     /// The next pause; doubles while nothing happens.

@@ -40,9 +40,10 @@ extension XStream {
                 if idle.isIdle { idle.worked(at: time) }
                 continue
             }
-            if idle.shouldSpin(at: time) {
+            let looked = now
+            if idle.shouldSpin(from: time, to: looked) {
                 // Who else wants the processor gets it, and is noticed by the time it takes.
-                if idle.shouldYield(at: time) { dray_yield_processor() } else { dray_cpu_relax() }
+                if idle.shouldYield(at: looked) { dray_yield_processor() } else { dray_cpu_relax() }
                 continue
             }
             block()

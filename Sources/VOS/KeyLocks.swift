@@ -154,19 +154,20 @@ final class KeyLocks {
         StableKeyHash.hash(key, first: length, seed: 2)
     }
 
-    /// In ascending order, each key once.
-    static func ordered(_ requests: [Request]) -> [Request] {
-        if zip(requests, requests.dropFirst()).allSatisfy({ $0.key < $1.key }) { return requests }
-        var result: [Request] = []
-        result.reserveCapacity(requests.count)
-        for request in requests.sorted(by: { $0.key < $1.key }) {
-            if let last = result.last, last.key == request.key {
-                result[result.count - 1].mode = last.mode.joined(request.mode)
+    /// Puts requests in ascending order, each key once.
+    static func order(_ requests: inout [Request]) {
+        guard requests.count > 1 else { return }
+        requests.sort { $0.key < $1.key }
+        var last = 0
+        for index in 1..<requests.count {
+            if requests[index].key == requests[last].key {
+                requests[last].mode = requests[last].mode.joined(requests[index].mode)
             } else {
-                result.append(request)
+                last += 1
+                requests[last] = requests[index]
             }
         }
-        return result
+        requests.removeLast(requests.count - 1 - last)
     }
 
     // MARK: - Take and give

@@ -5,7 +5,7 @@ internal import DrayRuntime
 /// asks learns the outcome.
 ///
 /// Bounded by count and by age in epochs. Entries leave in the order they came.
-struct TransactionTable {
+final class TransactionTable {
     struct Entry {
         let transaction: UniqueID
         let epoch: UInt64
@@ -17,12 +17,12 @@ struct TransactionTable {
 
     private let countMax: Int
     private let age: UInt64
-    private var outcomes: [UniqueID: Outcome] = [:]
+    @safe @exclusivity(unchecked) private var outcomes: [UniqueID: Outcome] = [:]
     /// In the order of the log.
-    private(set) var entries = EntryQueue()
-    private(set) var newest: UInt64 = 0
+    @safe @exclusivity(unchecked) private(set) var entries = EntryQueue()
+    @safe @exclusivity(unchecked) private(set) var newest: UInt64 = 0
     /// The epochs up to this one may have been forgotten.
-    private(set) var horizon: UInt64 = 0
+    @safe @exclusivity(unchecked) private(set) var horizon: UInt64 = 0
 
     init(countMax: Int, age: UInt64) {
         self.countMax = max(1, countMax)
@@ -38,7 +38,7 @@ struct TransactionTable {
     /// Whether the transaction is known to be aborted.
     func isAborted(_ transaction: UniqueID) -> Bool { outcomes[transaction] == 0 }
 
-    mutating func add(_ transaction: UniqueID, epoch: UInt64, isCommitted: Bool = true) {
+    func add(_ transaction: UniqueID, epoch: UInt64, isCommitted: Bool = true) {
         newest = max(newest, epoch)
         guard transaction != .zero,
             outcomes.updateValue(isCommitted ? epoch : 0, forKey: transaction) == nil
@@ -53,7 +53,7 @@ struct TransactionTable {
     }
 
     /// Sets the horizon that a checkpoint had.
-    mutating func restore(horizon: UInt64) {
+    func restore(horizon: UInt64) {
         self.horizon = max(self.horizon, horizon)
     }
 }

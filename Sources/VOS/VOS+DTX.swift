@@ -58,7 +58,7 @@ extension VOS {
     public func begin(
         _ request: DTXRequest, stamp: () -> UInt64
     ) async throws(VOSError) -> DTX {
-        for part in request.parts { try check(part.update) }
+        for index in request.parts.indices { try check(request.parts[index].update) }
         guard request.members.count <= VOSLimits.membersLengthMax else {
             throw .badArgument("a transaction of too many members")
         }
@@ -86,7 +86,8 @@ extension VOS {
                 }
             }
             // The leader of their redundancy group has ordered these.
-            dtx.locks = wishes.locks + locks.adopt(wishes.followed)
+            let followed = locks.adopt(wishes.followed)
+            dtx.locks = wishes.locks.isEmpty ? followed : wishes.locks + followed
             do throws(VOSError) {
                 try await admit(dtx, request, wishes, stamp: stamp)
             } catch {
@@ -444,12 +445,16 @@ struct DTXWishes {
     private(set) var conditions: [(Operation, NamePath)] = []
 
     init(_ request: DTXRequest) {
-        for part in request.parts {
-            if part.leads { addLed(part.update) } else { addFollowed(part.update) }
+        for index in request.parts.indices {
+            if request.parts[index].leads {
+                addLed(request.parts[index].update)
+            } else {
+                addFollowed(request.parts[index].update)
+            }
         }
         for read in request.reads { add(read) }
-        locks = KeyLocks.ordered(locks)
-        followed = KeyLocks.ordered(followed)
+        KeyLocks.order(&locks)
+        KeyLocks.order(&followed)
     }
 
     private mutating func addFollowed(_ update: Update) {

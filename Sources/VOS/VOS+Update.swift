@@ -161,7 +161,8 @@ extension VOS {
                         mode: operation.isExclusive ? .alone : .write))
             }
         }
-        return KeyLocks.ordered(requests)
+        KeyLocks.order(&requests)
+        return requests
     }
 
     func checkCondition(_ operation: Operation, _ path: NamePath) async throws(VOSError) {

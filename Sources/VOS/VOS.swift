@@ -61,7 +61,7 @@ internal import Logging
     /// small index.
     @safe @exclusivity(unchecked) var writtenUntil: [(epoch: UInt64, weight: UInt64)] = []
 
-    @safe @exclusivity(unchecked) var transactions: TransactionTable
+    let transactions: TransactionTable
     let locks: KeyLocks
     @safe @exclusivity(unchecked) var stamps = KeyStamps()
     let buffers = BufferPool()

@@ -7,8 +7,16 @@ import Testing
     /// How long the policy spins when nothing happens from `time` on.
     static func spin(_ policy: inout IdlePolicy, from time: UInt64) -> UInt64 {
         var now = time
-        while policy.shouldSpin(at: Instant(nanoseconds: now)) { now += 100 }
+        while look(&policy, at: now) { now += 100 }
         return now - time
+    }
+
+    /// A look at `time` that takes `duration` ns and finds nothing: whether to go on.
+    static func look(_ policy: inout IdlePolicy, at time: UInt64, taking duration: UInt64 = 50)
+        -> Bool
+    {
+        policy.shouldSpin(
+            from: Instant(nanoseconds: time), to: Instant(nanoseconds: time + duration))
     }
 
     static func policy(afterIdlePeriodsOf idle: Duration) -> (IdlePolicy, UInt64) {
@@ -40,13 +48,38 @@ import Testing
     /// Where a round takes long because another thread had the processor, spinning ends.
     @Test func aSharedProcessorIsNotSpunOn() {
         var (policy, time) = Self.policy(afterIdlePeriodsOf: .microseconds(10))
-        let before = policy.shouldSpin(at: Instant(nanoseconds: time))
-        time += IdlePolicy.crowdedAfter.nanosecondsClamped
-        let after = policy.shouldSpin(at: Instant(nanoseconds: time))
+        let before = Self.look(&policy, at: time)
+        time += IdlePolicy.crowdedAfter.nanosecondsClamped + 50
+        let after = Self.look(&policy, at: time)
         #expect(before)
         #expect(!after)
         policy.worked(at: Instant(nanoseconds: time + 1_000_000))
         #expect(Self.spin(&policy, from: time + 2_000_000) <= 1_100)
+    }
+
+    /// A provider that copies a large transfer while it is asked for completions takes long and has
+    /// nothing to tell: the xstream is neither idle nor is its processor shared.
+    @Test(arguments: [6, 60, 250]) func transfersUnderWayAreSpunThrough(microseconds: UInt64) {
+        var (policy, time) = Self.policy(afterIdlePeriodsOf: .microseconds(10))
+        let end = time + 1_500_000
+        while time < end {
+            #expect(Self.look(&policy, at: time, taking: microseconds * 1_000))
+            time += microseconds * 1_000 + 1_000
+        }
+        policy.worked(at: Instant(nanoseconds: time))
+        let spin = Self.spin(&policy, from: time + 1_000)
+        #expect(spin >= 10_000, "what took long was taken for rest")
+    }
+
+    /// Where every look takes long, it does not spin for ever.
+    @Test func slowLooksAreNoTransfers() {
+        var policy = IdlePolicy()
+        var time: UInt64 = 1_000_000
+        while Self.look(&policy, at: time, taking: 50_000), time < 1_000_000_000 { time += 51_000 }
+        #expect(time - 1_000_000 <= IdlePolicy.movesMaximum.nanosecondsClamped + 200_000)
+        // Nor does it after a sleep.
+        time += 1_000_000
+        #expect(!Self.look(&policy, at: time, taking: 50_000))
     }
 
     /// What comes at once is waited for without a system call; after that others get their turn.
@@ -54,7 +87,7 @@ import Testing
         var policy = IdlePolicy()
         let keeps = IdlePolicy.keepsProcessor.nanosecondsClamped
         let beforeAny = policy.shouldYield(at: Instant(nanoseconds: 1_000_000))
-        _ = policy.shouldSpin(at: Instant(nanoseconds: 1_000_000))
+        _ = Self.look(&policy, at: 1_000_000, taking: 0)
         #expect(!beforeAny)
         #expect(!policy.shouldYield(at: Instant(nanoseconds: 1_000_000 + keeps)))
         #expect(policy.shouldYield(at: Instant(nanoseconds: 1_000_001 + keeps)))
@@ -68,7 +101,7 @@ import Testing
         #expect(pauses.first == IdlePolicy.pauseMinimum)
         #expect(pauses.last == IdlePolicy.pauseMaximum)
         #expect(pauses == pauses.sorted())
-        _ = policy.shouldSpin(at: Instant(nanoseconds: 1))
+        _ = Self.look(&policy, at: 1)
         policy.worked(at: Instant(nanoseconds: 2))
         #expect(policy.nextPause() == IdlePolicy.pauseMinimum)
     }

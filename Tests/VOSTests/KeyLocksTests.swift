@@ -375,3 +375,11 @@ import Testing
         }
     }
 }
+
+extension KeyLocks {
+    fileprivate static func ordered(_ requests: [Request]) -> [Request] {
+        var requests = requests
+        order(&requests)
+        return requests
+    }
+}
