@@ -42,7 +42,8 @@ final class TransactionWorkload {
     /// One random transaction.
     func runOne() async {
         switch entropy.below(32) {
-        case 0...15: await transfer()
+        case 0...12: await transfer()
+        case 13...15: await transferAtOnce()
         case 16...19: await audit()
         case 20...23: await peek()
         case 24...27: await writePair()
@@ -81,6 +82,20 @@ final class TransactionWorkload {
             try await self.write(from, first - amount, transaction, token)
             try await self.write(to, second + amount, transaction, token)
         }
+    }
+
+    /// Several transfers at the same time. Their requests travel together, and engines prepare them
+    /// in batches, of which some may be refused.
+    private func transferAtOnce() async {
+        let count = 3 + Int(entropy.below(6))
+        let gather = Gather<Void>(count: count)
+        for index in 0..<count {
+            xstream.spawn { [self] in
+                await transfer()
+                gather.finish(index, with: ())
+            }
+        }
+        _ = await gather.results()
     }
 
     /// Reads every account: together they hold what they held at first.
