@@ -82,6 +82,25 @@ import Testing
             }
         }
 
+        /// What the target says of a transaction to somebody who takes part in it and does not lead.
+        func answer(
+            about id: UniqueID, epoch: UInt64
+        ) async throws(RPCError) -> ResolutionMachine.Answer? {
+            var question = QueryRequest()
+            question.transaction = id
+            question.epoch = epoch
+            let reply = try await context.call(
+                TransactionProtocol.query, question, to: target, deadline: .after(.seconds(5)))
+            return ResolutionMachine.Answer(rawValue: reply.answer)
+        }
+
+        func abort(_ id: UniqueID) async throws(RPCError) {
+            var decision = DecideRequest()
+            decision.aborted = [id]
+            _ = try await context.call(
+                TransactionProtocol.decide, decision, to: target, deadline: .after(.seconds(5)))
+        }
+
         func change(_ change: MetadataChange) async throws(RPCError) -> ClusterMetadata {
             try await context.call(
                 ManagementProtocol.change, change, to: engine, deadline: .after(.seconds(5)))
@@ -199,23 +218,31 @@ import Testing
             for isAsked in [false, true] {
                 let id = UniqueID(high: 3, low: isAsked ? 1 : 0)
                 let epoch = rig.context.clock.now()
-                if isAsked {
-                    var question = QueryRequest()
-                    question.transaction = id
-                    question.epoch = epoch
-                    let answer = try await rig.context.call(
-                        TransactionProtocol.query, question, to: rig.target,
-                        deadline: .after(.seconds(5)))
-                    #expect(answer.answer == ResolutionMachine.Answer.aborted.rawValue)
-                }
+                if isAsked { #expect(try await rig.answer(about: id, epoch: epoch) == .aborted) }
                 let outcome = try await prepare(rig, object, id, epoch: epoch)
                 #expect(outcome.code == (isAsked ? ServiceCode.aborted.rawValue : 0))
-                var decision = DecideRequest()
-                decision.aborted = [id]
-                _ = try await rig.context.call(
-                    TransactionProtocol.decide, decision, to: rig.target,
-                    deadline: .after(.seconds(5)))
+                try await rig.abort(id)
             }
+            #expect(try await object.get(dkey: [1], akey: [1]) == nil)
+        }
+    }
+
+    /// A leader that was restarted before it had prepared, and gets the transaction again, gives it
+    /// another epoch. Who has prepared the first attempt has not prepared the second one: all must
+    /// have it at one epoch.
+    @Test func whoHasPreparedAnotherAttemptHasNotPreparedThisOne() {
+        Rig.run { rig in
+            let object = try await makeObject(rig, .crc32c)
+            let id = UniqueID(high: 3, low: 1)
+            let first = rig.context.clock.now()
+            #expect(try await prepare(rig, object, id, epoch: first).code == 0)
+            let second = rig.context.clock.now()
+            let refused = try await prepare(rig, object, id, epoch: second)
+            #expect(refused.code == ServiceCode.aborted.rawValue)
+            #expect(try await rig.answer(about: id, epoch: first) == .prepared)
+            #expect(try await rig.answer(about: id, epoch: second) == .aborted)
+            try await rig.abort(id)
+            #expect(try await rig.answer(about: id, epoch: first) == .aborted)
             #expect(try await object.get(dkey: [1], akey: [1]) == nil)
         }
     }
