@@ -27,23 +27,36 @@ extension XStream {
         unsafe name.withCString { unsafe dray_name_thread($0) }
         dray_set_precise_timers()
         lastRound = now
+        // When the last look for work ended, if nothing has happened since.
+        var looked: Instant?
         while !stopping.load(ordering: .relaxed) {
             var progress = takeMailbox()
             progress += runReadyJobs(max: XStream.jobsPerRoundMax)
             // One look at the clock does for all of the round.
-            let time = now
+            let time = progress == 0 ? looked ?? now : now
+            looked = nil
             lastRound = time
-            for source in sources { progress += source.poll() }
+            // A source may be added or removed meanwhile.
+            var index = 0
+            while index < sources.count {
+                progress += sources[index].poll()
+                index += 1
+            }
             if timers.earliest <= time { progress += fireTimers(at: time) }
             progress += resumeYielded()
             if progress > 0 || !ready.isEmpty {
                 if idle.isIdle { idle.worked(at: time) }
                 continue
             }
-            let looked = now
-            if idle.shouldSpin(from: time, to: looked) {
+            let end = now
+            if idle.shouldSpin(from: time, to: end) {
                 // Who else wants the processor gets it, and is noticed by the time it takes.
-                if idle.shouldYield(at: looked) { dray_yield_processor() } else { dray_cpu_relax() }
+                if idle.shouldYield(at: end) {
+                    dray_yield_processor()
+                } else {
+                    dray_cpu_relax()
+                    looked = end
+                }
                 continue
             }
             block()

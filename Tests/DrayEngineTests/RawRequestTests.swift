@@ -82,7 +82,7 @@ import Testing
             }
         }
 
-        /// What the target says of a transaction to somebody who takes part in it and does not lead.
+        /// What the target says of a transaction to a member that does not lead it.
         func answer(
             about id: UniqueID, epoch: UInt64
         ) async throws(RPCError) -> ResolutionMachine.Answer? {
