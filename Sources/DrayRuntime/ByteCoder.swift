@@ -182,8 +182,8 @@ public protocol ByteCodable {
     ) throws(DecodingFailure) {
         let elements = try codeCount(values.count, max: max)
         guard isDecoding else {
-            // In place, though others may have the array too: nothing is changed while the coder
-            // encodes. A copy of each element would count every reference in it up and down.
+            // A copy of each element would count every reference in it up and down.
+            // SAFETY: others may have the array too, but nothing is changed while encoding.
             try unsafe values.withUnsafeBufferPointer { elements throws(DecodingFailure) in
                 for index in elements.indices {
                     let element = unsafe UnsafeMutablePointer(
