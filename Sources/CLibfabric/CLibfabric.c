@@ -24,16 +24,25 @@ static bool is_verbs(const char *provider) { return strncmp(provider, "verbs", 5
 
 const char *dray_fabric_error_words(int error) { return fi_strerror(error); }
 
+/// The address of a socket in the abstract namespace; returns its size, or 0 when the name is too
+/// long.
+static socklen_t abstract_address(
+    struct sockaddr_un *address, const char *purpose, const char *name) {
+    *address = (struct sockaddr_un){.sun_family = AF_UNIX};
+    int length = snprintf(
+        address->sun_path + 1, sizeof address->sun_path - 1, "dray-%s/%s", purpose, name);
+    if (length < 0 || (size_t)length >= sizeof address->sun_path - 1) return 0;
+    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
+}
+
 /// Takes the name of a shared-memory endpoint for this process: a socket in the abstract
 /// namespace, which the kernel releases when the process ends in whatever way.
 static int claim(const char *purpose, const char *name) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int length = snprintf(
-        address.sun_path + 1, sizeof address.sun_path - 1, "dray-%s/%s", purpose, name);
-    if (length < 0 || (size_t)length >= sizeof address.sun_path - 1) return -ENAMETOOLONG;
+    struct sockaddr_un address;
+    socklen_t size = abstract_address(&address, purpose, name);
+    if (size == 0) return -ENAMETOOLONG;
     int descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (descriptor < 0) return -errno;
-    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
     if (bind(descriptor, (struct sockaddr *)&address, size) != 0) {
         int error = errno;
         close(descriptor);
@@ -45,15 +54,21 @@ static int claim(const char *purpose, const char *name) {
 /// Who has this one has the name: it is taken before the endpoint is opened.
 static int claim_name(const char *name) { return claim("fabric", name); }
 
-/// Who has this one can be written to: it is taken when the endpoint is open.
+/// Who has this one can be written to: it is taken when the endpoint is open. It is the bell of
+/// the endpoint, too.
 static int claim_readiness(const char *name) { return claim("fabric-ready", name); }
 
-/// Whether the endpoint of that name is open and its process alive.
-static bool is_ready(const char *name) {
-    int descriptor = claim_readiness(name);
-    if (descriptor < 0) return true;
-    close(descriptor);
-    return false;
+/// Rings the endpoint of that name. Returns whether it is open and its process alive.
+static bool ring(const struct dray_fabric_endpoint *endpoint, const char *name) {
+    struct sockaddr_un address;
+    socklen_t size = abstract_address(&address, "fabric-ready", name);
+    if (size == 0) return false;
+    if (sendto(
+            endpoint->ready_descriptor, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL,
+            (struct sockaddr *)&address, size) == 1)
+        return true;
+    // Nobody has the name; or else it was rung often enough.
+    return errno != ECONNREFUSED;
 }
 
 #define FILE_PREFIX "dray."
@@ -123,7 +138,7 @@ uint64_t dray_fabric_coarse_time(void) {
 int dray_fabric_resolve(
     struct dray_fabric_endpoint *endpoint, struct dray_fabric_named_peer *peer) {
     peer->checked = dray_fabric_coarse_time();
-    if (!is_ready(peer->name)) {
+    if (!ring(endpoint, peer->name)) {
         // Not to be touched again: its holder may have died with a lock in its memory.
         peer->resolved = false;
         return FI_ECONNREFUSED;
@@ -147,6 +162,31 @@ int dray_fabric_resolve(
     peer->address = address;
     peer->resolved = true;
     return 0;
+}
+
+// The shared-memory provider has nothing to wait on, so its endpoints have bells. Who does anything
+// with a peer rings it first, once for each tick of the coarse clock, and learns by that whether it
+// lives; who was rung, or has had anything to do, looks for a while, and then sleeps until the bell
+// rings. A tick is 10 ms at most, and whoever was stopped between the bell and what he does rings
+// again; so does, in each tick, whoever has an operation that has not ended, for the peer may have
+// to take part in it. So nothing comes to a sleeper without the bell.
+
+/// How long an endpoint is looked at after it was rung: much longer than a tick.
+#define STIRRED_MILLISECONDS 50
+
+bool dray_fabric_may_sleep(struct dray_fabric_endpoint *endpoint) {
+    uint64_t now = dray_fabric_coarse_time();
+    char byte;
+    while (recv(endpoint->ready_descriptor, &byte, 1, MSG_DONTWAIT) >= 0) endpoint->stirred = now;
+    return endpoint->pending == 0 && now >= endpoint->stirred + STIRRED_MILLISECONDS;
+}
+
+void dray_fabric_ring_pending(struct dray_fabric_endpoint *endpoint, uint64_t now) {
+    endpoint->pending_rung = now;
+    for (uint32_t index = 0; index < DRAY_SHARED_MEMORY_PEERS_MAX; index++) {
+        struct dray_fabric_named_peer *peer = &endpoint->named_peers[index];
+        if (peer->pending > 0 && peer->checked != now) ring(endpoint, peer->name);
+    }
 }
 
 // The shared-memory provider takes spin locks in memory that processes share. One that is killed

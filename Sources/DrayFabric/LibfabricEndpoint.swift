@@ -189,7 +189,11 @@ internal import DrayRuntime
         precondition(!isClosed)
         listener?.answer()
         let descriptor = unsafe handle.pointee.wait_descriptor
-        guard descriptor >= 0 else { return .pause }
+        guard descriptor >= 0 else {
+            let bell = unsafe handle.pointee.ready_descriptor
+            guard bell >= 0, unsafe dray_fabric_may_sleep(handle) else { return .pause }
+            return .descriptor(bell)
+        }
         return unsafe dray_fabric_try_wait(handle) == 0 ? .descriptor(descriptor) : .busy
     }
 

@@ -25,7 +25,7 @@ import Testing
         #expect(loop.contains { $0.provider == "ofi+tcp;ofi_rxm" })
         let shared = try #require(all.first { $0.provider == "ofi+shm" })
         #expect(shared.isUsable)
-        #expect(shared.canWait == false)
+        #expect(shared.canWait == true)
         #expect(shared.host == nil && shared.interface == nil)
         // Whatever has no endpoints of the kind that Dray needs says so.
         #expect(all.contains { !$0.isUsable })

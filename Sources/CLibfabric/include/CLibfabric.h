@@ -30,7 +30,7 @@ enum { DRAY_SENT = 0, DRAY_RECEIVED = 1, DRAY_READ = 2, DRAY_WRITTEN = 3, DRAY_U
 struct dray_fabric_context {
     struct fi_context2 provider;
     uint64_t token;
-    /// Where it goes to, and over which of the connections there have been.
+    /// The peer that it is with, and over which of the connections there have been.
     fi_addr_t peer;
     uint32_t generation;
     uint32_t kind;
@@ -56,6 +56,8 @@ struct dray_fabric_named_peer {
     bool resolved;
     uint64_t checked;
     fi_addr_t address;
+    /// Our operations with it that have not ended.
+    uint32_t pending;
     char name[DRAY_NAME_MAX + 1];
     char file_name[256];
 };
@@ -98,8 +100,14 @@ struct dray_fabric_endpoint {
     int wait_descriptor;
     /// Holds the name of a shared-memory endpoint; -1 for other providers.
     int claim_descriptor;
-    /// Says that a shared-memory endpoint is open; -1 for other providers.
+    /// Says that a shared-memory endpoint is open, and is its bell; -1 for other providers.
     int ready_descriptor;
+    /// When that was found rung last, or an operation ended last, in coarse time.
+    uint64_t stirred;
+    /// When the peers of pending operations were rung last, in coarse time.
+    uint64_t pending_rung;
+    /// The operations with peers that have not ended, on shared memory.
+    uint32_t pending;
     /// Of a shared-memory endpoint that is closed: another one, closed before it.
     struct dray_fabric_endpoint *next_kept;
     bool closed;
@@ -144,9 +152,17 @@ long dray_fabric_address(struct dray_fabric_endpoint *endpoint, void *bytes, siz
 int dray_fabric_insert(struct dray_fabric_endpoint *endpoint, const void *address, uint64_t *peer);
 void dray_fabric_remove(struct dray_fabric_endpoint *endpoint, uint64_t peer);
 
-/// Finds out who has the name of a shared-memory peer now; 0 or a positive error number.
+/// Rings a shared-memory peer, and finds out who has its name now; 0 or a positive error number.
 int dray_fabric_resolve(
     struct dray_fabric_endpoint *endpoint, struct dray_fabric_named_peer *peer);
+
+/// Whether the owner of a shared-memory endpoint may sleep until its bell rings: nothing has
+/// happened for a while and nothing is under way.
+bool dray_fabric_may_sleep(struct dray_fabric_endpoint *endpoint);
+
+/// Rings the peers of what is under way, which would not go on if they slept. `now` is the coarse
+/// time.
+void dray_fabric_ring_pending(struct dray_fabric_endpoint *endpoint, uint64_t now);
 
 /// A time in some milliseconds, cheaply.
 uint64_t dray_fabric_coarse_time(void);
@@ -194,7 +210,7 @@ struct fi_info *dray_fabric_read_offer(struct fi_info *entry, struct dray_fabric
 
 /// Whether an endpoint tells by a descriptor that there is something to do.
 static inline bool dray_fabric_can_wait(const struct dray_fabric_endpoint *endpoint) {
-    return endpoint->wait_descriptor >= 0;
+    return endpoint->wait_descriptor >= 0 || endpoint->ready_descriptor >= 0;
 }
 
 /// The largest message in bytes.
@@ -240,15 +256,23 @@ static inline struct dray_fabric_context *dray_fabric_take_context(
 static inline struct dray_fabric_context *dray_fabric_take_context_for(
     struct dray_fabric_endpoint *endpoint, uint64_t token, uint32_t kind, fi_addr_t peer) {
     struct dray_fabric_context *context = dray_fabric_take_context(endpoint, token, kind);
-    if (endpoint->peer_states && context) {
-        context->peer = peer;
+    if (!context) return NULL;
+    context->peer = peer;
+    if (endpoint->peer_states) {
         context->generation = endpoint->peer_states[peer].generation;
+    } else if (endpoint->named_peers) {
+        endpoint->named_peers[peer].pending += 1;
+        endpoint->pending += 1;
     }
     return context;
 }
 
 static inline void dray_fabric_give_context(
     struct dray_fabric_endpoint *endpoint, struct dray_fabric_context *context) {
+    if (endpoint->named_peers && context->kind != DRAY_RECEIVED) {
+        endpoint->named_peers[context->peer].pending -= 1;
+        endpoint->pending -= 1;
+    }
     context->kind = DRAY_UNUSED;
     endpoint->free_contexts[endpoint->free_count] = (uint32_t)(context - endpoint->contexts);
     endpoint->free_count += 1;
@@ -257,9 +281,16 @@ static inline void dray_fabric_give_context(
 /// The result of a post: 0, or a positive error number after giving the context back.
 static inline int dray_fabric_posted(
     struct dray_fabric_endpoint *endpoint, struct dray_fabric_context *context, ssize_t result) {
-    if (__builtin_expect(result == 0, 1)) return 0;
-    dray_fabric_give_context(endpoint, context);
-    return (int)-result;
+    if (__builtin_expect(result != 0, 0)) {
+        dray_fabric_give_context(endpoint, context);
+        return (int)-result;
+    }
+    if (endpoint->named_peers && context->kind != DRAY_RECEIVED) {
+        // The peer was rung before, and looks for a while: but this thread may have been stopped.
+        struct dray_fabric_named_peer *named = &endpoint->named_peers[context->peer];
+        if (named->checked != dray_fabric_coarse_time()) dray_fabric_resolve(endpoint, named);
+    }
+    return 0;
 }
 
 /// The provider begins to work: see `watch` in the implementation. Only the endpoint's own thread
@@ -310,7 +341,7 @@ static inline int dray_fabric_send(
     int error = dray_fabric_address_of(endpoint, peer, &target);
     if (error) return error;
     struct dray_fabric_context *context =
-        dray_fabric_take_context_for(endpoint, token, DRAY_SENT, target);
+        dray_fabric_take_context_for(endpoint, token, DRAY_SENT, peer);
     if (!context) return FI_EAGAIN;
     dray_fabric_enter(endpoint);
     ssize_t result = fi_send(endpoint->endpoint, buffer, length, descriptor, target, context);
@@ -325,7 +356,7 @@ static inline int dray_fabric_read(
     int error = dray_fabric_address_of(endpoint, peer, &target);
     if (error) return error;
     struct dray_fabric_context *context =
-        dray_fabric_take_context_for(endpoint, token, DRAY_READ, target);
+        dray_fabric_take_context_for(endpoint, token, DRAY_READ, peer);
     if (!context) return FI_EAGAIN;
     dray_fabric_enter(endpoint);
     ssize_t result = fi_read(
@@ -341,7 +372,7 @@ static inline int dray_fabric_write(
     int error = dray_fabric_address_of(endpoint, peer, &target);
     if (error) return error;
     struct dray_fabric_context *context =
-        dray_fabric_take_context_for(endpoint, token, DRAY_WRITTEN, target);
+        dray_fabric_take_context_for(endpoint, token, DRAY_WRITTEN, peer);
     if (!context) return FI_EAGAIN;
     struct iovec local = {.iov_base = (void *)(uintptr_t)buffer, .iov_len = length};
     struct fi_rma_iov remote = {.addr = address, .len = length, .key = key};
@@ -367,6 +398,10 @@ static inline int dray_fabric_poll(
     struct dray_fabric_endpoint *endpoint, struct dray_fabric_completion *completions,
     int capacity) {
     struct fi_cq_msg_entry entries[DRAY_COMPLETIONS_MAX];
+    if (endpoint->pending > 0) {
+        uint64_t now = dray_fabric_coarse_time();
+        if (endpoint->pending_rung != now) dray_fabric_ring_pending(endpoint, now);
+    }
     dray_fabric_enter(endpoint);
     ssize_t count = fi_cq_read(
         endpoint->completions, entries,
@@ -375,6 +410,7 @@ static inline int dray_fabric_poll(
     if (count == -FI_EAGAIN) return 0;
     if (count == -FI_EAVAIL) return dray_fabric_poll_error(endpoint, completions);
     if (count < 0) return (int)count;
+    if (endpoint->named_peers) endpoint->stirred = dray_fabric_coarse_time();
     int filled = 0;
     for (ssize_t index = 0; index < count; index++) {
         struct dray_fabric_context *context = entries[index].op_context;
