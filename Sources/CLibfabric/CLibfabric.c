@@ -272,8 +272,8 @@ static void end_watch(const struct dray_fabric_endpoint *endpoint) {
     pthread_mutex_unlock(&watch_lock);
 }
 
-/// Others hold a claim for a moment when they look whether anybody has it: longer where they are
-/// interrupted in that moment.
+/// Others hold the claim of a name for a moment when they look whether anybody has it: longer where
+/// they are interrupted in that moment.
 #define CLAIM_ATTEMPTS 250
 #define CLAIM_PAUSE 1000 /* microseconds */
 
@@ -470,11 +470,7 @@ static int open_objects(struct dray_fabric_endpoint *endpoint) {
     if (result) return -result;
     result = fi_enable(endpoint->endpoint);
     if (result || !endpoint->named_peers) return -result;
-    for (int attempt = 0; attempt < CLAIM_ATTEMPTS; attempt++) {
-        endpoint->ready_descriptor = claim_readiness(endpoint->name);
-        if (endpoint->ready_descriptor != -EADDRINUSE) break;
-        usleep(CLAIM_PAUSE);
-    }
+    endpoint->ready_descriptor = claim_readiness(endpoint->name);
     return endpoint->ready_descriptor < 0 ? -endpoint->ready_descriptor : begin_watch(endpoint);
 }
 

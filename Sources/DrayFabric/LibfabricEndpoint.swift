@@ -60,7 +60,7 @@ internal import DrayRuntime
         unsafe scratch.deallocate()
     }
 
-    /// Whether the provider tells by a descriptor that there is something to do.
+    /// Whether a descriptor tells that there is something to do: the provider's, or the bell.
     var canWait: Bool { unsafe dray_fabric_can_wait(handle) }
 
     // MARK: - Peers
