@@ -16,6 +16,8 @@ let settings = testSettings + [.strictMemorySafety()]
 
 let argumentParser: Target.Dependency = .product(
     name: "ArgumentParser", package: "swift-argument-parser")
+let basicContainers: Target.Dependency = .product(
+    name: "BasicContainers", package: "swift-collections")
 let deque: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
 let heap: Target.Dependency = .product(name: "HeapModule", package: "swift-collections")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
@@ -54,7 +56,9 @@ let package = Package(
             exclude: ["README.md"], swiftSettings: settings),
         .target(
             name: "CaRT",
-            dependencies: ["DrayRuntime", "DrayFabric", deque, heap, logging, coreMetrics],
+            dependencies: [
+                "DrayRuntime", "DrayFabric", basicContainers, deque, heap, logging, coreMetrics,
+            ],
             exclude: ["README.md"], swiftSettings: settings),
         .target(name: "CUring", linkerSettings: [.linkedLibrary("uring")]),
         .target(
@@ -149,7 +153,9 @@ let package = Package(
             swiftSettings: testSettings),
         .testTarget(
             name: "CaRTTests",
-            dependencies: ["DrayRuntime", "DrayFabric", "CaRT", "DrayTestSupport"],
+            dependencies: [
+                "DrayRuntime", "DrayFabric", "CaRT", "DrayTestSupport", basicContainers,
+            ],
             swiftSettings: testSettings),
         .testTarget(
             name: "BIOTests", dependencies: ["DrayRuntime", "BIO"],

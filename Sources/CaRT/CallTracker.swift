@@ -1,3 +1,4 @@
+internal import BasicContainers
 internal import DequeModule
 internal import DrayRuntime
 
@@ -22,7 +23,7 @@ enum CallAction: Equatable {
 ///
 /// A state machine: events in, actions out, no input or output of its own. Times are nanoseconds
 /// of the monotonic clock.
-struct CallTracker {
+struct CallTracker: ~Copyable {
     /// A request in flight for longer makes us ask whether its peer is the one it was sent to.
     static let probeAfter: UInt64 = 100_000_000
     static let probeIntervalMax: UInt64 = 1_000_000_000
@@ -123,8 +124,8 @@ struct CallTracker {
         var all: [Waiter] { Array(high) + Array(normal) + Array(low) }
     }
 
-    private(set) var slots: [Slot] = []
-    private(set) var peers: [Peer] = []
+    private(set) var slots = UniqueArray<Slot>()
+    private(set) var peers = UniqueArray<Peer>()
     private var freeSlot: Int32 = -1
     private var deadlines = DeadlineHeap()
     private(set) var openCount = 0
@@ -431,7 +432,9 @@ struct CallTracker {
 
     /// Whether some peer may need a hello soon.
     var needsProbes: Bool {
-        peers.contains { $0.phase == .greeting || ($0.first >= 0 && $0.nextHello != .max) }
+        peers.indices.contains {
+            peers[$0].phase == .greeting || (peers[$0].first >= 0 && peers[$0].nextHello != .max)
+        }
     }
 
     /// A hello was answered.
@@ -580,11 +583,12 @@ struct CallTracker {
     func checkInvariants() {
         deadlines.checkInvariants()
         var open = 0
-        for slot in slots where slot.phase != .free { open += 1 }
+        for index in slots.indices where slots[index].phase != .free { open += 1 }
         precondition(open == openCount)
         var waiting = 0
-        for (index, peer) in peers.enumerated() {
-            let own = slots.filter { $0.peer == Int32(index) }
+        for index in peers.indices {
+            let peer = peers[index]
+            let own = slots.indices.filter { slots[$0].peer == Int32(index) }.map { slots[$0] }
             let used = own.count {
                 $0.phase == .granted || $0.phase == .inFlight || $0.phase == .ending
             }

@@ -1,3 +1,5 @@
+internal import BasicContainers
+internal import DequeModule
 internal import DrayFabric
 internal import DrayRuntime
 
@@ -241,13 +243,14 @@ extension Context {
 
     /// Lets the calls that have taken long watch for cancellation.
     func attend() {
-        while let call = watched.first {
+        while !watched.isEmpty {
+            let call = watched[0]
             let slot = Int(call.slot)
             let isOver =
                 tracker.slots[slot].generation != call.generation || !tracker.isOpen(call.slot)
             // Those that are over go at once: the timer shall not fire for each of them.
             guard isOver || call.time <= pollTime else { return }
-            watched.removeFirst()
+            _ = watched.removeFirst()
             if isOver { continue }
             unattended[slot] = true
             resume(call.slot)

@@ -1,3 +1,4 @@
+internal import BasicContainers
 internal import DrayFabric
 internal import DrayRuntime
 
@@ -24,9 +25,9 @@ extension Context {
         case .member(_, _, let address):
             return try peerNumber(at: address)
         case .address(let address):
-            if let last = lastPeer, last.address == address { return last.number }
+            if links[lastPeer].address == address { return Int32(lastPeer) }
             let number = try peerNumber(at: address)
-            lastPeer = (address, number)
+            lastPeer = Int(number)
             return number
         }
     }

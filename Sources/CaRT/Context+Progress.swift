@@ -1,3 +1,4 @@
+internal import BasicContainers
 internal import DequeModule
 internal import DrayFabric
 public import DrayRuntime

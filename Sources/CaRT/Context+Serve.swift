@@ -1,3 +1,4 @@
+internal import BasicContainers
 internal import DequeModule
 internal import DrayRuntime
 
@@ -12,9 +13,9 @@ extension Context {
         _ procedure: Procedure<Q, R>,
         _ handler: @escaping (Q, RequestContext) async throws(RPCError) -> R
     ) {
-        procedures.add(procedure.opcode) { request in
-            guard let message: Q = request.context.decode(request) else { return }
-            request.context.xstream.spawn {
+        procedures.add(procedure.opcode) { request, context in
+            guard let message: Q = context.decode(request) else { return }
+            context.xstream.spawn {
                 request.begin()
                 do throws(RPCError) {
                     request.context.reply(try await handler(message, request), to: request)
@@ -31,13 +32,13 @@ extension Context {
         _ procedure: Procedure<Q, R>,
         _ handler: @escaping (Q, RequestContext) throws(RPCError) -> R
     ) {
-        procedures.add(procedure.opcode) { request in
-            guard let message: Q = request.context.decode(request) else { return }
+        procedures.add(procedure.opcode) { request, context in
+            guard let message: Q = context.decode(request) else { return }
             request.begin()
             do throws(RPCError) {
-                request.context.reply(try handler(message, request), to: request)
+                context.reply(try handler(message, request), to: request)
             } catch {
-                request.context.fail(error, request)
+                context.fail(error, request)
             }
         }
     }
@@ -47,8 +48,8 @@ extension Context {
     public func registerDeferred<Q, R>(
         _ procedure: Procedure<Q, R>, _ handler: @escaping (Q, DeferredReply<R>) -> Void
     ) {
-        procedures.add(procedure.opcode) { request in
-            guard let message: Q = request.context.decode(request) else { return }
+        procedures.add(procedure.opcode) { request, context in
+            guard let message: Q = context.decode(request) else { return }
             request.begin()
             handler(message, DeferredReply(request))
         }
@@ -58,7 +59,7 @@ extension Context {
     private func decode<Q: Message>(_ request: RequestContext) -> Q? {
         do throws(DecodingFailure) {
             let message = try unsafe Q(decoding: request.body)
-            request.bodyWasRead()
+            request.bodyWasRead(by: self)
             return message
         } catch {
             fail(.badMessage, request)
@@ -102,7 +103,7 @@ extension Context {
         } else if header.flags.contains(.spilled) {
             pull(request, handler)
         } else {
-            handler.answer(request)
+            handler.answer(request, self)
             // Most handlers that answer at once keep nothing.
             if request.isAnswered, isKnownUniquelyReferenced(&request) {
                 request.retire()
@@ -133,7 +134,7 @@ extension Context {
         }
         xstream.spawn { [self] in
             await xstream.sleep(for: delay)
-            if spilled { pull(request, handler) } else { handler.answer(request) }
+            if spilled { pull(request, handler) } else { handler.answer(request, self) }
         }
     }
 
@@ -182,7 +183,7 @@ extension Context {
 
     private func deactivate(_ request: RequestContext) {
         request.end()
-        request.finish()
+        request.finish(by: self)
         activeRequests[Int(request.position)] = nil
         freeActive.append(request.position)
         sessions.finished(request.session)
@@ -213,7 +214,7 @@ extension Context {
             do throws(RPCError) {
                 request.replaceMessage(try await fetch(spill, deadline: .at(request.deadline)))
                 pulledBytes -= bytes
-                handler.answer(request)
+                handler.answer(request, self)
             } catch {
                 pulledBytes -= bytes
                 // Our own `abort` is none of the caller's doing: it may try again.
@@ -243,10 +244,7 @@ extension Context {
                     send, message, payload: request.replyPayload, limit: limit,
                     spillNumber: spills.next, &header)
             } else {
-                spill = try unsafe fill(
-                    send, NestedReply(request.nested, message), payload: request.replyPayload,
-                    limit: limit, spillNumber: spills.next, &header)
-                header.flags.insert(.nested)
+                spill = try fillNested(send, message, request, limit: limit, &header)
             }
             if let spill {
                 counts.spills += 1
@@ -258,6 +256,21 @@ extension Context {
             sends.give(send)
             sendFailure(error, header)
         }
+    }
+
+    /// Encodes a reply, and what its handler says of its own calls.
+    ///
+    /// Never inlined: where the types of this are looked up, they are for every reply.
+    @inline(never)
+    private func fillNested<R: Message>(
+        _ send: UInt32, _ message: R, _ request: RequestContext, limit: Int,
+        _ header: inout WireHeader
+    ) throws(RPCError) -> BulkHandle? {
+        let spill = try unsafe fill(
+            send, NestedReply(request.nested, message), payload: request.replyPayload,
+            limit: limit, spillNumber: spills.next, &header)
+        header.flags.insert(.nested)
+        return spill
     }
 
     /// Answers a request with an error. Does nothing when it was answered.
@@ -363,8 +376,10 @@ extension Context {
 
     func receivedCancel(_ header: WireHeader) {
         guard sessions.find(header.session) != nil else { return }
-        for case let request? in activeRequests
-        where request.session == header.session && request.requestID == header.requestID {
+        for position in activeRequests.indices {
+            guard let request = activeRequests[position], request.session == header.session,
+                request.requestID == header.requestID
+            else { continue }
             // Its reply tells the caller that nothing is under way any more.
             request.isUnwanted = true
             request.cancel()
@@ -395,7 +410,9 @@ extension Context {
             let inquiry = inquiry(header, message)
         else { return }
         var known: Set<UInt64> = []
-        for case let request? in activeRequests where request.session == header.session {
+        for position in activeRequests.indices {
+            guard let request = activeRequests[position], request.session == header.session
+            else { continue }
             known.insert(request.requestID)
         }
         let absent = inquiry.requests.filter { !known.contains($0) }

@@ -1,3 +1,4 @@
+internal import BasicContainers
 internal import DrayFabric
 internal import DrayRuntime
 internal import Logging
@@ -67,7 +68,9 @@ extension Context {
     /// Ends a session. Its requests are cancelled; `says` tells the caller.
     func dropSession(_ id: SessionID, says: Bool) {
         guard let index = sessions.find(id), !sessions.sessions[index].isSelf else { return }
-        for case let request? in activeRequests where request.session == id { request.cancel() }
+        for position in activeRequests.indices {
+            if let request = activeRequests[position], request.session == id { request.cancel() }
+        }
         guard let handle = sessions.close(id) else { return }
         guard says, !isClosed, let send = sends.take() else {
             endpoint.remove(handle)

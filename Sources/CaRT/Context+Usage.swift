@@ -1,3 +1,4 @@
+internal import BasicContainers
 internal import DrayFabric
 
 /// What a context holds at a moment: nothing of it may be left once all is quiet.
@@ -49,7 +50,7 @@ extension Context {
         usage.exposures = exposures.count - kept.count
         usage.transfers = bulks.count
         usage.sessions = counters.sessions
-        usage.credits = tracker.peers.reduce(0) { $0 + $1.used }
+        for index in tracker.peers.indices { usage.credits += tracker.peers[index].used }
         usage.sends = sends.busyCount
         usage.receives = receives.count - receives.postedCount
         usage.buffers = pool.lentCount + registrations.usersCount - keptBuffers.count

@@ -1,3 +1,5 @@
+internal import BasicContainers
+internal import DequeModule
 public import DrayFabric
 public import DrayRuntime
 internal import Logging
@@ -32,7 +34,7 @@ internal import Logging
     /// Collects where the time of this context's calls goes; nil: nobody asks.
     @safe @exclusivity(unchecked) public var tracer: CallTracer?
     /// What came with the replies to traced calls, by the slot of the call.
-    var replyTimings: [Int32: ReplyTimings] = [:]
+    @safe @exclusivity(unchecked) var replyTimings: [Int32: ReplyTimings] = [:]
     /// Our rank; engines may learn it after the context was made.
     @safe @exclusivity(unchecked) public var rank: UInt32?
 
@@ -65,7 +67,6 @@ internal import Logging
     @safe @exclusivity(unchecked) var peersByRank: [UInt64: Int32] = [:]
     @safe @exclusivity(unchecked) var groupGeneration: UInt32 = 0
     @safe @exclusivity(unchecked) var knownVersions: [ProtocolKey: KnownVersions] = [:]
-    @safe @exclusivity(unchecked) var lastPeer: (address: FabricAddress, number: Int32)?
     @safe @exclusivity(unchecked) var selfPeer: Int32 = 0
 
     // Callers and what we do for them.
@@ -259,7 +260,7 @@ internal import Logging
         }
         let next = min(
             maintenanceAt, tracker.nextDeadline, bulks.nextDeadline, retryAt,
-            watched.first?.time ?? .max)
+            watched.isEmpty ? .max : watched[0].time)
         if next != .max { arm(at: next) }
     }
 
@@ -272,7 +273,7 @@ internal import Logging
         isClosing = true
         endCalls()
         barriers.close()
-        for request in activeRequests { request?.cancel() }
+        for position in activeRequests.indices { activeRequests[position]?.cancel() }
         let limit = xstream.now + .seconds(5)
         // Callers are resumed and handlers answer; what they send goes out before the end.
         while xstream.now < limit {

@@ -1,3 +1,4 @@
+internal import BasicContainers
 internal import DequeModule
 internal import DrayFabric
 internal import DrayRuntime
@@ -7,23 +8,25 @@ internal import DrayRuntime
 /// It lies at a fixed place behind a pointer, not in the context object itself: the language
 /// checks each access to a property of a class at run time, which adds up to a tenth of the cost
 /// of a call. Nothing here calls back into the context, so no access overlaps another.
-struct ContextState {
+struct ContextState: ~Copyable {
     // Calls, by slot.
     var tracker: CallTracker
-    var waiters: [SuspendedTask?] = []
-    var outcomes: [CallOutcome] = []
+    var waiters = UniqueArray<SuspendedTask?>()
+    var outcomes = UniqueArray<CallOutcome>()
     /// Whether the call shall watch for its task's cancellation.
-    var unattended: [Bool] = []
+    var unattended = UniqueArray<Bool>()
     /// Calls that do not yet, oldest first; many of them are over.
-    var watched = Deque<WatchedCall>()
+    var watched = UniqueDeque<WatchedCall>()
 
     // Peers that we call, by number.
-    var links: [PeerLink] = []
+    var links = UniqueArray<PeerLink>()
+    /// Whom we called last by address; ourselves at first.
+    var lastPeer = 0
 
     // Callers and what we do for them.
     var sessions: SessionTable
-    var activeRequests: [RequestContext?] = []
-    var freeActive: [Int32] = []
+    var activeRequests = UniqueArray<RequestContext?>()
+    var freeActive = UniqueArray<Int32>()
     /// The object of a request that is over, for the next one.
     var spareRequest: RequestContext?
 
@@ -31,10 +34,10 @@ struct ContextState {
     var sends: SendPool
     var receives: ReceivePool
     var bulks = BulkTable()
-    var loopback = Deque<UInt32>()
+    var loopback = UniqueDeque<UInt32>()
     /// Messages that go out at the end of the round, in order.
-    var outbox: [UInt32] = []
-    var retrySends = Deque<UInt32>()
+    var outbox = UniqueArray<UInt32>()
+    var retrySends = UniqueDeque<UInt32>()
 
     var counts = ContextCounters()
     var times = ContextTimes()
@@ -58,35 +61,39 @@ extension Context {
         _read { yield unsafe state.pointee.tracker }
         _modify { yield unsafe &state.pointee.tracker }
     }
-    var waiters: [SuspendedTask?] {
+    var waiters: UniqueArray<SuspendedTask?> {
         _read { yield unsafe state.pointee.waiters }
         _modify { yield unsafe &state.pointee.waiters }
     }
-    var outcomes: [CallOutcome] {
+    var outcomes: UniqueArray<CallOutcome> {
         _read { yield unsafe state.pointee.outcomes }
         _modify { yield unsafe &state.pointee.outcomes }
     }
-    var unattended: [Bool] {
+    var unattended: UniqueArray<Bool> {
         _read { yield unsafe state.pointee.unattended }
         _modify { yield unsafe &state.pointee.unattended }
     }
-    var watched: Deque<WatchedCall> {
+    var watched: UniqueDeque<WatchedCall> {
         _read { yield unsafe state.pointee.watched }
         _modify { yield unsafe &state.pointee.watched }
     }
-    var links: [PeerLink] {
+    var links: UniqueArray<PeerLink> {
         _read { yield unsafe state.pointee.links }
         _modify { yield unsafe &state.pointee.links }
+    }
+    var lastPeer: Int {
+        get { unsafe state.pointee.lastPeer }
+        set { unsafe state.pointee.lastPeer = newValue }
     }
     var sessions: SessionTable {
         _read { yield unsafe state.pointee.sessions }
         _modify { yield unsafe &state.pointee.sessions }
     }
-    var activeRequests: [RequestContext?] {
+    var activeRequests: UniqueArray<RequestContext?> {
         _read { yield unsafe state.pointee.activeRequests }
         _modify { yield unsafe &state.pointee.activeRequests }
     }
-    var freeActive: [Int32] {
+    var freeActive: UniqueArray<Int32> {
         _read { yield unsafe state.pointee.freeActive }
         _modify { yield unsafe &state.pointee.freeActive }
     }
@@ -106,15 +113,15 @@ extension Context {
         _read { yield unsafe state.pointee.bulks }
         _modify { yield unsafe &state.pointee.bulks }
     }
-    var loopback: Deque<UInt32> {
+    var loopback: UniqueDeque<UInt32> {
         _read { yield unsafe state.pointee.loopback }
         _modify { yield unsafe &state.pointee.loopback }
     }
-    var outbox: [UInt32] {
+    var outbox: UniqueArray<UInt32> {
         _read { yield unsafe state.pointee.outbox }
         _modify { yield unsafe &state.pointee.outbox }
     }
-    var retrySends: Deque<UInt32> {
+    var retrySends: UniqueDeque<UInt32> {
         _read { yield unsafe state.pointee.retrySends }
         _modify { yield unsafe &state.pointee.retrySends }
     }

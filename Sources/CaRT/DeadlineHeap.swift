@@ -1,23 +1,25 @@
+internal import BasicContainers
+
 /// Call slots by deadline: a binary heap that knows where each slot stands, so that a call which
 /// ends leaves it at once.
 ///
 /// Calls end long before their deadlines; removing lazily would keep a minute's worth of them.
 /// Deadlines mostly ascend, so that inserting is O(1) in practice; all else is O(log n).
-struct DeadlineHeap {
-    private struct Entry {
+struct DeadlineHeap: ~Copyable {
+    struct Entry {
         var deadline: UInt64
         var slot: Int32
     }
 
-    private var entries: [Entry] = []
+    private var entries = UniqueArray<Entry>()
     /// By slot: its index in `entries`, or -1.
-    private var positions: [Int32] = []
+    private var positions = UniqueArray<Int32>()
 
     var count: Int { entries.count }
 
     /// The earliest deadline and its slot.
     var first: (deadline: UInt64, slot: Int32)? {
-        entries.first.map { ($0.deadline, $0.slot) }
+        entries.isEmpty ? nil : (entries[0].deadline, entries[0].slot)
     }
 
     /// Adds `slot`, which must not be present.
@@ -77,12 +79,13 @@ struct DeadlineHeap {
 
     /// Checks the order and the positions. O(n).
     func checkInvariants() {
-        for (position, entry) in entries.enumerated() {
-            precondition(positions[Int(entry.slot)] == Int32(position))
+        for position in entries.indices {
+            precondition(positions[Int(entries[position].slot)] == Int32(position))
             if position > 0 {
-                precondition(entries[(position - 1) / 2].deadline <= entry.deadline)
+                precondition(
+                    entries[(position - 1) / 2].deadline <= entries[position].deadline)
             }
         }
-        precondition(positions.count { $0 >= 0 } == entries.count)
+        precondition(positions.indices.count { positions[$0] >= 0 } == entries.count)
     }
 }

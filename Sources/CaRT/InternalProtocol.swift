@@ -1,3 +1,4 @@
+internal import BasicContainers
 public import DrayFabric
 internal import DrayRuntime
 

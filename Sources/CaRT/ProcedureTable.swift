@@ -4,8 +4,11 @@ struct ProcedureTable {
     ///
     /// A struct, as the language wraps a bare closure anew whenever it is taken out of an array or
     /// a `Result`, at an allocation each time.
+    ///
+    /// It gets the context that received the request, which the request knows, too: to look there
+    /// counts references.
     struct Handler {
-        let answer: (RequestContext) -> Void
+        let answer: (RequestContext, Context) -> Void
     }
 
     private struct Version {
@@ -21,7 +24,7 @@ struct ProcedureTable {
     static let indexMax = 4096
 
     /// Adds a handler. Each opcode has one.
-    mutating func add(_ opcode: UInt32, _ answer: @escaping (RequestContext) -> Void) {
+    mutating func add(_ opcode: UInt32, _ answer: @escaping (RequestContext, Context) -> Void) {
         let base = Int(opcode >> 24)
         let version = UInt8(truncatingIfNeeded: opcode >> 16)
         let index = Int(opcode & 0xffff)

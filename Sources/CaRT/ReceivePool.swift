@@ -1,3 +1,4 @@
+internal import BasicContainers
 internal import DequeModule
 internal import DrayFabric
 internal import DrayRuntime
@@ -7,19 +8,19 @@ internal import DrayRuntime
 /// A message that finds no posted receive stops its whole connection, so buffers are reposted as
 /// soon as they are free, and there are more of them where many are in use: every buffer is used in
 /// turn, so that all of their memory is soon resident.
-@safe struct ReceivePool {
+@safe struct ReceivePool: ~Copyable {
     /// Buffers that are made at a time.
     static let chunkSlots = 16
 
     private let endpoint: Endpoint
-    private var chunks: [Registration] = []
+    private var chunks = UniqueArray<Registration>()
     // SAFETY: the chunks keep the memory.
-    private var starts: [UnsafeMutableRawPointer] = unsafe []
+    private var starts = unsafe UniqueArray<UnsafeMutableRawPointer>()
     let slotSize: Int
     let countMax: Int
-    private var isPosted: [Bool] = []
+    private var isPosted = UniqueArray<Bool>()
     /// Of each buffer that is not posted: messages in it that somebody reads.
-    private var readers: [UInt16] = []
+    private var readers = UniqueArray<UInt16>()
     /// Buffers that the provider did not take yet.
     private var refused = Deque<UInt32>()
     private(set) var postedCount = 0
@@ -45,8 +46,8 @@ internal import DrayRuntime
         chunks.append(try Registration(buffer, at: endpoint, access: []))
         unsafe starts.append(buffer.bytes.baseAddress.unsafelyUnwrapped)
         let first = UInt32(count)
-        isPosted.append(contentsOf: repeatElement(false, count: more))
-        readers.append(contentsOf: repeatElement(0, count: more))
+        for _ in 0..<more { isPosted.append(false) }
+        for _ in 0..<more { readers.append(0) }
         return first..<first + UInt32(more)
     }
 
@@ -129,7 +130,7 @@ internal import DrayRuntime
     }
 
     mutating func close() {
-        for chunk in chunks { chunk.close(at: endpoint) }
+        for index in chunks.indices { chunks[index].close(at: endpoint) }
     }
 }
 

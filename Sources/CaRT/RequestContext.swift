@@ -10,10 +10,10 @@ internal import DrayRuntime
         return owner
     }
     /// Nil while the object waits for another request.
-    private var owner: Context?
-    private var header: WireHeader
+    @safe @exclusivity(unchecked) private var owner: Context?
+    @safe @exclusivity(unchecked) private var header: WireHeader
     /// The caller's context instance.
-    public private(set) var sourceInstance: UInt64
+    @safe @exclusivity(unchecked) public private(set) var sourceInstance: UInt64
     /// The caller's rank; nil for clients.
     public var sourceRank: UInt32? {
         header.sourceRank == WireHeader.anyRank ? nil : header.sourceRank
@@ -37,24 +37,24 @@ internal import DrayRuntime
     var slotGeneration: UInt32 { header.slotGeneration }
     var requestID: UInt64 { header.requestID }
     /// Where the context keeps this request among the active ones.
-    var position: Int32 = -1
+    @safe @exclusivity(unchecked) var position: Int32 = -1
     /// When it arrived, and when its handler began: monotonic nanoseconds; 0 when nobody counts.
-    var arrivedAt: UInt64 = 0
-    private var begunAt: UInt64 = 0
+    @safe @exclusivity(unchecked) var arrivedAt: UInt64 = 0
+    @safe @exclusivity(unchecked) private var begunAt: UInt64 = 0
     /// Nanoseconds in bulk transfers.
-    var bulkTime: UInt64 = 0
+    @safe @exclusivity(unchecked) var bulkTime: UInt64 = 0
     /// Calls made for it that are over, if it is traced.
-    private(set) var nested: [NestedCall] = []
+    @safe @exclusivity(unchecked) private(set) var nested: [NestedCall] = []
     /// Nil once nobody reads the message any more.
-    private(set) var message: HeldMessage?
-    private(set) var isAnswered = false
-    private var wasCancelled = false
+    @safe @exclusivity(unchecked) private(set) var message: HeldMessage?
+    @safe @exclusivity(unchecked) private(set) var isAnswered = false
+    @safe @exclusivity(unchecked) private var wasCancelled = false
     /// The caller has said that it gave up: its answer need not say anything.
-    var isUnwanted = false
-    private var cancelHook: (() -> Void)?
+    @safe @exclusivity(unchecked) var isUnwanted = false
+    @safe @exclusivity(unchecked) private var cancelHook: (() -> Void)?
     // SAFETY: `replyOwner`, or the handler's promise, keeps the bytes until the reply is encoded.
     var replyPayload: UnsafeRawBufferPointer?
-    private var replyOwner: AnyObject?
+    @safe @exclusivity(unchecked) private var replyOwner: AnyObject?
 
     init(_ header: WireHeader, _ message: HeldMessage, context: Context, instance: UInt64) {
         owner = context
@@ -103,7 +103,9 @@ internal import DrayRuntime
     }
 
     /// The payload is used no more.
-    public func releasePayload() {
+    public func releasePayload() { releaseMessage(to: context) }
+
+    private func releaseMessage(to context: Context) {
         guard let held = message else { return }
         message = nil
         context.release(held.source)
@@ -123,8 +125,8 @@ internal import DrayRuntime
     }
 
     /// The body was decoded: without a payload, the receive is free.
-    func bodyWasRead() {
-        if let message, message.payloadLength == 0 { releasePayload() }
+    func bodyWasRead(by context: Context) {
+        if let message, message.payloadLength == 0 { releaseMessage(to: context) }
     }
 
     /// The message was fetched from the caller's memory.
@@ -191,8 +193,8 @@ internal import DrayRuntime
     }
 
     /// The answer is out.
-    func finish() {
-        releasePayload()
+    func finish(by context: Context) {
+        releaseMessage(to: context)
         unsafe replyPayload = nil
         replyOwner = nil
     }

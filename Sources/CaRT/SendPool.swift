@@ -1,3 +1,4 @@
+internal import BasicContainers
 internal import DrayFabric
 internal import DrayRuntime
 
@@ -21,7 +22,7 @@ struct SendPurpose {
 }
 
 /// Messages that are being sent: fixed slots of registered memory, in chunks made on demand.
-@safe struct SendPool {
+@safe struct SendPool: ~Copyable {
     static let chunkSlots = 32
     /// More than this many messages at a time that the fabric has not taken are refused.
     static let slotsMax = 4096
@@ -44,11 +45,11 @@ struct SendPurpose {
 
     private let endpoint: Endpoint
     let slotSize: Int
-    private var chunks: [Registration] = []
+    private var chunks = UniqueArray<Registration>()
     // SAFETY: the chunks keep the memory.
-    private var starts: [UnsafeMutableRawPointer] = unsafe []
-    private var free: [UInt32] = []
-    var slots: [Slot] = []
+    private var starts = unsafe UniqueArray<UnsafeMutableRawPointer>()
+    private var free = UniqueArray<UInt32>()
+    var slots = UniqueArray<Slot>()
 
     init(endpoint: Endpoint, slotSize: Int) {
         self.endpoint = endpoint
@@ -102,6 +103,6 @@ struct SendPurpose {
     }
 
     mutating func close() {
-        for chunk in chunks { chunk.close(at: endpoint) }
+        for index in chunks.indices { chunks[index].close(at: endpoint) }
     }
 }

@@ -1,3 +1,4 @@
+internal import BasicContainers
 internal import DrayFabric
 internal import DrayRuntime
 
@@ -5,7 +6,7 @@ internal import DrayRuntime
 ///
 /// A caller's instance has at most one session; an address too, so that a restarted caller takes
 /// the place of the old one. When the table is full, the caller that has been idle longest goes.
-struct SessionTable {
+struct SessionTable: ~Copyable {
     struct Session {
         var generation: UInt32 = 0
         var instance: UInt64 = 0
@@ -25,8 +26,8 @@ struct SessionTable {
         var lastUsed: UInt64 = 0
     }
 
-    private(set) var sessions: [Session] = []
-    private var free: [UInt32] = []
+    private(set) var sessions = UniqueArray<Session>()
+    private var free = UniqueArray<UInt32>()
     private var byInstance: [UInt64: UInt32] = [:]
     private var byAddress: [FabricAddress: UInt32] = [:]
     private(set) var count = 0
@@ -69,14 +70,15 @@ struct SessionTable {
     /// The longest idle session last used before `time`.
     func idle(before time: UInt64) -> SessionID? {
         var oldest: Int?
-        for (index, session) in sessions.enumerated()
-        where session.isOpen && !session.isSelf && session.active == 0 && session.lastUsed < time {
-            if let other = oldest, sessions[other].lastUsed <= session.lastUsed { continue }
+        for index in sessions.indices
+        where sessions[index].isOpen && !sessions[index].isSelf && sessions[index].active == 0
+            && sessions[index].lastUsed < time
+        {
+            if let oldest, sessions[oldest].lastUsed <= sessions[index].lastUsed { continue }
             oldest = index
         }
-        return oldest.map {
-            SessionID(index: UInt32($0), generation: sessions[$0].generation)
-        }
+        guard let oldest else { return nil }
+        return SessionID(index: UInt32(oldest), generation: sessions[oldest].generation)
     }
 
     mutating func setOpenSend(_ slot: UInt32, of index: Int) {

@@ -83,7 +83,7 @@ public protocol ByteCodable {
     // MARK: - Fixed sizes
 
     /// Codes an integer in its own size.
-    @inlinable
+    @inlinable @inline(__always)
     public mutating func code<Value: FixedWidthInteger & BitwiseCopyable>(
         _ value: inout Value
     ) throws(DecodingFailure) {

@@ -20,9 +20,12 @@ struct Calls: AsyncParsableCommand {
     @Option(help: "Calls of each kind.")
     var calls = 100_000
 
-    /// Objects that a call may cost when its handler runs as a task: the request, and the closure
-    /// that runs it.
-    static let objectsPerTask = 2.0
+    @Option(help: "How they are answered (repeat for more).")
+    var answered = Answered.allCases
+
+    @Option(help: "Calls in flight at a time (repeat for more).")
+    var inFlight = [1, 16]
+
     /// Pools, tasks and histograms may grow a little while calls are counted.
     static let slack = 0.01
     /// What a timer that fires costs; one fires each millisecond while calls are under way.
@@ -31,17 +34,20 @@ struct Calls: AsyncParsableCommand {
 
     func validate() throws {
         guard calls >= 1000 else { throw ValidationError("--calls is at least 1000") }
+        guard inFlight.allSatisfy({ $0 > 0 }) else {
+            throw ValidationError("--in-flight is at least 1")
+        }
     }
 
     func run() async throws {
         var findings: [Finding] = []
         for provider in provider {
-            findings += try await Calls.measure(provider, calls: calls)
+            findings += try await measure(provider)
         }
         try Finding.report(findings)
     }
 
-    private static func measure(_ provider: String, calls: Int) async throws -> [Finding] {
+    private func measure(_ provider: String) async throws -> [Finding] {
         try await Context.run(at: provider) { client in
             let server = try Context(
                 world: .libfabric(), xstream: client.xstream, address: provider,
@@ -50,40 +56,61 @@ struct Calls: AsyncParsableCommand {
             server.register(Question.byTask) { question, _ in question }
             var findings: [Finding] = []
             let start = try residentKibibytes()
-            for (procedure, limit) in [
-                (Question.atOnce, 0), (Question.byTask, objectsPerTask),
-            ] {
-                for inFlight in [1, 16] {
-                    let run = CallLoop(client, server.address, procedure)
+            for answered in answered {
+                for inFlight in inFlight {
+                    let run = CallLoop(client, server.address, answered.procedure)
                     await run.go(10_000, inFlight: inFlight)
                     let start = client.xstream.now
                     let begin = dray_thread_allocations()
                     await run.go(calls, inFlight: inFlight)
                     let count = dray_thread_allocations() - begin
                     let elapsed = client.xstream.now.since(start) / .milliseconds(1)
-                    let timers = elapsed * objectsPerMillisecond / Double(calls)
+                    let timers = elapsed * Self.objectsPerMillisecond / Double(calls)
                     findings.append(
                         Finding(
-                            what: "\(provider), \(procedure.name), \(inFlight) in flight",
-                            found: Double(count) / Double(calls), limit: limit + timers + slack,
+                            what: "\(provider), \(answered.procedure.name), "
+                                + "\(inFlight) in flight",
+                            found: Double(count) / Double(calls),
+                            limit: answered.objects + timers + Self.slack,
                             unit: "allocations a call"))
                     if let error = run.failure { throw error }
                 }
             }
             // The first round of every kind has grown what grows.
             let grown = try residentKibibytes()
-            for procedure in [Question.atOnce, Question.byTask] {
-                let run = CallLoop(client, server.address, procedure)
-                await run.go(calls * 2, inFlight: 16)
+            for answered in answered {
+                let run = CallLoop(client, server.address, answered.procedure)
+                await run.go(calls * 2, inFlight: inFlight.max() ?? 1)
                 if let error = run.failure { throw error }
             }
             findings.append(
                 Finding(
                     what: "\(provider), growth after \(calls * 4) calls by \(calls * 4) more "
                         + "(\(Int(grown - start)) KiB before)",
-                    found: try residentKibibytes() - grown, limit: growthMax, unit: "KiB"))
+                    found: try residentKibibytes() - grown, limit: Self.growthMax, unit: "KiB"))
             await server.close()
             return findings
+        }
+    }
+}
+
+/// How the handler of a call answers.
+enum Answered: String, CaseIterable, ExpressibleByArgument {
+    case atOnce = "at-once"
+    case byTask = "by-task"
+
+    var procedure: Procedure<Question, Question> {
+        switch self {
+        case .atOnce: Question.atOnce
+        case .byTask: Question.byTask
+        }
+    }
+
+    /// Objects that a call may cost: those of a task are the request, and the closure that runs it.
+    var objects: Double {
+        switch self {
+        case .atOnce: 0
+        case .byTask: 2
         }
     }
 }

@@ -1,3 +1,4 @@
+import BasicContainers
 import DrayRuntime
 import Testing
 
@@ -11,7 +12,7 @@ import Testing
     }
 
     /// A call in one phase, alone with its peer or (waiting) behind another that has the credit.
-    struct Setting {
+    struct Setting: ~Copyable {
         var tracker: CallTracker
         var slot: Int32
         var nonce: UInt64

@@ -11,7 +11,7 @@ protocol CollectiveParticipant: AnyObject {
 /// A rank whose parent is lost is asked once more, by whoever adopted it. So every collective is
 /// remembered until its deadline, after which its requests are refused anyway: no handler runs
 /// twice. Answers are kept as well, as far as there is room.
-struct CollectiveTable {
+struct CollectiveTable: ~Copyable {
     enum Entry {
         case running(any CollectiveParticipant)
         /// Nil when the answer was dropped to make room.

@@ -1,3 +1,4 @@
+internal import BasicContainers
 internal import DrayFabric
 internal import DrayRuntime
 
