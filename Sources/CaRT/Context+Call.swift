@@ -384,6 +384,7 @@ extension Context {
                 purpose: SendPurpose(
                     kind: .toPeer, owner: UInt32(peer), generation: links[peer].epoch),
                 expires: ticket.deadline &- wallOffset)
+            sendGathered()
             return spill
         } catch {
             sends.give(send)

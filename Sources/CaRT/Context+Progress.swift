@@ -10,7 +10,7 @@ extension Context: PollSource {
         var events = 0
         if cancelMailbox.isFilled { events += takeCancellations() }
         if !loopback.isEmpty { events += deliverLoopback() }
-        sendOutbox()
+        sendOutbox(isRoundOver: true)
         let count = unsafe endpoint.poll(into: completions)
         guard count > 0 else { return events }
         refreshTime(xstream.roundTime)
@@ -22,7 +22,7 @@ extension Context: PollSource {
             if isClosed { break }
         }
         // What handlers have answered at once.
-        sendOutbox()
+        sendOutbox(isRoundOver: true)
         return events + count
     }
 
@@ -83,6 +83,7 @@ extension Context: PollSource {
         sends.slots[Int(slot)].purpose = purpose
         sends.slots[Int(slot)].length = length
         sends.slots[Int(slot)].handle = handle
+        sends.slots[Int(slot)].messages = 1
         sends.slots[Int(slot)].replies = purpose.kind == .reply ? 1 : 0
         guard handle != nil else {
             loopback.append(slot)
@@ -144,18 +145,39 @@ extension Context: PollSource {
         unsafe UnsafeMutableRawBufferPointer(rebasing: memory[start..<start + length])
             .copyMemory(from: UnsafeRawBufferPointer(rebasing: sends.memory(slot)[0..<length]))
         sends.slots[Int(open)].length = start + length
+        sends.slots[Int(open)].messages += 1
         if purpose.kind == .reply { sends.slots[Int(open)].replies += 1 }
+        if sends.slots[Int(open)].messages == endpoint.gatheredMax {
+            sends.slots[Int(open)].isOpen = false
+            unsafe state.pointee.hasGathered = true
+        }
         return true
     }
 
+    /// Sends what nothing can be added to any more, so that the peer works on it while we do the
+    /// rest of the round. Called where a connection may be found lost.
+    @inline(__always)
+    func sendGathered() {
+        if unsafe state.pointee.hasGathered { sendOutbox(isRoundOver: false) }
+    }
+
     /// Hands to the fabric what has gathered.
-    private func sendOutbox() {
-        guard !outbox.isEmpty, !isClosed else { return }
+    private func sendOutbox(isRoundOver: Bool) {
+        unsafe state.pointee.hasGathered = false
+        guard !outbox.isEmpty, !isClosed, unsafe !state.pointee.isSending else { return }
+        unsafe state.pointee.isSending = true
+        defer { unsafe state.pointee.isSending = false }
         // A connection that is lost meanwhile may add to it.
         var index = 0
+        var keptCount = 0
         while index < outbox.count {
             let slot = outbox[index]
             index += 1
+            if !isRoundOver, sends.slots[Int(slot)].isOpen {
+                outbox[keptCount] = slot
+                keptCount += 1
+                continue
+            }
             sends.slots[Int(slot)].isOpen = false
             if isObsolete(sends.slots[Int(slot)].purpose) {
                 sends.give(slot)
@@ -164,7 +186,7 @@ extension Context: PollSource {
                 armRetry()
             }
         }
-        outbox.removeAll(keepingCapacity: true)
+        outbox.removeLast(outbox.count - keptCount)
     }
 
     // MARK: - What the provider refused

@@ -348,6 +348,7 @@ extension Context {
             send, header: header, to: sessions.sessions[session].handle,
             purpose: SendPurpose(
                 kind: .reply, owner: header.session.index, generation: header.session.generation))
+        sendGathered()
     }
 
     // MARK: - Spilled replies

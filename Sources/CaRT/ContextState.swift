@@ -37,6 +37,10 @@ struct ContextState: ~Copyable {
     var loopback = UniqueDeque<UInt32>()
     /// Messages that go out at the end of the round, in order.
     var outbox = UniqueArray<UInt32>()
+    /// Whether one of them has as many messages as need not wait for that.
+    var hasGathered = false
+    /// Whether the outbox is being sent just now.
+    var isSending = false
     var retrySends = UniqueDeque<UInt32>()
 
     var counts = ContextCounters()

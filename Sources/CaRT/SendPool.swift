@@ -39,7 +39,9 @@ struct SendPurpose {
         var isOpen = false
         /// The most bytes that it may hold.
         var room = 0
-        /// Replies among its messages.
+        /// The messages in it.
+        var messages = 0
+        /// Replies among them.
         var replies = 0
     }
 

@@ -18,10 +18,19 @@ open class Endpoint {
     /// The most bytes that one read or write moves.
     public let transferSizeMax: Int
 
-    public init(address: FabricAddress, messageSizeMax: Int, transferSizeMax: Int = .max) {
+    /// Whoever gathers messages to one peer sends when he has as many, so that the peer begins with
+    /// them while others are prepared. `.max` where a send costs more than that gains: a system
+    /// call.
+    public let gatheredMax: Int
+
+    public init(
+        address: FabricAddress, messageSizeMax: Int, transferSizeMax: Int = .max,
+        gatheredMax: Int = .max
+    ) {
         self.address = address
         self.messageSizeMax = messageSizeMax
         self.transferSizeMax = transferSizeMax
+        self.gatheredMax = gatheredMax
     }
 
     /// Makes `address` known and returns the handle to send to. Inserting an address twice gives

@@ -47,7 +47,8 @@ internal import DrayRuntime
             super.init(
                 address: address,
                 messageSizeMax: Int(clamping: size),
-                transferSizeMax: Int(clamping: transferSize))
+                transferSizeMax: Int(clamping: transferSize),
+                gatheredMax: libfabricProvider == "shm" ? 8 : .max)
         } catch {
             unsafe dray_fabric_close(handle)
             unsafe scratch.deallocate()

@@ -44,6 +44,8 @@ internal import DrayRuntime
     static let receivesMax = 8192
     /// The largest message; small enough that tests meet it.
     static let messageSizeMax = 16 << 20
+    /// Few, so that it comes to pass.
+    static let gatheredMax = 4
     /// The largest read or write; small enough that tests meet it.
     static let transferSizeMax = 1 << 20
 
@@ -55,7 +57,8 @@ internal import DrayRuntime
         super.init(
             address: FabricAddress(provider: "sim", bytes: Array(name.utf8)),
             messageSizeMax: SimulatedEndpoint.messageSizeMax,
-            transferSizeMax: SimulatedEndpoint.transferSizeMax)
+            transferSizeMax: SimulatedEndpoint.transferSizeMax,
+            gatheredMax: SimulatedEndpoint.gatheredMax)
     }
 
     /// The number of the simulated process.
