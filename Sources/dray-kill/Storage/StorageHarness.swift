@@ -144,10 +144,27 @@ final class StorageHarness {
         }
         await process.kill()
         report.kills += 1
+        try await inspect(device)
         let count = process.reported.count / StorageEvent.byteCount
         keep(process.reported)
         if setting.isVerbose { print("  cycle \(cycle): \(text); \(count) events") }
         report.cycles += 1
+    }
+
+    /// Another process looks at what was left, before anybody recovers it.
+    private func inspect(_ device: String) async throws(Failure) {
+        try await waitUntilEnded(
+            start(["--inspect-only"], device: device, known: copyEvents, bytes: []))
+        report.inspections += 1
+    }
+
+    private func waitUntilEnded(_ process: StorageProcess) async throws(Failure) {
+        do throws(Failure) {
+            try await process.waitUntilEnded()
+        } catch {
+            await process.kill()
+            throw error
+        }
     }
 
     /// What a process has told is known from now on.
@@ -207,12 +224,7 @@ final class StorageHarness {
 
     private func verifyAtEnd() async throws(Failure) {
         let process = try start(["--verify-only"], device: device, known: events, bytes: known)
-        do throws(Failure) {
-            try await process.waitUntilEnded()
-        } catch {
-            await process.kill()
-            throw error
-        }
+        try await waitUntilEnded(process)
         keep(process.reported)
     }
 }
@@ -226,6 +238,8 @@ struct StorageReport: Sendable {
     var powerCuts = 0
     /// Verifications of everything.
     var verifications = 0
+    /// Times that the inspector has looked at what a kill had left, and found nothing.
+    var inspections = 0
     var acknowledged = 0
     var refused = 0
     /// Updates under way at a kill that were there afterwards, and that were not.
@@ -258,7 +272,8 @@ struct StorageReport: Sendable {
         \(earlyKills) of them before they had verified everything, \(powerCuts) power cuts; \
         \(acknowledged) updates acknowledged, \(refused) refused, \(found) found and \(missing) \
         missing of those under way, \(reads) reads, everything verified \
-        \(verifications + powerCuts) times; \(violations.count) violations
+        \(verifications + powerCuts) times, inspected \(inspections) times; \
+        \(violations.count) violations
         """
     }
 }

@@ -26,6 +26,8 @@ struct StorageNode: AsyncParsableCommand {
     var format = false
     @Flag(help: "End when everything was verified.")
     var verifyOnly = false
+    @Flag(help: "Only look at the closed device, as 'dray vos check' does.")
+    var inspectOnly = false
 
     /// Where events go.
     static let reportDescriptor: Int32 = 3
@@ -48,6 +50,7 @@ struct StorageNode: AsyncParsableCommand {
         _ known: [UInt8], _ world: World, _ xstream: XStream
     ) async throws -> [String] {
         let devices = RealDeviceStore(mode: .automatic)
+        if inspectOnly { return try await inspect(devices, xstream) }
         if format { try await makeStore(devices, xstream) }
         let device = try await open(path, devices, xstream)
         let second = try await openMetadata(devices, xstream)
@@ -72,6 +75,28 @@ struct StorageNode: AsyncParsableCommand {
         await device.close()
         await second?.device.close()
         return load.violations
+    }
+
+    /// What the inspector finds fault with. A copy of the superblock that was being written may be
+    /// torn.
+    private func inspect(
+        _ devices: RealDeviceStore, _ xstream: XStream
+    ) async throws -> [String] {
+        let device = ReadOnlyDevice(try await open(path, devices, xstream))
+        var second: BlockStore.MetadataPartition?
+        if metadata {
+            let other = ReadOnlyDevice(
+                try await open(StorageSetting.metadata(of: path), devices, xstream))
+            second = BlockStore.MetadataPartition(device: other, partition: 0..<other.size)
+        }
+        let reader = try await StoreReader.open(
+            device, partition: 0..<device.size, metadata: second)
+        let report = await StoreInspector.inspect(reader, depth: .values)
+        await device.close()
+        await second?.device.close()
+        let findings = report.findings.filter { $0.part != .superblock }
+        if findings.isEmpty { _ = StorageEvent(.verified).send(to: StorageNode.reportDescriptor) }
+        return findings.map { "the closed store: \($0.part.rawValue): \($0.what)" }
     }
 
     private func makeStore(_ devices: RealDeviceStore, _ xstream: XStream) async throws {
