@@ -77,6 +77,7 @@ struct Calls: AsyncParsableCommand {
                 }
             }
             // The first round of every kind has grown what grows.
+            let counted = calls * answered.count * inFlight.count
             let grown = try residentKibibytes()
             for answered in answered {
                 let run = CallLoop(client, server.address, answered.procedure)
@@ -85,7 +86,8 @@ struct Calls: AsyncParsableCommand {
             }
             findings.append(
                 Finding(
-                    what: "\(provider), growth after \(calls * 4) calls by \(calls * 4) more "
+                    what: "\(provider), growth after \(counted) calls by "
+                        + "\(calls * 2 * answered.count) more "
                         + "(\(Int(grown - start)) KiB before)",
                     found: try residentKibibytes() - grown, limit: Self.growthMax, unit: "KiB"))
             await server.close()
