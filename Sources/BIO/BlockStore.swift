@@ -51,6 +51,8 @@ public final class BlockStore {
     /// The last record whose `apply` ran.
     @safe @exclusivity(unchecked) public internal(set) var appliedSequence: UInt64
     let groupBuffer: IOBuffer
+    /// Calls of `write` that have not returned.
+    @safe @exclusivity(unchecked) public private(set) var writesUnderWay = 0
     private let gatherer: WriteGatherer
     private let preparer: BlockPreparer
     private let discarder: BlockDiscarder
@@ -60,6 +62,8 @@ public final class BlockStore {
     struct PendingRecord {
         let record: [UInt8]
         let checks: [BlockCheck]
+        /// What writes the blocks that `checks` name, durably, if that may go on meanwhile.
+        let writing: Gather<BIOError?>?
         let apply: (UInt64) -> Void
         /// Nil when nobody waits.
         let waiter: Waiter<BIOError?>?
@@ -77,6 +81,13 @@ public final class BlockStore {
         mutating func add(_ entry: PendingRecord) {
             entries.append(entry)
             checks += entry.checks
+        }
+
+        /// Whether blocks that `isThere` were written and need a flush.
+        func hasVolatile(where isThere: (BlockExtent) -> Bool) -> Bool {
+            entries.contains { entry in
+                entry.writing == nil && entry.checks.contains { isThere($0.extent) }
+            }
         }
     }
 
@@ -137,6 +148,9 @@ public final class BlockStore {
         groupBuffer.count - GroupHeader.byteCount - GroupHeader.recordPrefix
     }
 
+    /// Whether no record is on its way, so that one that is appended now waits for nobody.
+    public var isLogQuiet: Bool { !committing && pending.isEmpty }
+
     /// Whether an error took the store out of service.
     public var isOutOfService: Bool { failure != nil || failedDevice != nil }
 
@@ -186,12 +200,15 @@ public final class BlockStore {
     // MARK: - Data blocks
 
     /// Writes `buffer`, a whole number of blocks from a page-aligned address, to `extents` in
-    /// order; it must fill them exactly. Not durable until a record that names them was appended.
-    /// Small writes that come together become one where their blocks are neighbours.
+    /// order; it must fill them exactly. Unless `durable`, that is not on stable storage until a
+    /// record that names them was appended. Small writes that come together become one where their
+    /// blocks are neighbours.
     public func write(
-        _ buffer: UnsafeRawBufferPointer, to extents: [BlockExtent]
+        _ buffer: UnsafeRawBufferPointer, to extents: [BlockExtent], durable: Bool = false
     ) async throws(BIOError) {
         try checkService()
+        writesUnderWay += 1
+        defer { writesUnderWay -= 1 }
         let total = extents.reduce(0) { $0 + $1.byteCount }
         precondition(total == UInt64(buffer.count), "the buffer does not fill its extents")
         var done = 0
@@ -202,11 +219,11 @@ public final class BlockStore {
                 // SAFETY: the caller keeps the buffer until this returns.
                 let part = unsafe UnsafeRawBufferPointer(rebasing: buffer[done..<done + length])
                 if faults?.isArmed == true { try await pass(.bioWrite, at: offset) }
-                if length <= WriteGatherer.pieceBytesMax, device === places.data {
+                if !durable, length <= WriteGatherer.pieceBytesMax, device === places.data {
                     preparer.advance()
                     try unsafe await gatherer.write(part, to: extent.start)
                 } else {
-                    try unsafe await device.write(part, at: offset, durable: false)
+                    try unsafe await device.write(part, at: offset, durable: durable)
                 }
             } catch {
                 fail(error)

@@ -1,5 +1,5 @@
 internal import DequeModule
-internal import DrayRuntime
+public import DrayRuntime
 
 /// The log of a store: replay, group commit, checkpoints.
 extension BlockStore {
@@ -32,20 +32,24 @@ extension BlockStore {
     // MARK: - Append
 
     /// Appends a record and returns when it is durable, together with the blocks that `checks`
-    /// name, whose writes have ended. `apply` is called with the record's sequence number, in log
-    /// order, as soon as that is so and before any append of the group returns.
+    /// name: their writes have ended, or `writing` writes all of them durably and may go on
+    /// meanwhile. Whoever has an error from here waits for it. `apply` is called with the record's
+    /// sequence number, in log order, as soon as that is so and before any append of the group
+    /// returns.
     ///
     /// Throws `.full` when the log has no room (publish a checkpoint), `.outOfRange` when the
     /// record is larger than `recordBytesMax`, and `.outOfService` after an error; then nothing
     /// was logged. When the commit itself fails, throws its error: the record may or may not be
     /// there after the next open.
     public func append(
-        _ record: [UInt8], checks: [BlockCheck], apply: @escaping (UInt64) -> Void
+        _ record: [UInt8], checks: [BlockCheck], writing: Gather<BIOError?>? = nil,
+        apply: @escaping (UInt64) -> Void
     ) async throws(BIOError) {
         try checkAppend(record, checks: checks)
         let error = await Waiter<BIOError?>.suspend { waiter in
             addPending(
-                PendingRecord(record: record, checks: checks, apply: apply, waiter: waiter))
+                PendingRecord(
+                    record: record, checks: checks, writing: writing, apply: apply, waiter: waiter))
         }
         if let error { throw error }
     }
@@ -56,7 +60,8 @@ extension BlockStore {
         _ record: [UInt8], apply: @escaping (UInt64) -> Void
     ) throws(BIOError) {
         try checkAppend(record, checks: [])
-        addPending(PendingRecord(record: record, checks: [], apply: apply, waiter: nil))
+        addPending(
+            PendingRecord(record: record, checks: [], writing: nil, apply: apply, waiter: nil))
     }
 
     private func checkAppend(_ record: [UInt8], checks: [BlockCheck]) throws(BIOError) {
@@ -223,14 +228,17 @@ extension BlockStore {
         }
         // The log is durable last: with blocks on another device, those are flushed before.
         let isApart = places.metadata != nil
-        if isApart, checks.contains(where: { !places.isOnMetadata($0.extent) }) {
+        if isApart, group.hasVolatile(where: { !places.isOnMetadata($0) }) {
             try await places.data.flush()
         }
         // Otherwise one flush makes the blocks and the log durable together.
-        let flushing = checks.contains { !isApart || places.isOnMetadata($0.extent) }
+        let flushing = group.hasVolatile { !isApart || places.isOnMetadata($0) }
         try await writeGroup(
             payloadEnd: place, recordCount: group.entries.count, checkCount: checks.count,
             isSeal: false, flushing: flushing)
+        for entry in group.entries {
+            if let writing = entry.writing, let error = await writing.results()[0] { throw error }
+        }
     }
 
     /// Writes a group without records, durably.

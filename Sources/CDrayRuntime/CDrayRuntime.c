@@ -39,6 +39,18 @@ void *dray_map_memory(uint64_t length) {
     return address == MAP_FAILED ? NULL : address;
 }
 
+void *dray_map_huge_pages(uint64_t length) {
+    uint64_t page = DRAY_HUGE_PAGE;
+    char *address = dray_map_memory(length + page);
+    if (address == NULL) return NULL;
+    uint64_t before = (page - (uintptr_t)address % page) % page;
+    if (before > 0) munmap(address, before);
+    munmap(address + before + length, page - before);
+    // Where the system has none, these are ordinary pages.
+    madvise(address + before, length, MADV_HUGEPAGE);
+    return address + before;
+}
+
 void dray_unmap_memory(void *address, uint64_t length) { munmap(address, length); }
 
 int dray_make_wake_descriptor(void) { return eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC); }

@@ -13,7 +13,10 @@ final class BufferPool {
         var level = 0
         while BlockDevice.blockSize << level < count { level += 1 }
         precondition(level < free.count, "a buffer of \(count) bytes")
-        return free[level].popLast() ?? IOBuffer(count: BlockDevice.blockSize << level)
+        if let buffer = free[level].popLast() { return buffer }
+        var made = IOBuffer.forLargeTransfers(count: BlockDevice.blockSize << level)
+        defer { free[level] += made }
+        return made.removeLast()
     }
 
     func give(_ buffer: IOBuffer) {

@@ -150,18 +150,27 @@ extension VOS {
     public func prepare(_ dtx: DTX, _ updates: [Update]) async throws(VOSError) {
         precondition(dtx.phase == .begun)
         dtx.phase = .preparing
-        var reserved: [BlockExtent] = []
         do throws(VOSError) {
             try begin()
             defer { end() }
-            var checks: [BlockCheck] = []
+            try await log(dtx, updates)
+        } catch {
+            dtx.operations = []
+            didAbort(dtx)
+            throw error
+        }
+    }
+
+    private func log(_ dtx: DTX, _ updates: [Update]) async throws(VOSError) {
+        var blocks = RecordBlocks(
+            mayBeWritten: updates.count == 1 && updates[0].operations.count == 1)
+        do throws(VOSError) {
             let object = updates.map { IndexKey.object($0.pool, $0.container, $0.object) }
             for (update, object) in zip(updates, object) {
                 for operation in update.operations {
                     let (dkey, akey) = operation.body.names
                     let path = NamePath(object: object, dkey: dkey, akey: akey)
-                    let record = try await place(
-                        operation, path, epoch: dtx.epoch, reserved: &reserved, checks: &checks)
+                    let record = try await place(operation, path, epoch: dtx.epoch, in: &blocks)
                     dtx.operations.append(
                         PreparedOperation(key: path.key(for: record), record: record))
                 }
@@ -173,14 +182,12 @@ extension VOS {
                         + "\(VOSLimits.recordLengthMax) are the most")
             }
             dtx.record = bytes
-            try await append(bytes, checks: checks) { [self] sequence in
+            try await append(bytes, blocks) { [self] sequence in
                 lastSequence = sequence
                 didPrepare(dtx, sequence: sequence)
             }
         } catch {
-            if !reserved.isEmpty { store.allocator.cancel(reserved) }
-            dtx.operations = []
-            didAbort(dtx)
+            await cancel(blocks)
             throw error
         }
     }

@@ -190,12 +190,10 @@ extension VOS {
     private func write(_ update: Update, paths: consuming [NamePath]) async throws(VOSError) {
         var prepared: [PreparedOperation] = []
         prepared.reserveCapacity(paths.count)
-        var reserved: [BlockExtent] = []
-        var checks: [BlockCheck] = []
+        var blocks = RecordBlocks(mayBeWritten: update.operations.count == 1)
         do throws(VOSError) {
             for (operation, path) in zip(update.operations, paths) {
-                let record = try await place(
-                    operation, path, epoch: update.epoch, reserved: &reserved, checks: &checks)
+                let record = try await place(operation, path, epoch: update.epoch, in: &blocks)
                 prepared.append(PreparedOperation(key: path.key(for: record), record: record))
             }
             let bytes = LogRecord.encode(update, prepared: prepared)
@@ -204,15 +202,21 @@ extension VOS {
                     "an update of \(bytes.count) bytes of keys and small values, where "
                         + "\(VOSLimits.recordLengthMax) are the most")
             }
-            try await append(bytes, checks: checks) { [self] sequence in
+            try await append(bytes, blocks) { [self] sequence in
                 applyUpdate(
                     epoch: update.epoch, transaction: update.transaction, operations: prepared,
                     sequence: sequence)
             }
         } catch {
-            if !reserved.isEmpty { store.allocator.cancel(reserved) }
+            await cancel(blocks)
             throw error
         }
+    }
+
+    /// The blocks of a record that was not logged are free, once nobody writes to them.
+    func cancel(_ blocks: RecordBlocks) async {
+        _ = await blocks.writing?.results()
+        if !blocks.reserved.isEmpty { store.allocator.cancel(blocks.reserved) }
     }
 
     /// The most checkpoints that one append waits for.
@@ -220,19 +224,25 @@ extension VOS {
 
     /// Appends a record once there is room in the log; a checkpoint makes room.
     func append(
-        _ bytes: [UInt8], checks: [BlockCheck] = [], apply: @escaping (UInt64) -> Void
+        _ bytes: [UInt8], _ blocks: RecordBlocks = RecordBlocks(),
+        apply: @escaping (UInt64) -> Void
     ) async throws(VOSError) {
-        guard bytes.count + 16 * checks.count <= store.recordBytesMax else {
+        guard bytes.count + 16 * blocks.checks.count <= store.recordBytesMax else {
             throw .badArgument(
-                "a log record of \(bytes.count) bytes and \(checks.count) checks, where "
+                "a log record of \(bytes.count) bytes and \(blocks.checks.count) checks, where "
                     + "\(store.recordBytesMax) bytes are the most")
         }
         for _ in 0..<VOS.checkpointsAwaitedMax {
             if isBehind { try await checkpoint() }
             if version.levels[0].count > VOS.level0Max { await waitForMerges() }
             do throws(BIOError) {
+                // Nobody else waits for a long write.
+                if let writing = blocks.writing, !store.isLogQuiet {
+                    if let error = await writing.results()[0] { throw error }
+                }
                 try enqueueOutcomes()
-                try await store.append(bytes, checks: checks, apply: apply)
+                try await store.append(
+                    bytes, checks: blocks.checks, writing: blocks.writing, apply: apply)
                 startCheckpointIfWanted()
                 return
             } catch .full(let requested, let free) {
@@ -249,8 +259,7 @@ extension VOS {
 
     /// Computes or verifies the checksums of a value, and writes it to blocks if it is long.
     func place(
-        _ operation: Operation, _ path: NamePath, epoch: UInt64, reserved: inout [BlockExtent],
-        checks: inout [BlockCheck]
+        _ operation: Operation, _ path: NamePath, epoch: UInt64, in blocks: inout RecordBlocks
     ) async throws(VOSError) -> IndexRecord {
         let kind: IndexRecord.Kind
         var offset: UInt64 = 0
@@ -283,19 +292,21 @@ extension VOS {
         }
         let isLong = count >= VOS.longValue
         var checksums = isLong ? [] : try verifiedChecksums(value)
-        let blocks = try reserve(VOS.blockCount(count))
-        reserved.append(contentsOf: blocks)
+        let extents = try reserve(VOS.blockCount(count))
+        blocks.reserved.append(contentsOf: extents)
         if isLong {
-            checksums = try await writeLong(value, to: blocks) {
-                BlockChecks.append(of: value, checksums: $0, in: blocks, to: &checks)
-            }
+            checksums = try await writeLong(value, to: extents, in: &blocks)
         } else {
-            BlockChecks.append(of: value, checksums: checksums, in: blocks, to: &checks)
-            try await writeBlocks(value, to: blocks)
+            BlockChecks.append(of: value, checksums: checksums, in: extents, to: &blocks.checks)
+            do throws(BIOError) {
+                try await writeBlocks(value, to: extents)
+            } catch {
+                throw VOS.error(error)
+            }
         }
         return IndexRecord(
             kind: kind, dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: epoch, offset: offset,
-            byteCount: count, blocks: blocks, recordSize: recordSize,
+            byteCount: count, blocks: extents, recordSize: recordSize,
             checksumType: value.checksumType, checksums: checksums)
     }
 
@@ -340,16 +351,21 @@ extension VOS {
     /// From here on the device works on a value while its checksums are computed.
     private static let longValue = 256 << 10
 
-    /// Writes a value to its blocks, computes or verifies its checksums meanwhile, hands them to
-    /// `body`, and returns them. Blocks of a value that turns out to be damaged were written in
-    /// vain.
+    /// Writes a value to its blocks, computes or verifies its checksums meanwhile, and returns
+    /// them. Blocks of a value that turns out to be damaged were written in vain.
+    ///
+    /// When nothing else is being written, the record may be, too, while this goes on: the blocks
+    /// are written durably, and no flush of both follows.
     private func writeLong(
-        _ value: ValueBytes, to blocks: [BlockExtent], _ body: ([UInt32]) -> Void
+        _ value: ValueBytes, to extents: [BlockExtent], in blocks: inout RecordBlocks
     ) async throws(VOSError) -> [UInt32] {
-        let writing = Gather<VOSError?>(count: 1)
+        let isAlone =
+            blocks.mayBeWritten && extents.count == 1
+            && store.isLogQuiet && store.writesUnderWay == 0
+        let writing = Gather<BIOError?>(count: 1)
         xstream.spawn { [self] in
-            do throws(VOSError) {
-                try await writeBlocks(value, to: blocks)
+            do throws(BIOError) {
+                try await writeBlocks(value, to: extents, durable: isAlone)
                 writing.finish(0, with: nil)
             } catch {
                 writing.finish(0, with: error)
@@ -363,36 +379,51 @@ extension VOS {
         } catch {
             checksums = .failure(error)
         }
-        if case .success(let checksums) = checksums { body(checksums) }
+        if case .success(let checksums) = checksums {
+            BlockChecks.append(of: value, checksums: checksums, in: extents, to: &blocks.checks)
+            if isAlone {
+                blocks.writing = writing
+                return checksums
+            }
+        }
         // Whatever the checksums say, the memory is in use for so long.
-        if let error = await writing.results()[0] { throw error }
+        if let error = await writing.results()[0] { throw VOS.error(error) }
         return try checksums.get()
     }
 
     /// Writes a value to its blocks: from where it is if the device can take it from there.
-    private func writeBlocks(_ value: ValueBytes, to blocks: [BlockExtent]) async throws(VOSError) {
+    private func writeBlocks(
+        _ value: ValueBytes, to blocks: [BlockExtent], durable: Bool = false
+    ) async throws(BIOError) {
         let bytes = unsafe value.bytes
         let size = VOS.blockCount(bytes.count) * BlockDevice.blockSize
-        do throws(BIOError) {
-            if bytes.count == size, unsafe VOS.isAligned(bytes.baseAddress) {
-                try unsafe await store.write(bytes, to: blocks)
-                return
-            }
-            let buffer = buffers.take(size)
-            defer { buffers.give(buffer) }
-            let target = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<size])
-            unsafe target.copyMemory(from: bytes)
-            unsafe UnsafeMutableRawBufferPointer(rebasing: target[bytes.count...])
-                .initializeMemory(as: UInt8.self, repeating: 0)
-            try unsafe await store.write(UnsafeRawBufferPointer(target), to: blocks)
-        } catch {
-            throw VOS.error(error)
+        if bytes.count == size, unsafe VOS.isAligned(bytes.baseAddress) {
+            try unsafe await store.write(bytes, to: blocks, durable: durable)
+            return
         }
+        let buffer = buffers.take(size)
+        defer { buffers.give(buffer) }
+        let target = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<size])
+        unsafe target.copyMemory(from: bytes)
+        unsafe UnsafeMutableRawBufferPointer(rebasing: target[bytes.count...])
+            .initializeMemory(as: UInt8.self, repeating: 0)
+        try unsafe await store.write(
+            UnsafeRawBufferPointer(target), to: blocks, durable: durable)
     }
 
     static func isAligned(_ address: UnsafeRawPointer?) -> Bool {
         UInt(bitPattern: address) % UInt(BlockDevice.blockSize) == 0
     }
+}
+
+/// The blocks that a log record names.
+struct RecordBlocks {
+    /// Whether the record may be logged while they are being written: it names no others.
+    var mayBeWritten = false
+    var reserved: [BlockExtent] = []
+    var checks: [BlockCheck] = []
+    /// What still writes them, durably.
+    var writing: Gather<BIOError?>?
 }
 
 /// Makes the log's checks of a value's blocks from the value's own checksums.

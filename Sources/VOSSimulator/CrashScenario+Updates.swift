@@ -6,8 +6,9 @@ internal import VOS
 extension CrashScenario {
     static var updates: [CrashScenario] {
         [
-            smallUpdates, updatesWithoutTransactions, largeValues, punchesOfEachLevel, snapshots,
-            overwrites, overlappingExtents, epochsOutOfOrder, conditionalUpdates, compoundUpdates,
+            smallUpdates, updatesWithoutTransactions, largeValues, longValues, punchesOfEachLevel,
+            snapshots, overwrites, overlappingExtents, epochsOutOfOrder, conditionalUpdates,
+            compoundUpdates,
             updatesAtOnce, resentTransactions,
         ]
     }
@@ -44,6 +45,22 @@ extension CrashScenario {
             }
         }
         scenario.shape.blocks = 240
+        return scenario
+    }
+
+    /// So long that the record of one that is alone is logged while its blocks are written.
+    private static var longValues: CrashScenario {
+        var scenario = CrashScenario("long values", boundaries: 20) { player in
+            try await player.put(1, 270_000, epoch: 100)
+            try await player.put(1, 262_144, epoch: 101)
+            await player.together([
+                { try await player.put(2, 300_001, epoch: 102) },
+                { try await player.put(3, 60, epoch: 103) },
+                { try await player.put(4, 9000, epoch: 104) },
+            ])
+            try await player.update([.extent(9, at: 5, 280_000, seed: 1)], epoch: 110)
+        }
+        scenario.shape.blocks = 700
         return scenario
     }
 

@@ -41,6 +41,74 @@ import Testing
     }
 }
 
+/// Records that are appended while their blocks are being written.
+@Suite struct RecordBesideWriteTests {
+    private func check(_ extent: BlockExtent, _ data: IOBuffer) -> BlockCheck {
+        BlockCheck(
+            extent: extent, byteCount: data.count,
+            checksum: CRC32C.checksum(of: UnsafeRawBufferPointer(data.bytes)))
+    }
+
+    /// The write ends long after the record is in the log: nothing is durable before.
+    @Test(arguments: [false, true]) func waitsForTheWrite(isKilled: Bool) {
+        var faults = DeviceFaults()
+        faults.crashOutcome = .keep
+        let node = SimulatedNode(seed: 3, faults: faults)
+        let data = Ledger.pattern(7, blocks: 3)
+        let finished = node.run {
+            try await node.format()
+            let store = try await node.openStore()
+            _ = try await store.replayed()
+            let extent = try store.allocator.reserve(blocks: 3)[0]
+            let writing = Gather<BIOError?>(count: 1)
+            var isApplied = false
+            node.xstream.spawn {
+                do {
+                    try await store.append(
+                        [1], checks: [check(extent, data)], writing: writing
+                    ) { _ in isApplied = true }
+                    #expect(isApplied)
+                } catch { Issue.record("\(error)") }
+            }
+            await node.xstream.sleep(for: .seconds(1))
+            #expect(!isApplied && !store.isLogQuiet)
+            if isKilled { return }
+            try await store.write(
+                UnsafeRawBufferPointer(data.bytes), to: [extent], durable: true)
+            writing.finish(0, with: nil)
+            #expect(try await store.append([2]) == 2)
+            #expect(isApplied && store.isLogQuiet)
+        }
+        #expect(finished)
+        node.restart()
+        let again = node.run {
+            // The record is there, and what it says of the blocks is not so.
+            let records = try await node.openStore().replayed()
+            #expect(records.map(\.1) == (isKilled ? [] : [[1], [2]]))
+        }
+        #expect(again)
+    }
+
+    @Test func aFailedWriteFailsTheRecord() {
+        let node = SimulatedNode(seed: 4)
+        node.run {
+            try await node.format()
+            let store = try await node.openStore()
+            _ = try await store.replayed()
+            let extent = try store.allocator.reserve(blocks: 1)[0]
+            let writing = Gather<BIOError?>(count: 1)
+            let failure = BIOError.failed(path: "disk", offset: 0, code: 5, message: "no")
+            writing.finish(0, with: failure)
+            await #expect(throws: failure) {
+                try await store.append(
+                    [1], checks: [check(extent, Ledger.pattern(1, blocks: 1))], writing: writing
+                ) { _ in Issue.record("applied") }
+            }
+            #expect(store.isOutOfService)
+        }
+    }
+}
+
 /// Opening, filling and failing.
 @Suite struct BlockStoreTests {
     private func expectError(

@@ -14,7 +14,8 @@ import Testing
                         let number = writer * 6 + step
                         try await ledger.update(
                             cell: UInt8((number * 5) % Ledger.cellCount),
-                            blocks: UInt32(1 + number % 3), padding: number * 331 % 5000)
+                            blocks: UInt32(1 + number % 3), padding: number * 331 % 5000,
+                            beside: step % 2 == 0 ? nil : node.xstream)
                     }
                 } catch { Issue.record("\(error)") }
                 running -= 1

@@ -80,10 +80,12 @@ final class Ledger {
 
     // MARK: - Work
 
-    /// Returns false when the store was full or out of service.
+    /// Returns false when the store was full or out of service. With an xstream, the record is
+    /// appended while a task of it writes the blocks.
     @discardableResult
     func update(
-        cell: UInt8, blocks: UInt32, padding: Int, stream: BlockStream = .foreground
+        cell: UInt8, blocks: UInt32, padding: Int, stream: BlockStream = .foreground,
+        beside xstream: XStream? = nil
     ) async throws -> Bool {
         guard let store else { return false }
         nextValue = nextValue &+ 1
@@ -100,32 +102,58 @@ final class Ledger {
                 checksum: CRC32C.checksum(of: UnsafeRawBufferPointer(buffer.bytes)),
                 padding: padding)
             submitted.insert(entry)
-            try await store.write(UnsafeRawBufferPointer(buffer.bytes), to: extents)
-            var mine: UInt64 = 0
-            do throws(BIOError) {
-                try await store.append(
-                    entry.record,
-                    checks: [
-                        BlockCheck(
-                            extent: entry.extent, byteCount: buffer.count,
-                            checksum: entry.checksum)
-                    ]
-                ) { sequence in
-                    mine = sequence
-                    self.journal[sequence] = entry
-                    if let old = self.cells.updateValue(entry, forKey: cell) {
-                        store.allocator.free([old.extent])
-                    }
-                }
-            } catch .full {
-                store.allocator.cancel(extents)
-                return false
+            var writing: Gather<BIOError?>?
+            if let xstream {
+                writing = Self.startWriting(buffer, to: extents, store, on: xstream)
+            } else {
+                try await store.write(UnsafeRawBufferPointer(buffer.bytes), to: extents)
             }
-            acknowledged = max(acknowledged, mine)
+            try await append(entry, writing: writing, store)
             return true
-        } catch .outOfService, .failed, .full {
-            return false
+        } catch {
+            switch error {
+            case .outOfService, .failed, .full: return false
+            default: throw error
+            }
         }
+    }
+
+    private func append(
+        _ entry: Entry, writing: Gather<BIOError?>?, _ store: BlockStore
+    ) async throws(BIOError) {
+        let check = BlockCheck(
+            extent: entry.extent, byteCount: Int(entry.extent.byteCount), checksum: entry.checksum)
+        var mine: UInt64 = 0
+        do throws(BIOError) {
+            try await store.append(entry.record, checks: [check], writing: writing) { sequence in
+                mine = sequence
+                self.journal[sequence] = entry
+                if let old = self.cells.updateValue(entry, forKey: entry.cell) {
+                    store.allocator.free([old.extent])
+                }
+            }
+        } catch {
+            if let writing { _ = await writing.results() }
+            if case .full = error { store.allocator.cancel([entry.extent]) }
+            throw error
+        }
+        acknowledged = max(acknowledged, mine)
+    }
+
+    private static func startWriting(
+        _ buffer: IOBuffer, to extents: [BlockExtent], _ store: BlockStore, on xstream: XStream
+    ) -> Gather<BIOError?> {
+        let writing = Gather<BIOError?>(count: 1)
+        xstream.spawn {
+            do throws(BIOError) {
+                try await store.write(
+                    UnsafeRawBufferPointer(buffer.bytes), to: extents, durable: true)
+                writing.finish(0, with: nil)
+            } catch {
+                writing.finish(0, with: error)
+            }
+        }
+        return writing
     }
 
     /// Writes the cells as a checkpoint.

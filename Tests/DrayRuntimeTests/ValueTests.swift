@@ -201,6 +201,36 @@ import Testing
 }
 
 @Suite struct IOBufferTests {
+    @Test(arguments: [4096, 256 << 10, 300_000, 1 << 20, 2 << 20, 5_000_000])
+    func buffersForLargeTransfersAreApart(count: Int) {
+        let hugePage = 2 << 20
+        var buffers = IOBuffer.forLargeTransfers(count: count)
+        let number =
+            switch count {
+            case 4096: 1
+            case 256 << 10: 8
+            case 300_000: 4
+            case 1 << 20: 2
+            default: 1
+            }
+        #expect(buffers.count == number)
+        for (index, buffer) in buffers.enumerated() {
+            #expect(buffer.count == count)
+            let address = unsafe UInt(bitPattern: buffer.bytes.baseAddress!)
+            #expect(address % 4096 == 0)
+            if count >= IOBuffer.largeTransferMin {
+                #expect(address % UInt(hugePage) == UInt(index * hugePage / number))
+            }
+            #expect(buffer.array(count - 3..<count) == [0, 0, 0])
+            unsafe buffer.bytes.initializeMemory(as: UInt8.self, repeating: UInt8(index + 1))
+        }
+        // The memory is there as long as one of them is.
+        let last = buffers.removeLast()
+        buffers = []
+        #expect(last.array(0..<2) == [UInt8(number), UInt8(number)])
+        #expect(last.array(count - 2..<count) == [UInt8(number), UInt8(number)])
+    }
+
     @Test(arguments: [1, 4_095, 4_096, 4_097, 1 << 20]) func isAlignedAndZeroed(count: Int) {
         let buffer = IOBuffer(count: count)
         #expect(buffer.count == count)

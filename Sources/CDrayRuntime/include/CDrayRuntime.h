@@ -48,6 +48,14 @@ void dray_name_thread(const char *name);
 
 /// Maps `length` bytes of zeroed, page-aligned, private memory, or returns NULL.
 void *dray_map_memory(uint64_t length);
+
+/// 2 MiB.
+#define DRAY_HUGE_PAGE 0x200000
+
+/// The same for a multiple of DRAY_HUGE_PAGE, aligned to it, in huge pages where the system gives
+/// them without being set up for it (`madvise`).
+void *dray_map_huge_pages(uint64_t length);
+
 void dray_unmap_memory(void *address, uint64_t length);
 
 /// A descriptor that counts wake-ups: non-blocking, closed on exec. -1 when there is none.

@@ -46,8 +46,13 @@ final class BufferPool {
         }
         let size = sizeClass.map { 1 << ($0 + BufferPool.smallestShift) } ?? (count + 4095) & ~4095
         do throws(FabricError) {
-            let registration = try Registration(IOBuffer(count: size), at: endpoint, access: [])
+            var buffers = IOBuffer.forLargeTransfers(count: size)
+            let registration = try Registration(buffers.removeLast(), at: endpoint, access: [])
             lent[ObjectIdentifier(registration)] = registration
+            for buffer in buffers where freeBytes + size <= freeBytesMax {
+                guard let other = try? Registration(buffer, at: endpoint, access: []) else { break }
+                keep(other)
+            }
             return registration
         } catch {
             throw RPCError(error)
@@ -57,7 +62,10 @@ final class BufferPool {
     /// Takes memory back.
     func give(_ registration: Registration) {
         lent[ObjectIdentifier(registration)] = nil
-        guard !isClosed else { return }
+        if !isClosed { keep(registration) }
+    }
+
+    private func keep(_ registration: Registration) {
         let count = registration.buffer.count
         if let sizeClass = BufferPool.sizeClass(of: count), freeBytes + count <= freeBytesMax {
             free[sizeClass].append(registration)

@@ -152,8 +152,12 @@ final class VOSBench {
         buffers: Int = 1, _ body: @escaping (Worker) async throws(VOSError) -> Void
     ) async throws(CommandFailure) {
         let tasks = TaskCounter()
+        // A whole number of blocks, so that the device can fill it.
+        let size = (max(8, buffers * values.size) + 4095) / 4096 * 4096
+        var memory: [IOBuffer] = []
+        while memory.count < depth { memory += IOBuffer.forLargeTransfers(count: size) }
         let workers = (0..<depth).map { index in
-            Worker(bytes: buffers * values.size, entropy: entropy.fork("\(load.title) \(index)"))
+            Worker(buffer: memory[index], entropy: entropy.fork("\(load.title) \(index)"))
         }
         load.begin(at: xstream.now)
         for worker in workers {
@@ -193,10 +197,9 @@ final class VOSBench {
         let buffer: IOBuffer
         var entropy: Entropy
 
-        init(bytes: Int, entropy: Entropy) {
+        init(buffer: IOBuffer, entropy: Entropy) {
             self.entropy = entropy
-            // A whole number of blocks, so that the device can fill it.
-            buffer = IOBuffer(count: (max(8, bytes) + 4095) / 4096 * 4096)
+            self.buffer = buffer
             for offset in stride(from: 0, to: buffer.count, by: 8) {
                 unsafe buffer.bytes.storeBytes(
                     of: self.entropy.next(), toByteOffset: offset, as: UInt64.self)
