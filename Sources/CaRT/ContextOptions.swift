@@ -19,10 +19,10 @@ public struct ContextOptions: Sendable {
     /// The most bytes of encoded message and payload together that travel inline; more goes by
     /// bulk transfer. Of the two ends' values the smaller one is used. At least 1,024; no more than
     /// the provider's largest message (24 KiB over RDMA) is used. Each receive has as much memory.
-    public var eagerLimit = 20 * 1024
+    public var eagerLimit = 64 * 1024
 
     /// The most receives that are posted at a time, for all peers together; more than
-    /// `heldReceivesMax`. There are 64 at first, and more where they are used.
+    /// `heldReceivesMax`. There are 16 at first, and more where they are used.
     public var receiveCount = 256
 
     /// Once handlers hold this many receives, requests with a payload are answered `.overloaded`.

@@ -14,6 +14,13 @@ public final class ClusterSimulation {
     static let logSize: UInt64 = 512 << 10
     static let retention: Duration = .milliseconds(300)
     static let clientNodeFirst = 100
+    static let fabricConfiguration: FabricConfiguration = {
+        do throws(FabricConfigurationError) {
+            return try FabricConfiguration(options: [.eagerLimit: "20KiB"], environment: [:])
+        } catch {
+            preconditionFailure("\(error)")
+        }
+    }()
     /// One in so many of the blocks that were written rots at the end of a run.
     static let rotPeriod: UInt64 = 8
 
@@ -113,6 +120,8 @@ public final class ClusterSimulation {
         configuration.valueCacheBytes = 32 << 10
         // The least: the index of a run is of several tables then.
         configuration.indexBytes = 64 << 10
+        // Small, so that values travel by bulk transfers, too.
+        configuration.fabric = ClusterSimulation.fabricConfiguration
         configuration.retention = ClusterSimulation.retention.nanosecondsClamped
         configuration.transactionAge = plan.transactionAge?.nanosecondsClamped
         return configuration

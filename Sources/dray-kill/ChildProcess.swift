@@ -64,6 +64,9 @@ final class ChildProcess {
     /// More than this process ever has open.
     private static let descriptorsMax: Int32 = 4_096
 
+    /// Small, so that values travel by bulk transfers, too. Never freed.
+    nonisolated(unsafe) private static let eagerLimit = unsafe strdup("DRAY_EAGER_LIMIT=20KiB")
+
     /// The environment for a child, without what would override its configuration.
     private static func environment() -> [UnsafeMutablePointer<CChar>?] {
         var variables: [UnsafeMutablePointer<CChar>?] = unsafe []
@@ -74,6 +77,7 @@ final class ChildProcess {
             if unsafe strncmp(variable, "DRAY_", 5) != 0 { unsafe variables.append(variable) }
             unsafe next = next.successor()
         }
+        unsafe variables.append(eagerLimit)
         unsafe variables.append(nil)
         return unsafe variables
     }

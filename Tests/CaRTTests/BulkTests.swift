@@ -464,7 +464,7 @@ import Testing
             let (client, server) = (try rig.makeContext(), try rig.makeContext())
             SelfTest.register(on: server)
             let loads: [(SelfTest.Load, SelfTest.Load)] = [
-                (.empty, .empty), (.inline(64), .inline(64)), (.inline(100_000), .inline(50_000)),
+                (.empty, .empty), (.inline(64), .inline(64)), (.inline(100_000), .inline(90_000)),
                 (.bulk(65_536), .empty), (.empty, .bulk(65_536)), (.bulk(1000), .inline(3)),
             ]
             for (request, reply) in loads {

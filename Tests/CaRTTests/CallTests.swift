@@ -5,7 +5,7 @@ import DrayTestSupport
 import Testing
 
 @Suite struct CallTests {
-    static let sizes = [0, 1, 7, 64, 4096, 20_000, 20_468, 20_469, 20_480, 65_536, (1 << 20) + 1]
+    static let sizes = [0, 1, 7, 64, 4096, 20_480, 65_524, 65_525, 65_536, 70_000, (1 << 20) + 1]
 
     @Test(arguments: FabricKind.allCases)
     func echoesEverySize(kind: FabricKind) async throws {

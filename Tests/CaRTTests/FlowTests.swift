@@ -88,7 +88,7 @@ import Testing
             var held: [DeferredReply<Blob>] = []
             server.registerDeferred(TestProtocol.wait) { _, reply in held.append(reply) }
             // So long that no two of them fit into one receive.
-            let bytes = pattern(12_000)
+            let bytes = pattern(40_000)
             let payload = IOBuffer(copying: bytes)
             var ends: [RPCError?] = []
             for _ in 0..<40 {
@@ -253,7 +253,7 @@ import Testing
             let context = try rig.makeContext()
             let state = serve(context)
             let here = Destination.address(context.address)
-            for size in [0, 100, 50_000] {
+            for size in [0, 100, 90_000] {
                 let blob = Blob(number: 3, bytes: pattern(size))
                 #expect(try await context.call(TestProtocol.echo, blob, to: here) == blob)
             }

@@ -29,7 +29,7 @@ import Testing
         try await withRig(kind) { rig in
             let (client, server) = (try rig.makeContext(), try rig.makeContext())
             SelfTest.register(on: server)
-            for size in [1, 777, 40_001] {
+            for size in [1, 777, 90_001] {
                 let loads: [SelfTest.Load] = [.empty, .inline(size), .bulk(size)]
                 for request in loads {
                     for reply in loads {

@@ -56,7 +56,7 @@ import Testing
         for (index, object) in objects.enumerated() {
             for key in ["a", "b", "c", "d", "e"] { try await object.put(key, "old \(index)") }
             try await object.put(
-                dkey: "large".bytes, akey: [], value: [UInt8](repeating: 7, count: 40_000))
+                dkey: "large".bytes, akey: [], value: [UInt8](repeating: 7, count: 90_000))
             try await write(object, "a", at: 100, 1)
             try await write(object, "a", at: 3000, 2)
         }

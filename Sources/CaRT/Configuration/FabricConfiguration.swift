@@ -68,7 +68,7 @@ public struct FabricConfiguration: Hashable, Sendable {
             case .port: "0"
             case .credits: "32"
             case .timeout: "60s"
-            case .eagerLimit: "20KiB"
+            case .eagerLimit: "64KiB"
             case .messageSizeMax: "64MiB"
             case .receives: "256"
             case .bulks: "256"
