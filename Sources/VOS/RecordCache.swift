@@ -47,6 +47,10 @@ struct RecordCache {
     private var rows: ContiguousArray<Row?>
     /// Of each row; 0 where there is none.
     private var hashes: ContiguousArray<UInt64>
+    /// Of what was found once, part of the hash, in as many places as there are rows. A row is made
+    /// when the same is found again: where there is more to read than rows, most of them would
+    /// be made for nothing.
+    private var found: ContiguousArray<UInt32>
     /// The row that is looked at next when they take too much.
     private var hand = 0
     /// How many changes there have been.
@@ -62,6 +66,7 @@ struct RecordCache {
         while count * RecordCache.rowBytes < bytesMax { count *= 2 }
         rows = ContiguousArray(repeating: nil, count: count)
         hashes = ContiguousArray(repeating: 0, count: count)
+        found = ContiguousArray(repeating: 0, count: count)
     }
 
     private static func slot(_ hash: UInt64) -> Int { Int(hash % slots) }
@@ -115,13 +120,14 @@ struct RecordCache {
     }
 
     /// A search that began after so many `changes` has found that `record` is all that is visible,
-    /// and the newest.
+    /// and the newest. It is known from the second time on.
     mutating func insert(
         _ path: NamePath, _ range: Range<UInt64>, _ record: IndexRecord, changes: UInt64
     ) {
+        let hash = RecordCache.hash(path, range)
+        guard wasFound(hash) else { return }
         let row = Row(path, range, record, changes: changes)
         guard row.byteCount <= bytesMax / RecordCache.ways, isValid(row) else { return }
-        let hash = RecordCache.hash(path, range)
         let first = place(hash)
         let places = first..<first + RecordCache.ways
         let chosen =
@@ -133,6 +139,14 @@ struct RecordCache {
             if hand != chosen { replace(hand, by: nil, 0) }
             hand = (hand + 1) % rows.count
         }
+    }
+
+    /// Whether a search has found this lately; from now on, it has.
+    private mutating func wasFound(_ hash: UInt64) -> Bool {
+        let mark = UInt32(truncatingIfNeeded: hash) | 1
+        let index = Int(hash >> 32) & (found.count - 1)
+        defer { found[index] = mark }
+        return found[index] == mark
     }
 
     private mutating func replace(_ index: Int, by row: Row?, _ hash: UInt64) {

@@ -10,8 +10,10 @@ internal import DrayRuntime
 struct ValueCache {
     /// The longest value that is kept, in bytes.
     static let valueMax = 64 << 10
-    /// How many of the values that were read once are remembered.
-    private static let seenCount = 65_536
+    /// So many bytes that are kept for each value that is remembered because it was read once. Of
+    /// twice as many as the cache holds when they have 4 KiB: what is read again later than that
+    /// would have left the cache meanwhile, and would only drive out others.
+    private static let bytesPerSeen = 2_048
 
     private final class Value {
         private(set) var block: UInt32
@@ -39,11 +41,15 @@ struct ValueCache {
     private var values: [UInt32: Value] = [:]
     /// In the order they came. Some have left the cache.
     private var queue = Deque<Value>()
-    /// First blocks of values that were read once, one more than the number, in places by their
-    /// lowest bits.
+    private let seenCount: Int
+    /// First blocks of values that were read once, one more than the number, in places by the
+    /// remainder.
     private var seen: [UInt32] = []
 
-    init(bytesMax: Int) { self.bytesMax = bytesMax }
+    init(bytesMax: Int) {
+        self.bytesMax = bytesMax
+        seenCount = max(256, bytesMax / ValueCache.bytesPerSeen)
+    }
 
     var count: Int { values.count }
 
@@ -60,8 +66,8 @@ struct ValueCache {
         guard value.count <= min(ValueCache.valueMax, bytesMax), values[block] == nil else {
             return
         }
-        if seen.isEmpty { seen = Array(repeating: 0, count: ValueCache.seenCount) }
-        let place = Int(block) % ValueCache.seenCount
+        if seen.isEmpty { seen = Array(repeating: 0, count: seenCount) }
+        let place = Int(block) % seenCount
         guard seen[place] == block &+ 1 else {
             seen[place] = block &+ 1
             return
@@ -84,7 +90,7 @@ struct ValueCache {
 
     /// The block is free: whatever began there is no more.
     mutating func remove(block: UInt32) {
-        if !seen.isEmpty { seen[Int(block) % ValueCache.seenCount] = 0 }
+        if !seen.isEmpty { seen[Int(block) % seenCount] = 0 }
         if let value = values[block] { remove(value) }
     }
 
