@@ -84,7 +84,7 @@ extension Context: PollSource {
         sends.slots[Int(slot)].length = length
         sends.slots[Int(slot)].handle = handle
         sends.slots[Int(slot)].messages = 1
-        sends.slots[Int(slot)].replies = purpose.kind == .reply ? 1 : 0
+        if purpose.isToCaller { sessions.countUnsent(purpose.session, by: 1) }
         guard handle != nil else {
             loopback.append(slot)
             xstream.signalSources()
@@ -146,7 +146,6 @@ extension Context: PollSource {
             .copyMemory(from: UnsafeRawBufferPointer(rebasing: sends.memory(slot)[0..<length]))
         sends.slots[Int(open)].length = start + length
         sends.slots[Int(open)].messages += 1
-        if purpose.kind == .reply { sends.slots[Int(open)].replies += 1 }
         if sends.slots[Int(open)].messages == endpoint.gatheredMax {
             sends.slots[Int(open)].isOpen = false
             unsafe state.pointee.hasGathered = true
@@ -288,7 +287,7 @@ extension Context: PollSource {
         switch purpose.kind {
         case .toPeer: links[Int(purpose.owner)].epoch != purpose.generation
         case .reply, .toCaller:
-            sessions.find(SessionID(index: purpose.owner, generation: purpose.generation)) == nil
+            sessions.find(purpose.session) == nil
         case .goodbye: false
         }
     }
@@ -306,15 +305,13 @@ extension Context: PollSource {
     /// The accounts of a message that was sent, or was not.
     func sendCompleted(_ slot: UInt32, error: FabricError?) {
         let purpose = sends.slots[Int(slot)].purpose
-        let session = SessionID(index: purpose.owner, generation: purpose.generation)
         switch purpose.kind {
         case .toPeer:
             guard error != nil, links[Int(purpose.owner)].epoch == purpose.generation else { break }
             connectionLost(Int32(purpose.owner))
         case .reply, .toCaller:
-            let replies = sends.slots[Int(slot)].replies
-            if replies > 0 { sessions.countUnsent(session, by: -replies) }
-            if error != nil { dropSession(session, says: false) }
+            sessions.countUnsent(purpose.session, by: -1)
+            if error != nil { dropSession(purpose.session, says: false) }
         case .goodbye:
             if let handle = sends.slots[Int(slot)].handle { endpoint.remove(handle) }
         }

@@ -332,7 +332,7 @@ extension Context {
     /// The caller's entry and a slot for a reply to it; nil when the reply cannot be sent.
     private func replySlot(_ id: SessionID) -> (session: Int, send: UInt32)? {
         guard !isClosed, let session = sessions.find(id) else { return nil }
-        guard sessions.sessions[session].unsentReplies < Context.unsentRepliesMax,
+        guard sessions.sessions[session].unsent < Context.unsentMax,
             let send = sends.take()
         else {
             counts.dropped += 1
@@ -343,7 +343,6 @@ extension Context {
 
     private func postReply(_ send: UInt32, _ header: WireHeader, session: Int) {
         counts.repliesSent += 1
-        sessions.countUnsent(header.session, by: 1)
         post(
             send, header: header, to: sessions.sessions[session].handle,
             purpose: SendPurpose(
@@ -393,7 +392,6 @@ extension Context {
             .cancelled, session: header.session, slot: header.slot,
             slotGeneration: header.slotGeneration, requestID: header.requestID)
         fillControl(send, EmptyMessage(), &answer)
-        sessions.countUnsent(header.session, by: 1)
         post(
             send, header: answer, to: sessions.sessions[session].handle,
             purpose: SendPurpose(
@@ -407,7 +405,7 @@ extension Context {
     func receivedInquiry(_ header: WireHeader, _ message: HeldMessage) {
         // A reply that has not left is no lost one.
         guard let index = sessions.find(header.session),
-            sessions.sessions[index].unsentReplies == 0,
+            sessions.sessions[index].unsent == 0,
             let inquiry = inquiry(header, message)
         else { return }
         var known: Set<UInt64> = []

@@ -42,8 +42,8 @@ internal import Logging
     static let eagerLimitMin = 1024
     /// Completions that one poll handles.
     static let completionsMax = 256
-    /// Replies to one caller that the fabric has not taken; more are dropped.
-    static let unsentRepliesMax = 1024
+    /// Messages to one caller that the fabric has not sent yet; at so many, replies are dropped.
+    static let unsentMax = 1024
     /// Memory that requests being pulled may take at a time.
     static let pulledBytesMax = 512 << 20
 

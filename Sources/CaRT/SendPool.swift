@@ -19,6 +19,12 @@ struct SendPurpose {
     var kind: Kind
     var owner: UInt32
     var generation: UInt32
+
+    /// Whether it is to a caller, who is there still.
+    var isToCaller: Bool { kind == .reply || kind == .toCaller }
+
+    /// The session of a message to a caller.
+    var session: SessionID { SessionID(index: owner, generation: generation) }
 }
 
 /// Messages that are being sent: fixed slots of registered memory, in chunks made on demand.
@@ -41,8 +47,6 @@ struct SendPurpose {
         var room = 0
         /// The messages in it.
         var messages = 0
-        /// Replies among them.
-        var replies = 0
     }
 
     private let endpoint: Endpoint

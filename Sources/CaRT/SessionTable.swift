@@ -20,8 +20,8 @@ struct SessionTable: ~Copyable {
         var active = 0
         /// The send slot that further messages to it may be added to.
         var openSend: UInt32?
-        /// Replies that the fabric has not sent yet.
-        var unsentReplies = 0
+        /// Messages to it that the fabric has not sent yet; each may hold several replies.
+        var unsent = 0
         /// Monotonic nanoseconds.
         var lastUsed: UInt64 = 0
     }
@@ -130,10 +130,10 @@ struct SessionTable: ~Copyable {
         sessions[index].active -= 1
     }
 
-    /// Counts replies that wait for the fabric.
+    /// Counts messages that wait for the fabric.
     mutating func countUnsent(_ id: SessionID, by change: Int) {
         guard let index = find(id) else { return }
-        sessions[index].unsentReplies += change
+        sessions[index].unsent += change
     }
 
     /// Checks the maps against the entries. O(n).

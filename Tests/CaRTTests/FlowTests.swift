@@ -75,6 +75,34 @@ import Testing
         }
     }
 
+    /// As many replies as one likes leave at the same time: they share messages.
+    @Test(arguments: FabricKind.allCases)
+    func thousandsOfRepliesAtOnce(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let client = try rig.makeContext()
+            let server = try rig.makeContext { $0.credits = 0 }
+            var held: [DeferredReply<Blob>] = []
+            server.registerDeferred(TestProtocol.wait) { _, reply in held.append(reply) }
+            var answered = 0
+            for _ in 0..<2000 {
+                rig.xstream.spawn {
+                    let error = await failure { () throws(RPCError) in
+                        try await client.call(
+                            TestProtocol.wait, Blob(), to: .address(server.address))
+                    }
+                    #expect(error == nil)
+                    answered += 1
+                }
+            }
+            try await rig.wait("requests") { held.count == 2000 }
+            for reply in held { reply.reply(Blob(bytes: pattern(300))) }
+            held = []
+            try await rig.wait("answers") { answered == 2000 }
+            #expect(server.counters.dropped == 0)
+            #expect(client.usage.isIdle && server.usage.isIdle)
+        }
+    }
+
     /// Handlers that sit on their payloads must not stop the connection.
     @Test(arguments: FabricKind.allCases)
     func heldReceivesAreLimited(kind: FabricKind) async throws {
