@@ -42,7 +42,7 @@ final class BlockPreparer {
             preparedEnd = cursor
         }
         guard preparedEnd - cursor < BlockPreparer.windowBlocks / 2,
-            preparedEnd < allocator.totalBlocks
+            preparedEnd < allocator.dataBlocks
         else { return }
         isRunning = true
         xstream.spawn { await self.run() }
@@ -57,7 +57,7 @@ final class BlockPreparer {
     private func run() async {
         let unit = UInt64(BlockDevice.blockSize)
         let cursor = allocator.smallCursor
-        let end = min(allocator.totalBlocks - cursor, BlockPreparer.windowBlocks) + cursor
+        let end = min(allocator.dataBlocks - cursor, BlockPreparer.windowBlocks) + cursor
         var zeroes: IOBuffer?
         while preparedEnd < end, !isStopped {
             let wanted = dataOffset + UInt64(preparedEnd) * unit..<dataOffset + UInt64(end) * unit

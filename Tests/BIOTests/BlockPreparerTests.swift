@@ -77,6 +77,26 @@ private final class SparseDevice: BlockDevice {
         #expect(finished)
     }
 
+    /// Behind the blocks of the data device lie those of another target: the blocks of the metadata
+    /// device, which come next by their numbers, are elsewhere.
+    @Test func blocksOfTheMetadataDeviceAreNotPrepared() {
+        let node = SimulatedNode(seed: 4)
+        let finished = node.run {
+            let data = BlockPreparer.windowBlocks - 400
+            let device = SparseDevice(blocks: UInt64(data) + 8000, xstream: node.xstream)
+            let allocator = BlockAllocator(totalBlocks: data + 4000, metadataBlocks: 4000)
+            let preparer = BlockPreparer(
+                device: device, allocator: allocator, dataOffset: 3 * 4096, xstream: node.xstream)
+            preparer.advance()
+            await node.xstream.sleep(for: .seconds(1))
+            #expect(device.writes.count == Int(data))
+            #expect(device.writes.keys.max() == UInt64(data) + 2)
+            #expect(allocator.usedBlocks == 0)
+            await preparer.stop()
+        }
+        #expect(finished)
+    }
+
     @Test func anErrorEndsItAndGivesTheBlocksBack() {
         let node = SimulatedNode(seed: 2)
         let finished = node.run {
