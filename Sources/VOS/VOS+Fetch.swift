@@ -128,7 +128,10 @@ extension VOS {
         let piece = ReadPiece(
             record: record, first: isSingle ? 0 : Int(range.lowerBound - record.offset),
             count: count, position: 0, room: buffer.count - count)
-        guard try unsafe copyFromMemory(piece, into: buffer, fetch: fetch) else { return nil }
+        let isVerified = piece.hasChecksums(fetch.checksumType)
+        guard
+            try unsafe copyFromMemory(piece, into: buffer, fetch: fetch, isVerified: isVerified)
+        else { return nil }
         try noteRead(path, fetch)
         let filled = unsafe UnsafeRawBufferPointer(rebasing: buffer[0..<count])
         return FetchResult(
@@ -238,9 +241,7 @@ extension VOS {
     private static func resultChecksums(
         _ piece: ReadPiece, _ bytes: UnsafeRawBufferPointer, _ type: ChecksumType
     ) -> [UInt32] {
-        guard piece.record.checksumType == type, piece.first % VOSLimits.checksumChunk == 0,
-            piece.end == Int(piece.record.byteCount)
-        else { return unsafe checksums(of: bytes, type) }
+        guard piece.hasChecksums(type) else { return unsafe checksums(of: bytes, type) }
         return piece.record.checksums(from: piece.first / VOSLimits.checksumChunk)
     }
 }
@@ -260,6 +261,18 @@ struct ReadPiece {
 }
 
 extension ReadPiece {
+    /// Whether stored checksums of this type cover it, and nothing else.
+    fileprivate func hasChecksums(_ type: ChecksumType) -> Bool {
+        record.checksumType == type && first % VOSLimits.checksumChunk == 0
+            && end == Int(record.byteCount)
+    }
+
+    /// The bytes of the value that checksums must cover which cover all of the piece.
+    fileprivate var chunks: Range<Int> {
+        let chunk = VOSLimits.checksumChunk
+        return first / chunk * chunk..<min((end + chunk - 1) / chunk * chunk, Int(record.byteCount))
+    }
+
     /// Longer pieces are read in parts: while one is verified, others are on their way.
     fileprivate static let partBytes = 256 << 10
 
@@ -302,7 +315,10 @@ extension VOS {
     fileprivate func readWhole(
         _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch
     ) async throws(VOSError) -> Bool {
-        if try unsafe copyFromMemory(piece, into: buffer, fetch: fetch) { return true }
+        let isVerified = piece.hasChecksums(fetch.checksumType)
+        if try unsafe copyFromMemory(piece, into: buffer, fetch: fetch, isVerified: isVerified) {
+            return true
+        }
         // Most are short, and need no list.
         if piece.count > ReadPiece.partBytes {
             try unsafe await readStored(piece.parts, into: buffer, fetch: fetch)
@@ -313,11 +329,13 @@ extension VOS {
     }
 
     /// Copies a piece that stands in the index or the cache; false when it does not.
+    /// `isVerified`: whoever gets it gets the stored checksums with it.
     private func copyFromMemory(
-        _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch
+        _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer, fetch: Fetch,
+        isVerified: Bool
     ) throws(VOSError) -> Bool {
         guard !piece.record.hasBlocks else {
-            return unsafe !fetch.readsDevice && copyCached(piece, into: buffer)
+            return unsafe !fetch.readsDevice && copyCached(piece, into: buffer, isVerified)
         }
         try unsafe copyInline(piece, into: buffer, fetch: fetch)
         return true
@@ -329,7 +347,10 @@ extension VOS {
     ) async throws(VOSError) {
         var stored: [ReadPiece] = []
         for piece in pieces {
-            if try unsafe !copyFromMemory(piece, into: buffer, fetch: fetch) {
+            // What is given with all of them is made of what is copied here.
+            if try unsafe !copyFromMemory(
+                piece, into: buffer, fetch: fetch, isVerified: false)
+            {
                 stored += piece.parts
             }
         }
@@ -373,16 +394,29 @@ extension VOS {
         if group.running == 0 { unsafe group.waiter?.resume() }
     }
 
-    /// Copies a piece that the cache has. What it copies was verified when it was read, and whoever
-    /// asked for it verifies it again.
+    /// Copies a piece that the cache has. What it copies was verified when it was read; if nobody
+    /// verifies it again, it is verified here, and what has changed in memory is not used.
     private func copyCached(
-        _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer
+        _ piece: ReadPiece, into buffer: UnsafeMutableRawBufferPointer, _ isVerified: Bool
     ) -> Bool {
-        unsafe cache.withValue(at: piece.record.firstBlocks.start) { bytes in
+        var isIntact = true
+        let block = piece.record.firstBlocks.start
+        let isCached = unsafe cache.withValue(at: block) { bytes in
             guard piece.count > 0 else { return }
+            if !isVerified {
+                let covered = unsafe UnsafeRawBufferPointer(rebasing: bytes[piece.chunks])
+                let chunk = piece.first / VOSLimits.checksumChunk
+                isIntact = unsafe piece.record.firstDamagedChunk(covered, from: chunk) == nil
+                guard isIntact else { return }
+            }
             unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[piece.position...])
                 .copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[piece.first..<piece.end]))
         }
+        if !isIntact {
+            log.error("a value in memory does not match its checksum; it is read from the device")
+            cache.remove(block: block)
+        }
+        return isCached && isIntact
     }
 
     private func copyInline(

@@ -66,6 +66,29 @@ import Testing
         #expect(finished)
     }
 
+    /// A part of a value is given with checksums that are made of it: so it is verified first.
+    @Test func whatHasChangedInMemoryIsNotRead() {
+        let target = SimulatedTarget(seed: 5)
+        let finished = target.run {
+            let vos = try await target.open()
+            let bytes = [UInt8].pattern(40_000, seed: 1)
+            try await vos.putArray([1], [9], at: 0, bytes, epoch: 5)
+            for range in [50..<150, 32_700..<32_800, 39_000..<40_000] as [Range<UInt64>] {
+                while vos.cache.count == 0 { _ = try await vos.getArray([1], [9], 0..<40_000) }
+                for block in vos.cache.blocks {
+                    _ = unsafe vos.cache.withValue(at: block) { value in
+                        let middle = Int(range.lowerBound + range.upperBound) / 2
+                        unsafe UnsafeMutableRawBufferPointer(mutating: value)[middle] ^= 1
+                    }
+                }
+                let expected = Array(bytes[Int(range.lowerBound)..<Int(range.upperBound)])
+                #expect(try await vos.getArray([1], [9], range).bytes == expected)
+                #expect(vos.cache.count == 0)
+            }
+        }
+        #expect(finished)
+    }
+
     @Test func longValuesAndInlineOnesStayWhereTheyAre() {
         let target = SimulatedTarget(seed: 2)
         let finished = target.run {
