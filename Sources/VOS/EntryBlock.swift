@@ -76,18 +76,9 @@ internal import DrayRuntime
     /// block keeps them too.
     mutating func search(with heads: UnsafeMutablePointer<UInt64>) {
         for index in 0..<count {
-            unsafe heads[index] = unsafe EntryBlock.head(of: entry(index).rest)
+            unsafe heads[index] = unsafe KeyHead.of(entry(index).rest)
         }
         unsafe self.heads = unsafe UnsafePointer(heads)
-    }
-
-    /// The first eight bytes, most significant first; zeros stand for those that are not there.
-    @inline(__always)
-    private static func head(of rest: UnsafeRawBufferPointer) -> UInt64 {
-        if rest.count >= 8 { return unsafe IndexKey.word(rest, at: 0) }
-        var head: UInt64 = 0
-        for index in 0..<rest.count { head = unsafe head << 8 | UInt64(rest[index]) }
-        return unsafe rest.isEmpty ? 0 : head << UInt64(64 - 8 * rest.count)
     }
 
     private var offsetsStart: Int { EntryBlock.headerLength + prefixLength }
@@ -146,12 +137,12 @@ internal import DrayRuntime
         var low = 0
         var high = count
         if let heads = unsafe heads {
-            let head = unsafe EntryBlock.head(of: rest)
-            low = unsafe EntryBlock.lowerBound(heads, 0..<count, head)
+            let head = unsafe KeyHead.of(rest)
+            low = unsafe KeyHead.lowerBound(heads, 0..<count, head)
             guard low < count, unsafe heads[low] == head else { return low }
             high =
                 head == .max
-                ? count : unsafe EntryBlock.lowerBound(heads, low..<count, head + 1)
+                ? count : unsafe KeyHead.lowerBound(heads, low..<count, head + 1)
         }
         while low < high {
             let middle = (low + high) / 2
@@ -160,22 +151,6 @@ internal import DrayRuntime
             } else {
                 high = middle
             }
-        }
-        return low
-    }
-
-    /// The first of `range` at which there is no number below `head`.
-    @inline(__always)
-    private static func lowerBound(
-        _ heads: UnsafePointer<UInt64>, _ range: Range<Int>, _ head: UInt64
-    ) -> Int {
-        var low = range.lowerBound
-        var count = range.count
-        while count > 0 {
-            let half = (count + 1) / 2
-            // Without a branch, which would be guessed wrong half the time.
-            low += unsafe heads[low + half - 1] < head ? half : 0
-            count -= half
         }
         return low
     }

@@ -104,6 +104,7 @@ struct IndexTree {
         var entries = 0
         func check(_ node: IndexNode, low: ArenaEntry?, high: ArenaEntry?) -> Int {
             precondition(node.entries.count <= IndexNode.entriesMax)
+            node.checkHeads()
             if node.isLeaf {
                 for entry in node.entries {
                     if let previous {

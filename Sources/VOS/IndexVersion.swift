@@ -35,8 +35,42 @@ final class IndexVersion {
 
     var tables: [IndexTable] { levels.flatMap { $0 } }
 
-    /// Whether any table has punches.
-    private(set) lazy var hasPunches = levels.contains { $0.contains { $0.info.punches > 0 } }
+    /// The first and the last object of those that have punches, in one table or in several that
+    /// overlap. In order, and disjoint.
+    private lazy var punched: [(first: IndexKey.Bytes, last: IndexKey.Bytes)] = {
+        var ranges: [(first: IndexKey.Bytes, last: IndexKey.Bytes)] = []
+        let tables = tables.filter { $0.info.punches > 0 }.sorted {
+            IndexKey.compare($0.info.firstPunched, $1.info.firstPunched) < 0
+        }
+        for info in tables.map(\.info) {
+            if let last = ranges.last, IndexKey.compare(info.firstPunched, last.last) <= 0 {
+                if IndexKey.compare(last.last, info.lastPunched) < 0 {
+                    ranges[ranges.count - 1].last = info.lastPunched
+                }
+            } else {
+                ranges.append((info.firstPunched, info.lastPunched))
+            }
+        }
+        return ranges
+    }()
+
+    /// Whether a table may have a punch at or below the object of `key`.
+    func mayHavePunch(for key: IndexKey.Bytes) -> Bool {
+        unsafe key.withPrefix(IndexKey.objectLength) { object in
+            var low = 0
+            var high = punched.count
+            while low < high {
+                let middle = (low + high) / 2
+                if unsafe IndexKey.compare(punched[middle].last, to: object) < 0 {
+                    low = middle + 1
+                } else {
+                    high = middle
+                }
+            }
+            return unsafe low < punched.count
+                && IndexKey.compare(punched[low].first, to: object) <= 0
+        }
+    }
 
     /// The blocks that a merge of level 0 into `base` may need.
     func mergedBlocks(base: Int) -> Int {

@@ -19,7 +19,7 @@ internal import DrayRuntime
 /// it is as it was after the log record `sequence`.
 struct Manifest {
     static let magic: UInt32 = 0x534f_5644  // "DVOS"
-    static let version: UInt32 = 4
+    static let version: UInt32 = 5
 
     enum ChunkType: UInt8 {
         case transactions = 1

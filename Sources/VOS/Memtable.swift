@@ -19,7 +19,7 @@ final class Memtable {
     @safe @exclusivity(unchecked) private var punches = PunchCounts()
 
     /// What an entry takes beside its key and its value: its header, and a place in a node.
-    private static let overhead = ArenaEntry.headerLength + 16
+    private static let overhead = ArenaEntry.headerLength + 24
 
     func insert(_ key: IndexKey.Bytes, _ record: IndexRecord) {
         let entry = arena.put(key, record)

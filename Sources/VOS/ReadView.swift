@@ -61,7 +61,8 @@ struct ReadView {
     }
 
     func mayHavePunch(for key: IndexKey.Bytes) -> Bool {
-        version.hasPunches || active.hasPunch(for: key) || frozen?.hasPunch(for: key) ?? false
+        version.mayHavePunch(for: key) || active.hasPunch(for: key)
+            || frozen?.hasPunch(for: key) ?? false
     }
 
     @inline(__always)
@@ -86,7 +87,7 @@ struct ReadView {
                 choose(found, &best)
             }
         }
-        guard version.hasPunches else { return best?.record }
+        guard version.mayHavePunch(for: key) else { return best?.record }
         let hash = unsafe target.withPrefix(length) { unsafe TableFilter.punch($0) }
         for candidate in version.candidates(
             from: IndexKey.Prefix(target), prefix: IndexKey.Prefix(target, count: length + 1))

@@ -20,6 +20,8 @@ extension StoreInspector {
         var valueBlocks: UInt64 = 0
         var epochMin: UInt64 = .max
         var reach: IndexKey.Bytes = []
+        var firstPunched: IndexKey.Bytes = []
+        var lastPunched: IndexKey.Bytes = []
         var isWhole = true
         /// How many names were not in the filter.
         var unknown = 0
@@ -54,6 +56,8 @@ extension StoreInspector {
         let same: [(String, Bool)] = [
             ("number of entries", walk.entries == info.entries),
             ("number of punches", walk.punches == info.punches),
+            ("first object with punches", walk.firstPunched == info.firstPunched),
+            ("last object with punches", walk.lastPunched == info.lastPunched),
             ("weight", walk.weight == info.weight),
             ("number of blocks of values", walk.valueBlocks == info.valueBlocks),
             ("oldest epoch", walk.epochMin == info.epochMin),
@@ -274,6 +278,8 @@ extension StoreInspector {
         walk.epochMin = min(walk.epochMin, head.epoch)
         if head.kind.isPunch {
             walk.punches += 1
+            walk.lastPunched = Array(key[0..<IndexKey.objectLength])
+            if walk.firstPunched.isEmpty { walk.firstPunched = walk.lastPunched }
             let end = IndexKey.successor(ofPrefix: Array(key[0..<head.nameEnd]))
             if IndexKey.compare(end, walk.reach) > 0 { walk.reach = end }
         }

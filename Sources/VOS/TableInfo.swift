@@ -38,6 +38,9 @@ struct TableInfo {
     var held: UInt64 = 0
     /// Where the names end that its punches remove, if that is behind `lastKey`.
     var reach: IndexKey.Bytes = []
+    /// The first and the last object with punches at or below it, if there are any.
+    var firstPunched: IndexKey.Bytes = []
+    var lastPunched: IndexKey.Bytes = []
 
     var byteCount: Int { blocks * BlockDevice.blockSize }
 
@@ -50,6 +53,13 @@ struct TableInfo {
         )
     }
 
+    /// A punch of what a key names is among its entries.
+    mutating func addPunch(of key: UnsafeRawBufferPointer) {
+        punches += 1
+        lastPunched = unsafe IndexKey.Bytes(key[0..<IndexKey.objectLength])
+        if firstPunched.isEmpty { firstPunched = lastPunched }
+    }
+
     /// Whether it has keys in a range, ends included.
     func overlaps(_ first: IndexKey.Bytes, _ last: IndexKey.Bytes) -> Bool {
         IndexKey.compare(firstKey, last) <= 0 && IndexKey.compare(first, lastKey) <= 0
@@ -60,7 +70,7 @@ extension TableInfo {
     /// id 8, level 1, extents 4 (each: start 4, count 4), fence place, filter place, blocks,
     /// ends of the names in the first and the last key 4 each,
     /// entries, punches, oldest epoch, weight, value blocks, hidden weight, hidden epoch, held 8
-    /// each, first key, last key, reach 4 + n each.
+    /// each, first key, last key, reach, first and last object with punches 4 + n each.
     func encode(to bytes: inout [UInt8]) {
         bytes.put(id)
         bytes.append(UInt8(level))
@@ -80,6 +90,8 @@ extension TableInfo {
         bytes.put(string: firstKey)
         bytes.put(string: lastKey)
         bytes.put(string: reach)
+        bytes.put(string: firstPunched)
+        bytes.put(string: lastPunched)
     }
 
     init(from reader: inout ByteReader) throws(MalformedBytes) {
@@ -102,11 +114,15 @@ extension TableInfo {
         firstKey = try reader.countedString(maximum: IndexKey.lengthMax)
         lastKey = try reader.countedString(maximum: IndexKey.lengthMax)
         reach = try reader.countedString(maximum: IndexKey.lengthMax)
+        firstPunched = try reader.countedString(maximum: IndexKey.objectLength)
+        lastPunched = try reader.countedString(maximum: IndexKey.objectLength)
         guard level <= IndexVersion.levelMax, entries > 0, punches <= entries, fencePlace > 0,
             filterPlace > fencePlace, blocks > filterPlace,
             blocks == extents.reduce(0, { $0 + Int($1.count) }),
             IndexKey.compare(firstKey, lastKey) <= 0, firstNameEnd <= firstKey.count,
-            lastNameEnd <= lastKey.count
+            lastNameEnd <= lastKey.count,
+            firstPunched.count == (punches > 0 ? IndexKey.objectLength : 0),
+            lastPunched.count == firstPunched.count
         else { throw MalformedBytes(what: "table \(id) in the manifest") }
     }
 }

@@ -134,7 +134,7 @@ struct TableWriter {
         info.weight += head.weight
         info.valueBlocks += head.blockCount
         if head.kind.isPunch {
-            info.punches += 1
+            unsafe info.addPunch(of: key)
             let end = IndexKey.successor(
                 ofPrefix: unsafe IndexKey.Bytes(key[0..<head.nameEnd]))
             if IndexKey.compare(end, info.reach) > 0 { info.reach = end }

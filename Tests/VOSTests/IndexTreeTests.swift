@@ -50,13 +50,20 @@ import Testing
         }
     }
 
+    /// With a spread of 0: keys that share long beginnings, and may be such a beginning themselves.
     private func key(_ entropy: inout Entropy, spread: UInt64) -> [UInt8] {
+        if spread == 0 {
+            let shared = [UInt8](
+                repeating: UInt8(entropy.below(3)), count: Int(entropy.below(4)) * 9)
+            let bytes: [UInt8] = [0, 1, 254, 255]
+            return shared + (0..<entropy.below(12)).map { _ in bytes[Int(entropy.below(4))] }
+        }
         let number = entropy.below(spread)
         let length = 1 + Int(number % 3)
         return (0..<length).map { UInt8(truncatingIfNeeded: number >> UInt64(4 * $0)) }
     }
 
-    @Test(arguments: [(1, 40), (2, 400), (3, 4000)])
+    @Test(arguments: [(1, 40), (2, 400), (3, 4000), (4, 0), (5, 0)])
     func behavesLikeASortedArray(seed: UInt64, spread: UInt64) {
         var entropy = Entropy(seed: seed)
         var tree = Tree()
