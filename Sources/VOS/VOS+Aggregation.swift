@@ -26,6 +26,7 @@ extension VOS {
         try await mergeLock.withLock { () async throws(VOSError) in try await mergeAll() }
         aggregated = state
         aggregatedWeight = weight
+        aggregationRetry.reset()
     }
 
     func raiseAggregatedEpoch(to epoch: UInt64) {
@@ -121,8 +122,8 @@ extension VOS {
 
     // MARK: - Background
 
-    /// Aggregates, takes checkpoints, and scrubs, until the store is closed or the device fails.
-    /// Spawn one.
+    /// Aggregates, takes checkpoints, and scrubs, until the store is closed or the device is out of
+    /// service. What fails is tried again after a while that grows (`RetryPause`). Spawn one.
     ///
     /// When less than an eighth of the blocks is free, or somebody else wants space
     /// (`pressForSpace`), superseded versions are kept for a second only (or the retention time, if
@@ -132,8 +133,12 @@ extension VOS {
         while !isClosed {
             await xstream.sleep(for: .milliseconds(Int64(options.backgroundPeriod)))
             guard !isClosed else { return }
+            guard !store.isOutOfService else {
+                log.error("the store is out of service: nothing is done in the background any more")
+                return
+            }
             startScrubIfDue()
-            do throws(VOSError) {
+            await attempt("aggregating", \.aggregationRetry) { () async throws(VOSError) in
                 let now = world.clock.wallNanoseconds
                 let kept = isTight ? min(options.retention, 1_000_000_000) : options.retention
                 // No further than epochs go: the wall clock may be ahead, and the updates that come
@@ -141,18 +146,30 @@ extension VOS {
                 if now > kept {
                     try await aggregateIfWorth(upTo: min(now - kept, transactions.newest))
                 }
+            }
+            await attempt("flushing", \.flushRetry) { () async throws(VOSError) in
                 // Also what could not be flushed for want of space.
                 if wantsCheckpoint || frozen != nil { try await checkpoint() }
-            } catch .closed {
-                return
-            } catch {
-                // Of writes none works any more; a read may, the next time.
-                if store.isOutOfService {
-                    log.error("the store is out of service: \(error)")
-                    return
-                }
-                log.warning("work in the background: \(error)")
             }
+        }
+    }
+
+    /// Does what has not failed lately.
+    private func attempt(
+        _ what: String, _ retry: ReferenceWritableKeyPath<VOS, RetryPause>,
+        _ work: () async throws(VOSError) -> Void
+    ) async {
+        guard !isClosed, self[keyPath: retry].isOver(at: xstream.now) else { return }
+        do throws(VOSError) {
+            try await work()
+        } catch .closed {
+            // The loop sees it.
+        } catch .noSpace(let requested, let free) {
+            // Updates wait for what this gives back.
+            log.warning("\(what): \(requested) bytes wanted, \(free) free")
+        } catch {
+            log.warning("\(what), again in \(self[keyPath: retry].next): \(error)")
+            self[keyPath: retry].begin(at: xstream.now, after: error)
         }
     }
 

@@ -30,6 +30,7 @@ extension VOS {
         checkpointWaiters = []
         for waiter in waiters { unsafe waiter.continuation.resume(returning: failure) }
         if let failure { throw failure }
+        flushRetry.reset()
         startMerging()
     }
 

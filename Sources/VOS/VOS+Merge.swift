@@ -7,18 +7,16 @@ extension VOS {
     /// The most entries that are merged before others have their turn.
     private static let entriesPerSlice = 32
 
-    /// How long nothing is merged after it has failed: for want of space, or at a damaged table.
-    private static let mergePause = Duration.seconds(5)
-
     var picker: MergePicker {
         MergePicker(
             version: version, levelBytesMin: 4 * memtableBytesMax, tableBytesMax: tableBytesMax)
     }
 
-    /// Begins to merge if that is called for and nobody does.
+    /// Begins to merge if that is called for and nobody does; not for a while after it has failed,
+    /// for want of space or at a damaged table.
     func startMerging() {
-        guard mergesTables, !isMerging, !isClosed, mergeRetry.map({ $0 <= xstream.now }) ?? true,
-            picker.pick() != nil
+        guard mergesTables, !isMerging, !isClosed, !store.isOutOfService,
+            mergeRetry.isOver(at: xstream.now), picker.pick() != nil
         else { return }
         isMerging = true
         operations += 1
@@ -27,9 +25,10 @@ extension VOS {
                 try await mergeLock.withLock { () async throws(VOSError) in
                     while !isClosed, let job = picker.pick() { try await run(job) }
                 }
+                mergeRetry.reset()
             } catch {
                 log.warning("merging tables: \(error)")
-                mergeRetry = xstream.now + VOS.mergePause
+                mergeRetry.begin(at: xstream.now, after: error)
             }
             isMerging = false
             end()

@@ -44,8 +44,10 @@ internal import Logging
     /// Blocks of aborted transactions, and the log records of the aborts. A merge's manifest still
     /// has what the last flush knew, so these are free only with the next flush.
     @safe @exclusivity(unchecked) var abortedBlocks: [AbortedBlocks] = []
-    /// After a merge has failed, the next is not tried before.
-    @safe @exclusivity(unchecked) var mergeRetry: Instant?
+    /// When merging, aggregating and flushing are tried again by themselves after they have failed.
+    @safe @exclusivity(unchecked) var mergeRetry = RetryPause()
+    @safe @exclusivity(unchecked) var aggregationRetry = RetryPause()
+    @safe @exclusivity(unchecked) var flushRetry = RetryPause()
     /// Whether tables are merged as they come. Not so only for measuring what that costs.
     @safe @exclusivity(unchecked) package var mergesTables = true
     /// What was put into memtables weighs so much.
