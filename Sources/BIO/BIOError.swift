@@ -18,6 +18,9 @@ public enum BIOError: Error, Hashable, Sendable {
     case full(requested: UInt64, free: UInt64)
     /// The request is out of the device's range or limits.
     case outOfRange(String)
+    /// So much of the device cannot be read, or does not match its checksums, that it was taken out
+    /// of service: places of both kinds.
+    case faulty(path: String, unreadable: Int, damaged: Int)
     /// The device was taken out of service after an error.
     case outOfService(path: String)
 }

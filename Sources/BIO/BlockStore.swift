@@ -13,7 +13,8 @@ internal import Glibc
 ///
 /// After an error of the device on a write or flush, nothing can be known about what is on it: the
 /// store goes out of service, and stays so until it is opened again. Stores whose devices share a
-/// `DeviceHealth` go together. Confined to its xstream.
+/// `DeviceHealth` go together, also when too much of a device cannot be read any more. Confined to
+/// its xstream.
 public final class BlockStore {
     /// The most bytes of one group, and so the most of one record, in blocks.
     static let groupBlocksMax: UInt64 = 256
@@ -251,16 +252,42 @@ public final class BlockStore {
                 continue
             }
             let length = min(buffer.count - done, (Int(extent.count) - skip) * unit)
-            if faults?.isArmed == true { try await pass(.bioRead, at: offset) }
-            // SAFETY: the caller keeps the buffer until this returns.
-            try unsafe await device.read(
-                into: UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + length]),
-                at: offset + UInt64(skip * unit))
+            let start = offset + UInt64(skip * unit)
+            do throws(BIOError) {
+                if faults?.isArmed == true { try await pass(.bioRead, at: start) }
+                // SAFETY: the caller keeps the buffer until this returns.
+                try unsafe await device.read(
+                    into: UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + length]),
+                    at: start)
+            } catch {
+                noteUnreadable(device, start..<start + UInt64(length), error)
+                throw error
+            }
             skip = 0
             done += length
         }
         guard done == buffer.count else {
             throw .outOfRange("a read of \(buffer.count) bytes beyond the end of its extents")
+        }
+    }
+
+    /// Tells the device's health where it could not be read.
+    private func noteUnreadable(_ device: BlockDevice, _ range: Range<UInt64>, _ error: BIOError) {
+        guard case .failed = error, let health = device.health else { return }
+        if health.addUnreadable(range, path: device.name) {
+            device.statistics.unreadablePlaces += 1
+        }
+    }
+
+    /// Tells the health of the device that has a block that what is there does not match its
+    /// checksum. Too many such places take the device out of service.
+    public func noteDamage(at block: UInt32) {
+        let extent = BlockExtent(start: block, count: 1)
+        guard superblock.holds(extent) else { return }
+        let (device, offset) = places.place(of: extent)
+        guard let health = device.health else { return }
+        if health.addDamaged(offset..<offset + extent.byteCount, path: device.name) {
+            device.statistics.damagedPlaces += 1
         }
     }
 

@@ -56,6 +56,10 @@ public struct DeviceStatistics: Hashable, Sendable {
     public internal(set) var flushes = Operations()
     /// Ranges given back.
     public internal(set) var discards = Operations()
+    /// Places that could not be read, each once, as the device's `DeviceHealth` knows them.
+    public internal(set) var unreadablePlaces: UInt64 = 0
+    /// Places that did not match their checksums, likewise.
+    public internal(set) var damagedPlaces: UInt64 = 0
     /// The last operation that failed.
     public internal(set) var lastError: BIOError?
 
@@ -83,6 +87,8 @@ public struct DeviceStatistics: Hashable, Sendable {
         durableWrites.add(other.durableWrites)
         flushes.add(other.flushes)
         discards.add(other.discards)
+        unreadablePlaces += other.unreadablePlaces
+        damagedPlaces += other.damagedPlaces
         lastError = other.lastError ?? lastError
     }
 
@@ -94,6 +100,8 @@ public struct DeviceStatistics: Hashable, Sendable {
         difference.durableWrites = durableWrites.since(earlier.durableWrites)
         difference.flushes = flushes.since(earlier.flushes)
         difference.discards = discards.since(earlier.discards)
+        difference.unreadablePlaces -= earlier.unreadablePlaces
+        difference.damagedPlaces -= earlier.damagedPlaces
         return difference
     }
 

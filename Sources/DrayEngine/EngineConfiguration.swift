@@ -40,6 +40,9 @@ public struct EngineConfiguration: Sendable {
     /// this time if that is shorter (DAOS: `scrub_freq`).
     public var scrubInterval = Duration.seconds(7 * 86_400)
 
+    /// How much of a device may be bad before it is taken out of service.
+    public var faultyCriteria = FaultyCriteria()
+
     /// Requests in flight that each client is allowed per target.
     public var credits: UInt32 = 128
 
@@ -203,6 +206,9 @@ enum DeviceProblem {
         case .full(let requested, let free):
             "device full: \(requested) bytes wanted, \(free) free"
         case .outOfRange(let what): "device: \(what)"
+        case .faulty(let path, let unreadable, let damaged):
+            "device \(path) is faulty: \(unreadable) places cannot be read, \(damaged) do not match "
+                + "their checksums; copy what it still gives, and replace it"
         case .outOfService(let path):
             "device \(path) was taken out of service after an error"
         }

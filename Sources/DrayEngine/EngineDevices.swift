@@ -29,7 +29,9 @@ struct EngineDevices: Sendable {
         self.paths = paths
         layout = configuration.layout
         func makeHealth() -> DeviceHealth {
-            DeviceHealth { log.error("out of service: \(DeviceProblem.describe($0))") }
+            DeviceHealth(criteria: configuration.faultyCriteria) {
+                log.error("out of service: \(DeviceProblem.describe($0))")
+            }
         }
         health = paths.map { _ in makeHealth() }
         metadataHealth = makeHealth()

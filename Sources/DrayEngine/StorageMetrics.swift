@@ -32,7 +32,8 @@ public struct DeviceMetrics: Sendable {
         },
         .gauge(
             "dray_device_out_of_service",
-            "1 when a write or flush that failed has taken the device out of service."
+            "1 when a write or flush that failed, or too much that is bad, has taken the device out "
+                + "of service."
         ) { $0.isOutOfService ? 1 : 0 },
         .counter("dray_device_read", unit: .bytes, "Bytes read from the device.") {
             Int(clamping: $0.statistics.bytesRead)
@@ -53,6 +54,12 @@ public struct DeviceMetrics: Sendable {
         .counter("dray_device_errors", "Operations that failed.") {
             Int(clamping: $0.statistics.errors)
         },
+        .gauge("dray_device_unreadable_places", "Places that could not be read, each once.") {
+            Int(clamping: $0.statistics.unreadablePlaces)
+        },
+        .gauge(
+            "dray_device_damaged_places", "Places that did not match their checksums, each once."
+        ) { Int(clamping: $0.statistics.damagedPlaces) },
         .times("dray_device_read_time", "How long reads took.") { $0.statistics.reads.latency },
         .times("dray_device_write_time", "How long writes took that were not durable.") {
             $0.statistics.writes.latency

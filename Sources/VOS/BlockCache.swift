@@ -59,7 +59,7 @@ internal import DrayRuntime
         } catch {
             throw VOS.error(error)
         }
-        try block.verify(kind, store)
+        try block.verify(kind, info, store)
         block.addHeads()
         return block
     }
@@ -71,11 +71,13 @@ internal import DrayRuntime
         let block = CachedBlock(
             table: info.id, place: place, blocks: bytes.count / BlockDevice.blockSize)
         unsafe block.memory.copyMemory(from: bytes)
-        try block.verify(.entries, store)
+        try block.verify(.entries, info, store)
         return block
     }
 
-    private func verify(_ kind: Kind, _ store: BlockStore) throws(VOSError) {
+    private func verify(
+        _ kind: Kind, _ info: TableInfo, _ store: BlockStore
+    ) throws(VOSError) {
         let bytes = unsafe UnsafeRawBufferPointer(memory)
         switch kind {
         case .entries: unsafe entries = EntryBlock(bytes, table: table, place: place)
@@ -83,6 +85,7 @@ internal import DrayRuntime
             unsafe filterBits = TableFilter.bits(bytes, table: table, place: place) ?? 0
         }
         guard entries != nil || filterBits > 0 else {
+            if let start = info.extents.block(place) { store.noteDamage(at: start) }
             throw .damaged(
                 what: "block \(place) of table \(table) of the index on \(store.device.name) "
                     + "does not match its checksum")

@@ -254,6 +254,7 @@ extension Scrubber {
                 rebasing: bytes[((chunk - first) * VOSLimits.checksumChunk)...])
             guard let bad = unsafe record.firstDamagedChunk(rest, from: chunk) else { break }
             damage.chunks.append(bad)
+            vos.noteDamage(record, chunk: bad)
             chunk = bad + 1
         }
     }

@@ -53,9 +53,13 @@ extension Scrubber {
         await vos.manifestLock.withLock {
             guard pieces.contains(piece), let problem = await problem(of: piece) else { return }
             let what = piece.part == .blockMap ? "a page of the block map" : "the manifest"
-            add(piece.part, "\(what) \(problem)", piece.extents.first?.start)
+            let start = piece.extents.first?.start
+            if let start, problem == Scrubber.mismatch { vos.store.noteDamage(at: start) }
+            add(piece.part, "\(what) \(problem)", start)
         }
     }
+
+    private static let mismatch = "does not match its checksum"
 
     private func problem(of piece: Piece) async -> String? {
         let size = VOS.blockCount(piece.byteCount) * BlockDevice.blockSize
@@ -68,6 +72,6 @@ extension Scrubber {
         }
         let bytes = unsafe UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<piece.byteCount])
         let isIntact = unsafe CRC32C.checksum(of: bytes) == piece.checksum
-        return isIntact ? nil : "does not match its checksum"
+        return isIntact ? nil : Scrubber.mismatch
     }
 }

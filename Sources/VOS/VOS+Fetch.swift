@@ -492,6 +492,7 @@ extension VOS {
         let chunk = first / VOSLimits.checksumChunk
         if let bad = unsafe record.firstDamagedChunk(bytes, from: chunk) {
             unsafe target.initializeMemory(as: UInt8.self, repeating: 0)
+            noteDamage(record, chunk: bad)
             throw corrupt(
                 record, fetch,
                 what: "chunk \(bad) does not match its checksum\(placeText(record, chunk: bad))")

@@ -45,13 +45,22 @@ extension VOS {
         startScrub()
     }
 
+    /// The block where a chunk of a value begins.
+    private func block(_ record: IndexRecord, chunk: Int) -> UInt32? {
+        record.blocks.block(chunk * VOSLimits.checksumChunk / BlockDevice.blockSize)
+    }
+
     /// Where a chunk of a value is, for messages.
     func placeText(_ record: IndexRecord, chunk: Int) -> String {
-        let index = chunk * VOSLimits.checksumChunk / BlockDevice.blockSize
-        guard let block = record.blocks.block(index), let place = store.location(of: block) else {
+        guard let block = block(record, chunk: chunk), let place = store.location(of: block) else {
             return ""
         }
         return " (\(place.device) at byte \(place.offset))"
+    }
+
+    /// Counts a chunk of a value that does not match its checksum, for the health of the device.
+    func noteDamage(_ record: IndexRecord, chunk: Int) {
+        if let block = block(record, chunk: chunk) { store.noteDamage(at: block) }
     }
 }
 

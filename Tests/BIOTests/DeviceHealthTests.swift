@@ -66,9 +66,9 @@ import Testing
     private final class Reports {
         @safe nonisolated(unsafe) var errors: [BIOError] = []
 
-        func makeHealth() -> DeviceHealth {
+        func makeHealth(_ criteria: FaultyCriteria = FaultyCriteria()) -> DeviceHealth {
             nonisolated(unsafe) let reports = self
-            return DeviceHealth { reports.errors.append($0) }
+            return DeviceHealth(criteria: criteria) { reports.errors.append($0) }
         }
     }
 
@@ -166,6 +166,101 @@ import Testing
             await first.close()
             await second.close()
         }
+    }
+
+    // MARK: - Places that are bad
+
+    /// Reads that meet in a place have met the same trouble, in what they have in common.
+    @Test func placesAreCountedOnce() {
+        var places = FaultyPlaces()
+        func add(_ range: Range<UInt64>) -> Bool { places.add(range) }
+        #expect(add(0..<100) && places.count == 1)
+        #expect(!add(80..<200) && places.count == 1)
+        #expect(!add(80..<90))
+        // It is in 80..<90.
+        #expect(add(0..<80) && places.count == 2)
+        #expect(add(90..<200) && places.count == 3)
+        #expect(!add(85..<95) && places.count == 3)
+        for place in 3..<FaultyCriteria.placesMax + 1 {
+            let start = UInt64(1000 * place)
+            #expect(add(start..<start + 1))
+        }
+        // There is an end to it.
+        #expect(!add(1 << 40..<1 << 41) && places.count == FaultyCriteria.placesMax + 1)
+    }
+
+    enum Bad: CaseIterable { case unreadable, damaged }
+
+    /// A few bad places leave the rest as it is, however often they are asked for; more than are
+    /// allowed take the device out of service for all of its stores, and say so once.
+    @Test(arguments: Bad.allCases) func tooManyBadPlaces(bad: Bad) {
+        let node = SimulatedNode(seed: 5, blocks: 128)
+        let path = SimulatedNode.path
+        node.run {
+            try await Self.format(node)
+            let reports = Reports()
+            var criteria = FaultyCriteria()
+            criteria.unreadableMax = bad == .unreadable ? 3 : nil
+            criteria.damagedMax = bad == .damaged ? 3 : nil
+            let health = reports.makeHealth(criteria)
+            let first = try await Self.open(node, 0, health)
+            let second = try await Self.open(node, 1, health)
+            let buffer = IOBuffer(count: 4096)
+            func read(_ block: UInt32) async -> BIOError? {
+                await Self.failure { () async throws(BIOError) in
+                    try await first.read(
+                        into: buffer.bytes, from: [BlockExtent(start: block, count: 1)])
+                }
+            }
+            for block in 1...4 as ClosedRange<UInt32> {
+                let place = try #require(first.location(of: block))
+                if bad == .unreadable { node.store.makeUnreadable(path: path, at: place.offset) }
+                for _ in 0..<20 {
+                    #expect((await read(block) != nil) == (bad == .unreadable))
+                    if bad == .damaged { first.noteDamage(at: block) }
+                }
+                let isOut = block == 4
+                #expect(first.isOutOfService == isOut && second.isOutOfService == isOut)
+                // What is around it is there, and in service or not: it can be read.
+                #expect(await read(10 + block) == nil)
+                #expect(await read(0) == nil)
+                if !isOut { _ = try await second.append([UInt8(block)]) }
+            }
+            let statistics = first.device.statistics
+            #expect(statistics.unreadablePlaces == (bad == .unreadable ? 4 : 0))
+            #expect(statistics.damagedPlaces == (bad == .damaged ? 4 : 0))
+            #expect(
+                reports.errors == [
+                    .faulty(
+                        path: path, unreadable: bad == .unreadable ? 4 : 0,
+                        damaged: bad == .damaged ? 4 : 0)
+                ])
+            #expect(
+                await Self.failure { () async throws(BIOError) in
+                    _ = try await second.append([9])
+                } == .outOfService(path: path))
+            await first.close()
+            await second.close()
+        }
+    }
+
+    /// Without a limit nothing but a write or a flush takes a device out of service.
+    @Test func anyNumberOfBadPlaces() {
+        var criteria = FaultyCriteria()
+        (criteria.unreadableMax, criteria.damagedMax) = (nil, nil)
+        let health = DeviceHealth(criteria: criteria)
+        for place in 0..<5000 as Range<UInt64> {
+            _ = health.addUnreadable(place..<place + 1, path: "a")
+            _ = health.addDamaged(place..<place + 1, path: "a")
+        }
+        #expect(!health.isOutOfService)
+        criteria.unreadableMax = FaultyCriteria.placesMax
+        let other = DeviceHealth(criteria: criteria)
+        for place in 0..<UInt64(FaultyCriteria.placesMax + 1) {
+            #expect(!other.isOutOfService)
+            _ = other.addUnreadable(place..<place + 1, path: "a")
+        }
+        #expect(other.isOutOfService)
     }
 
     // MARK: - Labels

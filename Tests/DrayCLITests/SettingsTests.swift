@@ -1,3 +1,4 @@
+import BIO
 import CaRT
 import DrayEngine
 import DrayProtocol
@@ -109,6 +110,18 @@ import Testing
         #expect(values[.engines] == "0=ofi+tcp://h:1|ofi+shm://n*1")
     }
 
+    @Test func whatMakesADeviceFaulty() throws {
+        func criteria(_ flags: [EngineSettings.Key: String]) throws -> FaultyCriteria {
+            try EngineSettings(
+                flags: flags, environment: { _ in nil },
+                file: try EngineSettings.parse(file: SettingsTests.file, name: "engine.yml")
+            ).configuration().faultyCriteria
+        }
+        #expect(try criteria([:]) == FaultyCriteria())
+        let other = try criteria([.unreadablePlaces: "0", .damagedPlaces: "off"])
+        #expect(other.unreadableMax == 0 && other.damagedMax == nil)
+    }
+
     /// What is printed is a file that says the same.
     @Test func printedSettingsAreReadBack() throws {
         let settings = try EngineSettings(
@@ -136,6 +149,7 @@ import Testing
         (.indexMemory, "4k"), (.indexMemory, "little"),
         (.scrubRate, "slow"), (.scrubRate, "2TiB"), (.scrubInterval, "0"),
         (.scrubInterval, "never"), (.scrubInterval, "59s"),
+        (.unreadablePlaces, "few"), (.unreadablePlaces, "-1"), (.damagedPlaces, "1001"),
     ]
 
     @Test(arguments: wrong) func wrongValuesAreRefused(key: EngineSettings.Key, text: String) throws

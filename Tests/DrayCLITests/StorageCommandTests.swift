@@ -185,6 +185,8 @@ import Testing
             family("dray_device_written_bytes_total", [(data, 4096), (metadata, 8192)]),
             family("dray_device_read_bytes_total", [(data, 12288)]),
             family("dray_device_errors_total", [(metadata, 2)]),
+            family("dray_device_unreadable_places", [(data, 3)]),
+            family("dray_device_damaged_places", [(metadata, 4)]),
             family("dray_storage_size_bytes", [(store, 1_048_576)]),
             family("dray_storage_out_of_service", [(store, 1)]),
             times,
@@ -196,6 +198,7 @@ import Testing
         #expect(rows[1].device == "metadata" && rows[1].errors == 2 && rows[1].reads == nil)
         #expect(rows.allSatisfy { $0.size == 1 << 20 && $0.isOutOfService && $0.rank == 4 })
         #expect(rows.map(\.path) == ["/d", "/m"])
+        #expect(rows.map(\.unreadablePlaces) == [3, 0] && rows.map(\.damagedPlaces) == [0, 4])
         #expect(StorageRow.table(rows).contains("OUT OF SERVICE"))
         #expect(StorageRow.table([]).isEmpty)
     }
@@ -216,6 +219,8 @@ import Testing
             family("dray_device_size_bytes", all.map { label in (label, 1_048_576.0) }),
             family("dray_device_used_bytes", [(all[0], 4096), (all[2], 8192)]),
             family("dray_device_errors_total", [(all[1], 1)]),
+            family("dray_device_unreadable_places", [(all[0], 1), (all[2], 2)]),
+            family("dray_device_damaged_places", [(all[1], 5)]),
             family("dray_device_out_of_service", [(all[1], 1)]),
             times,
         ])
@@ -226,6 +231,7 @@ import Testing
         #expect(rows.map(\.used) == [12288, 0])
         #expect(rows.map(\.bytesWritten) == [8192, 4096])
         #expect(rows.map(\.errors) == [0, 1])
+        #expect(rows.map(\.unreadablePlaces) == [3, 0] && rows.map(\.damagedPlaces) == [0, 5])
         #expect(rows.map(\.isOutOfService) == [false, true])
         #expect(rows.map { $0.reads?.count } == [3, 5])
         #expect(StorageDeviceRow.table(rows).contains("OUT OF SERVICE"))

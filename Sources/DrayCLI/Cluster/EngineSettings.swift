@@ -26,6 +26,8 @@ struct EngineSettings: Sendable {
         case indexMemory = "index_memory"
         case scrubRate = "scrub_rate"
         case scrubInterval = "scrub_interval"
+        case unreadablePlaces = "unreadable_places"
+        case damagedPlaces = "damaged_places"
         case credits
         case swimPeriod = "swim_period"
         case swimPingTimeout = "swim_ping_timeout"
@@ -47,6 +49,8 @@ struct EngineSettings: Sendable {
             case .indexMemory: "64MiB"
             case .scrubRate: "4MiB"
             case .scrubInterval: "7d"
+            case .unreadablePlaces: "10"
+            case .damagedPlaces: "200"
             case .credits: "128"
             case .swimPeriod: "200ms"
             case .swimPingTimeout: "100ms"
@@ -81,6 +85,9 @@ struct EngineSettings: Sendable {
                 "how much each target reads and verifies in a second when it scrubs; 0: only when "
                     + "'dray storage scrub --start' asks for it"
             case .scrubInterval: "how often a target scrubs all that it has; 1m or more"
+            case .unreadablePlaces:
+                "a device with more places that cannot be read goes out of service; off: never"
+            case .damagedPlaces: "the same for places that do not match their checksums"
             case .credits: "requests in flight that each client is allowed per target"
             case .swimPeriod: "how often another engine is asked whether it is alive"
             case .swimPingTimeout:
@@ -180,6 +187,8 @@ struct EngineSettings: Sendable {
         guard configuration.scrubInterval >= .seconds(60) else {
             throw bad(.scrubInterval, "a time of a minute or more, such as 7d")
         }
+        configuration.faultyCriteria.unreadableMax = try places(.unreadablePlaces)
+        configuration.faultyCriteria.damagedMax = try places(.damagedPlaces)
         configuration.credits = credits
         configuration.faults = try faults()
         configuration.swim.period = try duration(.swimPeriod)
@@ -205,6 +214,16 @@ struct EngineSettings: Sendable {
             }
         }
         return rules
+    }
+
+    /// Nil when it is off.
+    private func places(_ key: Key) throws(CommandFailure) -> Int? {
+        let text = try text(key)
+        guard text != "off" else { return nil }
+        guard let count = Int(text), (0...FaultyCriteria.placesMax).contains(count) else {
+            throw bad(key, "a number up to \(FaultyCriteria.placesMax), or off")
+        }
+        return count
     }
 
     private func duration(_ key: Key) throws(CommandFailure) -> Duration {

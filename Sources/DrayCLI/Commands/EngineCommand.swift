@@ -54,6 +54,13 @@ struct EngineCommand: ParsableCommand {
         var scrubRate: String?
         @Option(name: .long, help: "How often a target scrubs all that it has.")
         var scrubInterval: String?
+        @Option(
+            name: .long,
+            help: "A device with more places that cannot be read is taken out of service; or 'off'."
+        )
+        var unreadablePlaces: String?
+        @Option(name: .long, help: "The same for places that do not match their checksums.")
+        var damagedPlaces: String?
         @Option(name: .long, help: "Requests in flight per client and target.")
         var credits: String?
         @Option(name: .long, help: "How often another engine is asked whether it is alive.")
@@ -86,6 +93,8 @@ struct EngineCommand: ParsableCommand {
             flags[.indexMemory] = indexMemory
             flags[.scrubRate] = scrubRate
             flags[.scrubInterval] = scrubInterval
+            flags[.unreadablePlaces] = unreadablePlaces
+            flags[.damagedPlaces] = damagedPlaces
             flags[.credits] = credits
             flags[.swimPeriod] = swimPeriod
             flags[.swimPingTimeout] = swimPingTimeout

@@ -44,6 +44,9 @@ struct StorageRow: Codable, Hashable, Sendable {
     var bytesRead: UInt64
     var bytesWritten: UInt64
     var errors: UInt64
+    /// Places that could not be read, and that did not match their checksums.
+    var unreadablePlaces: UInt64
+    var damagedPlaces: UInt64
     var reads: Times?
     var writes: Times?
     var durableWrites: Times?
@@ -69,6 +72,8 @@ struct StorageRow: Codable, Hashable, Sendable {
                 bytesRead: metrics.number("dray_device_read_bytes_total", its),
                 bytesWritten: metrics.number("dray_device_written_bytes_total", its),
                 errors: metrics.number("dray_device_errors_total", its),
+                unreadablePlaces: metrics.number("dray_device_unreadable_places", its),
+                damagedPlaces: metrics.number("dray_device_damaged_places", its),
                 reads: Times(metrics.times("dray_device_read_time_seconds", its)),
                 writes: Times(metrics.times("dray_device_write_time_seconds", its)),
                 durableWrites: Times(
@@ -83,7 +88,8 @@ struct StorageRow: Codable, Hashable, Sendable {
             ("RANK", .right), ("TARGET", .left), ("DEVICE", .left), ("STATE", .left),
             ("SIZE", .right), ("USED", .right), ("FREE RUNS", .right), ("LOG", .right),
             ("READ", .right), ("WRITTEN", .right), ("READ P50/P99", .right),
-            ("DURABLE P50/P99", .right), ("ERRORS", .right), ("PATH", .left),
+            ("DURABLE P50/P99", .right), ("ERRORS", .right), ("UNREADABLE", .right),
+            ("DAMAGED", .right), ("PATH", .left),
         ])
         func size(_ bytes: UInt64) -> String { Size(bytes: bytes).description }
         for row in rows {
@@ -93,7 +99,7 @@ struct StorageRow: Codable, Hashable, Sendable {
                 row.isOutOfService ? "OUT OF SERVICE" : "in service", size(row.size),
                 size(row.used), "\(row.freeRuns)", "\(logShare)%", size(row.bytesRead),
                 size(row.bytesWritten), Times.text(row.reads), Times.text(row.durableWrites),
-                "\(row.errors)", row.path,
+                "\(row.errors)", "\(row.unreadablePlaces)", "\(row.damagedPlaces)", row.path,
             ])
         }
         return table.text
@@ -116,6 +122,9 @@ struct StorageDeviceRow: Codable, Hashable, Sendable {
     var bytesRead: UInt64
     var bytesWritten: UInt64
     var errors: UInt64
+    /// Places that could not be read, and that did not match their checksums.
+    var unreadablePlaces: UInt64
+    var damagedPlaces: UInt64
     var reads: StorageRow.Times?
     var writes: StorageRow.Times?
     var durableWrites: StorageRow.Times?
@@ -155,6 +164,8 @@ struct StorageDeviceRow: Codable, Hashable, Sendable {
                     bytesRead: sum("dray_device_read_bytes_total"),
                     bytesWritten: sum("dray_device_written_bytes_total"),
                     errors: sum("dray_device_errors_total"),
+                    unreadablePlaces: sum("dray_device_unreadable_places"),
+                    damagedPlaces: sum("dray_device_damaged_places"),
                     reads: times("dray_device_read_time_seconds"),
                     writes: times("dray_device_write_time_seconds"),
                     durableWrites: times("dray_device_durable_write_time_seconds"),
@@ -169,7 +180,7 @@ struct StorageDeviceRow: Codable, Hashable, Sendable {
             ("RANK", .right), ("DEVICE", .left), ("STATE", .left), ("TARGETS", .left),
             ("SIZE", .right), ("USED", .right), ("READ", .right), ("WRITTEN", .right),
             ("READ P50/P99", .right), ("DURABLE P50/P99", .right), ("ERRORS", .right),
-            ("PATH", .left),
+            ("UNREADABLE", .right), ("DAMAGED", .right), ("PATH", .left),
         ])
         func size(_ bytes: UInt64) -> String { Size(bytes: bytes).description }
         for row in rows {
@@ -178,7 +189,8 @@ struct StorageDeviceRow: Codable, Hashable, Sendable {
                 row.isOutOfService ? "OUT OF SERVICE" : "in service",
                 row.targets.joined(separator: ","), size(row.size), size(row.used),
                 size(row.bytesRead), size(row.bytesWritten), StorageRow.Times.text(row.reads),
-                StorageRow.Times.text(row.durableWrites), "\(row.errors)", row.path,
+                StorageRow.Times.text(row.durableWrites), "\(row.errors)",
+                "\(row.unreadablePlaces)", "\(row.damagedPlaces)", row.path,
             ])
         }
         return table.text

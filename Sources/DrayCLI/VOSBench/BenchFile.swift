@@ -193,6 +193,9 @@ extension CommandFailure {
                 "\(Size(bytes: requested)) wanted, \(Size(bytes: free)) free",
                 advice: "choose another --device-size or directory")
         case .outOfRange(let text): self.init(what, text)
+        case .faulty(_, let unreadable, let damaged):
+            self.init(
+                what, "is faulty: \(unreadable) places cannot be read, \(damaged) are damaged")
         case .outOfService: self.init(what, "is out of service after an error")
         }
     }
