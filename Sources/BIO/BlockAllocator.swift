@@ -245,12 +245,8 @@ public final class BlockAllocator {
         return extents
     }
 
-    /// Whether enough waits for `takeFreed`.
-    var isWorthDiscarding: Bool {
-        guard let count = freed?.count, count > 0 else { return false }
-        return count >= BlockDiscarder.batchExtents
-            || freedBlocks >= UInt64(BlockDiscarder.batchBlocks)
-    }
+    /// What waits for `takeFreed`.
+    var freedSince: (extents: Int, blocks: UInt64) { (freed?.count ?? 0, freedBlocks) }
 
     /// The free blocks around `block` without a gap, up to `max` on each side; nil when it is in
     /// use.

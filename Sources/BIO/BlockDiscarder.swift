@@ -10,26 +10,42 @@ public enum DiscardPolicy: Sendable {
     case off
 }
 
+/// When freed blocks are worth a discard.
+package struct DiscardLimits: Sendable {
+    /// Freed extents that make it worth beginning.
+    package var batchExtents = 64
+    /// And the blocks for which fewer will do: 4 MiB.
+    package var batchBlocks: UInt32 = 1024
+    /// The least blocks of one discard: 64 KiB.
+    package var runMin: UInt32 = 16
+    /// The most blocks around a freed one that are looked at, on each side.
+    package var aroundMax: UInt32 = 1024
+
+    package init() {}
+
+    /// On a device of a few hundred blocks: most of what is freed is discarded, a little at a time.
+    package static var shrunken: DiscardLimits {
+        var limits = DiscardLimits()
+        limits.batchExtents = 4
+        limits.batchBlocks = 16
+        limits.runMin = 2
+        limits.aroundMax = 4
+        return limits
+    }
+}
+
 /// Gives freed blocks back to their device, in the background, many at a time.
 ///
 /// The blocks are taken from the allocator meanwhile, so nobody writes to them. What is freed was
 /// freed durably: no recovery looks at it. Short runs are discarded with the free blocks around
 /// them, or not at all: a device does nothing with a range below its own unit.
 final class BlockDiscarder {
-    /// Freed extents that make it worth beginning.
-    static let batchExtents = 64
-    /// And the blocks for which fewer will do: 4 MiB.
-    static let batchBlocks: UInt32 = 1024
-    /// The least blocks of one discard: 64 KiB.
-    static let runMin: UInt32 = 16
-    /// The most blocks around a freed one that are looked at, on each side.
-    static let aroundMax: UInt32 = 1024
-
+    var limits = DiscardLimits()
     private let places: StorePlaces
     private let allocator: BlockAllocator
     private let xstream: XStream
     private let isOn: Bool
-    private var isRunning = false
+    private(set) var isRunning = false
     private var isStopped = false
     private var stopWaiter: Waiter<Void>?
 
@@ -48,9 +64,15 @@ final class BlockDiscarder {
         if isOn { allocator.rememberFreed() }
     }
 
+    private var isWorthIt: Bool {
+        let (extents, blocks) = allocator.freedSince
+        return extents > 0
+            && (extents >= limits.batchExtents || blocks >= UInt64(limits.batchBlocks))
+    }
+
     /// Begins when enough was freed. Cheap.
     func advance() {
-        guard isOn, !isRunning, !isStopped, allocator.isWorthDiscarding else { return }
+        guard isOn, !isRunning, !isStopped, isWorthIt else { return }
         isRunning = true
         xstream.spawn { await self.run() }
     }
@@ -62,7 +84,7 @@ final class BlockDiscarder {
     }
 
     private func run() async {
-        while !isStopped, allocator.isWorthDiscarding {
+        while !isStopped, isWorthIt {
             var done: UInt64 = 0
             let extents = allocator.takeFreed().sorted { $0.start < $1.start }
             // On the metadata device a discard gains nothing.
@@ -73,12 +95,12 @@ final class BlockDiscarder {
                 while start < extent.end, !isStopped {
                     guard
                         let run = allocator.freeRun(
-                            around: UInt32(start), max: BlockDiscarder.aroundMax)
+                            around: UInt32(start), max: limits.aroundMax)
                     else {
                         start += 1
                         continue
                     }
-                    if run.count >= BlockDiscarder.runMin { await discard(run) }
+                    if run.count >= limits.runMin { await discard(run) }
                     start = run.end
                     done = run.end
                 }

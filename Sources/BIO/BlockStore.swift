@@ -331,6 +331,15 @@ public final class BlockStore {
         if phase == .ready, !isOutOfService { discarder.advance() }
     }
 
+    /// When freed blocks are worth a discard.
+    package var discardLimits: DiscardLimits {
+        get { discarder.limits }
+        set { discarder.limits = newValue }
+    }
+
+    /// Whether free blocks may be taken for a moment, to be discarded.
+    package var isDiscarding: Bool { discarder.isRunning }
+
     /// Ends the use of the store as a kill would, but for what is under way: for tests.
     func abandon() async {
         await waitForCommits()

@@ -17,13 +17,14 @@ extension VOS {
     }
 
     /// Compares the tables with what is kept of them in memory. False when a flush has changed them
-    /// meanwhile, or is about to.
+    /// meanwhile, or is about to, or free blocks are taken to be discarded.
     private func checkTables() async throws(VOSError) -> Bool {
-        while isCheckpointing || scrub.isReading { await giveWay() }
+        while isCheckpointing || scrub.isReading || store.isDiscarding { await giveWay() }
         let version = version
         var counted = CountedBlocks(blocks: BlockSet(totalBlocks: store.allocator.totalBlocks))
         for table in version.tables { try await check(table, &counted) }
-        guard version === self.version, !isCheckpointing, !scrub.isReading else { return false }
+        guard version === self.version, !isCheckpointing, !scrub.isReading, !store.isDiscarding
+        else { return false }
         precondition(counted.blocks == blockMap.blocks, "the block map is wrong")
         let areUsagesRight = counted.usages.entries.elementsEqual(tableUsages.entries) {
             $0.name == $1.name && $0.usage == $1.usage

@@ -10,7 +10,7 @@ internal import VOS
 package final class CrashExplorer {
     /// A moment at which the power can fail.
     private struct Moment {
-        var image: DeviceImage
+        var image: StoreImage
         var journal: StoreJournal
         var what: String
     }
@@ -37,6 +37,8 @@ package final class CrashExplorer {
         package var recoveries = 0
         /// Of those, from crashes of recoveries.
         package var recoveriesAgain = 0
+        /// Discards in the script.
+        package var discards: UInt64 = 0
         /// Recoveries that found more than was acknowledged, and with less than was begun.
         package var whole = 0
         package var none = 0
@@ -75,6 +77,7 @@ package final class CrashExplorer {
         }
         let moments = record(player) { try await scenario.play(player) }
         report.boundaries = moments.count - 1
+        report.discards = process.discardCount
         note(player, "before a crash")
         for moment in moments {
             crash(moment, depth: 0)
@@ -92,7 +95,7 @@ package final class CrashExplorer {
 
     private func note(_ player: StorePlayer, _ what: String) {
         report.violations += (player.violations + player.process.failures).map {
-            "\(scenario.name), seed \(seed), \(what): \($0)"
+            "\(scenario.name), \(scenario.shape.devices.rawValue), seed \(seed), \(what): \($0)"
         }
     }
 
@@ -120,10 +123,8 @@ package final class CrashExplorer {
     }
 
     private func crash(_ moment: Moment, depth: Int) {
-        let outcomes: [CrashOutcome] =
-            moment.image.isClean ? [.keep] : [.keep, .lose, .reorder, .tear]
-        for outcome in outcomes {
-            for draw in 0..<(outcome == .reorder || outcome == .tear ? draws : 1) {
+        for outcome in moment.image.outcomes {
+            for draw in 0..<(outcome.isDrawn ? draws : 1) {
                 crashes += 1
                 let image = moment.image.crashed(
                     outcome, seed: seed << 32 | UInt64(crashes + draw))
@@ -132,7 +133,7 @@ package final class CrashExplorer {
                 recover(
                     Moment(
                         image: image, journal: moment.journal,
-                        what: "\(moment.what), \(outcome.rawValue)"),
+                        what: "\(moment.what), \(outcome.name)"),
                     depth: depth)
                 if report.violations.count >= CrashExplorer.violationsMax { return }
             }

@@ -46,13 +46,9 @@ package final class StorePlayer {
     /// Looks at the closed store as `dray vos check` does: nothing may be wrong. `isCrashed`: but a
     /// copy of the superblock, which was being written.
     package func inspect(isCrashed: Bool) async throws {
-        let device = ReadOnlyDevice(
-            try process.devices.open(path: SimulatedStore.path, on: process.xstream))
-        let reader = try await StoreReader.open(device, partition: 0..<device.size)
-        let report = await StoreInspector.inspect(reader, depth: .values) { [self] entry in
+        let report = try await process.inspect { [self] entry in
             traces.insert(StoreTrace(entry.name))
         }
-        await device.close()
         for finding in report.findings where !isCrashed || finding.part != .superblock {
             violate("the closed store: \(finding.part.rawValue): \(finding.what)")
         }

@@ -50,13 +50,16 @@ package final class StoreSimulation {
             shape.options.transactionsMax = 200
         }
         shape.options.inlineThreshold = [64, 200, 4096][Int(entropy.below(3))]
+        var choice = entropy.fork("devices")
+        shape.devices = [.single, .single, .discarding, .pair][Int(choice.below(4))]
+        shape.indexBlocks = [12, 60, 300][Int(choice.below(3))]
         self.shape = shape
-        report = StoreReport(seed: seed)
+        report = StoreReport(seed: seed, devices: shape.devices)
     }
 
     /// Runs everything and says what happened.
     package func run() -> StoreReport {
-        var image: DeviceImage
+        var image: StoreImage
         do {
             let process = SimulatedStore(seed: seed, shape: shape)
             process.run { try await process.format() }
@@ -82,14 +85,14 @@ package final class StoreSimulation {
     }
 
     /// One life of the process. Returns what the device holds at its end, and what is known.
-    private func live(_ player: StorePlayer) -> (DeviceImage, StoreJournal) {
+    private func live(_ player: StorePlayer) -> (StoreImage, StoreJournal) {
         let process = player.process
         let isCrashed = entropy.chance(3, in: 5)
         // Some in the middle of the recovery from the one before.
         let boundary = Int(entropy.below(entropy.chance(1, in: 5) ? 12 : 400))
         let steps = 20 + entropy.below(StoreSimulation.stretchMax)
         process.run { [wasCrashed] in try await player.inspect(isCrashed: wasCrashed) }
-        final class Crash { var moment: (DeviceImage, StoreJournal)? }
+        final class Crash { var moment: (StoreImage, StoreJournal)? }
         let crash = Crash()
         isDoomed = false
         if isCrashed {
@@ -115,12 +118,14 @@ package final class StoreSimulation {
             await player.closeStore()
         }
         process.devices.onBoundary(nil)
+        report.discards += process.discardCount
         if !isEnded { player.violate("the process hangs") }
         note(player.violations + process.failures)
         wasCrashed = crash.moment != nil
         guard let (image, journal) = crash.moment else { return (process.image, player.journal) }
         report.crashes += 1
-        let outcome: CrashOutcome = [.keep, .lose, .reorder, .tear][Int(entropy.below(4))]
+        let outcomes = image.outcomes
+        let outcome = outcomes[Int(entropy.below(UInt64(outcomes.count)))]
         return (image.crashed(outcome, seed: entropy.next()), journal)
     }
 
@@ -236,6 +241,8 @@ package final class StoreSimulation {
 /// What a simulation of a store did and found.
 package struct StoreReport: Sendable {
     package let seed: UInt64
+    /// What the store stands on.
+    package let devices: SimulatedStore.Devices
     /// Steps of the users.
     package var steps = 0
     package var updates = 0
@@ -255,6 +262,7 @@ package struct StoreReport: Sendable {
     /// Passes of the scrubber that came to the end.
     package var scrubs = 0
     package var full = 0
+    package var discards: UInt64 = 0
     package var starts = 0
     package var crashes = 0
     /// Everything read back at the end of a life, besides after each start.
@@ -264,7 +272,10 @@ package struct StoreReport: Sendable {
     /// Everything that must not be. Empty when the run is good.
     package var violations: [String] = []
 
-    init(seed: UInt64) { self.seed = seed }
+    init(seed: UInt64, devices: SimulatedStore.Devices) {
+        self.seed = seed
+        self.devices = devices
+    }
 
     mutating func fold(_ hash: UInt64) { eventHash = (eventHash &* 31) ^ hash }
 
@@ -280,6 +291,7 @@ package struct StoreReport: Sendable {
             ("starts", starts, steps / 500), ("aggregations", aggregations, 1),
             ("snapshots taken", snapshotsTaken, steps / 500),
             ("writes with another record size", mismatches, steps / 1000),
+            ("discards", Int(discards), devices == .single ? 0 : steps / 2000),
         ] where count < least { shortfalls.append("\(count) \(what), at least \(least)") }
         return shortfalls
     }
@@ -287,11 +299,12 @@ package struct StoreReport: Sendable {
     package var passed: Bool { violations.isEmpty && shortfalls.isEmpty }
 
     package var summary: String {
-        "seed \(seed): \(steps) steps, \(updates) updates, \(refusals) refused, "
-            + "\(mismatches) of these with another record size, \(reads) reads, "
-            + "\(lists) lists, \(transactions) transactions, \(destructions) destructions, "
-            + "\(snapshotsTaken) snapshots taken, \(snapshotsDropped) given up, "
-            + "\(checkpoints) checkpoints, \(aggregations) aggregations, full \(full) times, "
+        "seed \(seed), \(devices.rawValue): \(steps) steps, \(updates) updates, "
+            + "\(refusals) refused, \(mismatches) of these with another record size, "
+            + "\(reads) reads, \(lists) lists, \(transactions) transactions, "
+            + "\(destructions) destructions, \(snapshotsTaken) snapshots taken, "
+            + "\(snapshotsDropped) given up, \(checkpoints) checkpoints, "
+            + "\(aggregations) aggregations, full \(full) times, \(discards) discards, "
             + "\(starts) starts, \(crashes) crashes, event hash \(String(eventHash, radix: 16))"
     }
 }

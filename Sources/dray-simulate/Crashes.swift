@@ -10,6 +10,12 @@ struct Crashes: ParsableCommand {
             reordered. What is left is opened, must be what was acknowledged with what was under \
             way whole or not at all, and must go on. Some recoveries are crashed in the same way.
 
+            Stores are on one device ('single'), on one that freed blocks are discarded on \
+            ('discarding'), or have log and index on a second one ('pair'), where one device may \
+            have kept everything and the other nothing. Without --devices each scenario is run on \
+            one device, and on one of the two others, which take turns; the next seed has them the \
+            other way round.
+
             Exit code 0: every scenario was good. 1: one was not.
             """)
 
@@ -18,7 +24,15 @@ struct Crashes: ParsableCommand {
         completion: .list(CrashScenario.all.map(\.name)))
     var scenarios: [String] = []
 
-    @Option(help: "How often a crash that leaves a choice is drawn.")
+    @Option(help: "What stores are on; may be repeated.")
+    var devices: [SimulatedStore.Devices] = []
+
+    @Option(
+        help: """
+            How often each power failure is drawn that leaves a choice: which of several writes \
+            to a block or a sector, none of them flushed, is there afterwards. The time grows with \
+            it.
+            """)
     var draws = 1
 
     @Option(help: "The seed of what is drawn.")
@@ -40,22 +54,40 @@ struct Crashes: ParsableCommand {
     }
 
     mutating func run() throws {
-        let chosen = CrashScenario.all.filter { scenarios.isEmpty || scenarios.contains($0.name) }
-        if list { return chosen.forEach { print($0.name) } }
-        var (failed, boundaries, recoveries) = (0, 0, 0)
-        for scenario in chosen {
-            let report = CrashExplorer(scenario, seed: seed, draws: draws).run()
-            boundaries += report.boundaries
-            recoveries += report.recoveries
-            if !quiet || !report.passed { print("\(scenario.name): \(report.summary)") }
-            for violation in report.violations { print("  VIOLATION \(violation)") }
-            for shortfall in report.shortfalls { print("  TOO LITTLE: \(shortfall)") }
-            if !report.passed { failed += 1 }
+        let chosen = CrashScenario.all.enumerated().filter {
+            scenarios.isEmpty || scenarios.contains($0.element.name)
         }
-        let what = chosen.count == 1 ? "'\(chosen[0].name)'" : "\(chosen.count) scenarios"
+        if list { return chosen.forEach { print($0.element.name) } }
+        var (runs, failed, boundaries, recoveries) = (0, 0, 0, 0)
+        for (number, scenario) in chosen {
+            for devices in devices(of: number) {
+                var scenario = scenario
+                scenario.shape.devices = devices
+                let report = CrashExplorer(scenario, seed: seed, draws: draws).run()
+                runs += 1
+                boundaries += report.boundaries
+                recoveries += report.recoveries
+                if !quiet || !report.passed {
+                    print("\(scenario.name), \(devices.rawValue): \(report.summary)")
+                }
+                for violation in report.violations { print("  VIOLATION \(violation)") }
+                for shortfall in report.shortfalls { print("  TOO LITTLE: \(shortfall)") }
+                if !report.passed { failed += 1 }
+            }
+        }
+        let what = chosen.count == 1 ? "'\(chosen[0].element.name)'" : "\(chosen.count) scenarios"
         print(
-            "\(what) crashed at \(boundaries) boundaries: \(recoveries) states recovered; "
-                + "\(failed) failed")
+            "\(what), \(runs) runs, crashed at \(boundaries) boundaries: \(recoveries) states "
+                + "recovered; \(failed) failed")
         if failed > 0 { throw ExitCode(1) }
     }
+
+    /// What the scenario with that number is run on.
+    private func devices(of number: Int) -> [SimulatedStore.Devices] {
+        guard devices.isEmpty else { return devices }
+        let others: [SimulatedStore.Devices] = [.discarding, .pair]
+        return [.single, others[(number + Int(seed)) % others.count]]
+    }
 }
+
+extension SimulatedStore.Devices: ExpressibleByArgument {}

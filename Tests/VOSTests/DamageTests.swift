@@ -66,7 +66,7 @@ import VOSSimulator
             await player.closeStore()
         }
         #expect(finished && player.violations == [] && process.failures == [])
-        return Sample(shape: shape, image: process.image, journal: player.journal)
+        return Sample(shape: shape, image: process.image.data, journal: player.journal)
     }()
 
     /// How often what came of it.
@@ -87,7 +87,8 @@ import VOSSimulator
             counts.same += 1
             return
         }
-        let process = SimulatedStore(seed: 4, shape: sample.shape, image: image)
+        let process = SimulatedStore(
+            seed: 4, shape: sample.shape, image: StoreImage(data: image))
         let player = StorePlayer(process, journal: journal, seed: 4)
         var damaged = 0
         var isOpen = false
@@ -263,7 +264,7 @@ import VOSSimulator
             let (player, isReached) = play(faults, at: boundary, seed: seed * 1000)
             guard isReached else { break }
             look(
-                player.process.image.crashed(.keep, seed: 1), journal: player.journal,
+                player.process.image.data.crashed(.keep, seed: 1), journal: player.journal,
                 "boundary \(boundary), seed \(seed)", &counts)
             boundary += 1
         }

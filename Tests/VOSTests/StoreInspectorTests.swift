@@ -281,7 +281,7 @@ import VOSSimulator
                 other.overwrite(at: sector * 512, with: .pattern(512, seed: entropy.next()))
             }
             let process = SimulatedStore(
-                seed: 4, shape: SimulatedStore.Shape(), image: other)
+                seed: 4, shape: SimulatedStore.Shape(), image: StoreImage(data: other))
             let ended = process.run {
                 let device = ReadOnlyDevice(
                     try process.devices.open(path: SimulatedStore.path, on: process.xstream))
@@ -304,7 +304,7 @@ import VOSSimulator
     @Test(arguments: [CrashOutcome.keep, .lose, .tear])
     func crashes(outcome: CrashOutcome) {
         final class Moments {
-            var images: [DeviceImage] = []
+            var images: [StoreImage] = []
         }
         var shape = SimulatedStore.Shape()
         shape.blocks = 300
