@@ -109,16 +109,19 @@ extension VOS {
         if !extents.isEmpty { store.allocator.cancel(extents) }
     }
 
-    /// Whether so much was logged that it should be flushed: the memtable is full, or the log half.
+    /// Whether so much was logged that it should be flushed: the memtable is full, the log half, or
+    /// replaying takes half as long as it may.
     var wantsCheckpoint: Bool {
         frozen == nil && lastSequence > checkpointSequence
-            && (active.bytes > memtableBytesMax || store.logUsed > store.logSize / 2)
+            && (active.bytes > memtableBytesMax || store.logUsed > store.logSize / 2
+                || replayCost.nanoseconds > options.replayTimeMax / 2)
     }
 
     /// Whether flushing does not keep up, so that updates must wait for it.
     var isBehind: Bool {
         lastSequence > checkpointSequence
-            && (active.bytes > 2 * memtableBytesMax || store.logUsed > store.logSize / 4 * 3)
+            && (active.bytes > 2 * memtableBytesMax || store.logUsed > store.logSize / 4 * 3
+                || replayCost.nanoseconds > options.replayTimeMax)
     }
 
     /// With so many tables in level 0, updates wait for merging to come after.

@@ -122,7 +122,8 @@ internal import Logging
     /// Opens what `store` holds: loads its checkpoint and applies the log after it.
     ///
     /// The store belongs to the result, which closes it. Throws `.damaged` when what is stored
-    /// contradicts itself. Costs about a microsecond for every entry of the log.
+    /// contradicts itself. Costs a microsecond or two for every entry of the log, of which there
+    /// are no more than `VOSOptions.replayTimeMax` allows.
     public static func open(
         store: BlockStore, world: World, on xstream: XStream, options: VOSOptions = VOSOptions()
     ) async throws(VOSError) -> VOS {

@@ -42,6 +42,11 @@ public struct VOSOptions: Sendable {
     /// tests.
     package var memtableBytes: Int?
 
+    /// How long, in nanoseconds, replaying the log may take after a crash, on a machine that is not
+    /// fast (`ReplayCost`): checkpoints begin when it is half of that, and updates wait for them
+    /// when it is more.
+    public var replayTimeMax: UInt64 = 1_000_000_000
+
     /// How long, in nanoseconds of epochs, superseded versions can be read.
     public var retention: UInt64 = 20_000_000_000
 
