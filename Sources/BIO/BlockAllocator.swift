@@ -8,6 +8,8 @@ public enum BlockStream: CaseIterable, Sendable {
     /// The index: on the metadata device where there is one. Flushes and merges share it: apart,
     /// they left the free blocks in as many runs, and the longest was shorter.
     case metadata
+    /// Second copies of metadata, on the same device: far from the first ones, if that can be.
+    case mirror
 }
 
 /// How scattered the free blocks are.
@@ -27,8 +29,8 @@ public struct BlockFragmentation: Hashable, Sendable {
 
 /// Which data blocks of a target are in use: a bitmap in memory, rebuilt when the target is loaded.
 ///
-/// The last `metadataBlocks` of them are on the metadata device, if there is one: only the stream
-/// of metadata takes those, and no extent lies on both.
+/// The last `metadataBlocks` of them are on the metadata device, if there is one: only the streams
+/// of metadata and its mirror take those, and no extent lies on both.
 ///
 /// Nothing of it is on disk: the layer above marks the blocks that its checkpoint and log refer to
 /// (`markUsed`), everything else is free. A block that the last durable log group has a check on
@@ -75,14 +77,15 @@ public final class BlockAllocator {
 
     /// A way through the free blocks.
     private enum Lane: Int, CaseIterable {
-        case small, large, rebuild, metadataOnData, metadata
+        case small, large, rebuild, metadataOnData, metadata, mirrorOnData, mirror
 
         /// Where it begins, in eighths of the region.
         var start: UInt64 {
             switch self {
             case .small, .metadata: 0
             case .metadataOnData: 2
-            case .large: 4
+            case .large, .mirror: 4
+            case .mirrorOnData: 6
             case .rebuild: 7
             }
         }
@@ -131,8 +134,14 @@ public final class BlockAllocator {
         blocks: UInt32, privileged: Bool = false, stream: BlockStream = .foreground
     ) throws(BIOError) -> [BlockExtent] {
         precondition(blocks > 0, "a reservation of no blocks")
-        if stream == .metadata, freeMetadataBlocks >= blocks {
-            return take(blocks, lane: .metadata, in: dataBlocks..<totalBlocks)
+        let metadataLane: Lane? =
+            switch stream {
+            case .metadata: .metadata
+            case .mirror: .mirror
+            case .foreground, .rebuild: nil
+            }
+        if let metadataLane, freeMetadataBlocks >= blocks {
+            return take(blocks, lane: metadataLane, in: dataBlocks..<totalBlocks)
         }
         let free = freeBlocks - freeMetadataBlocks
         let kept = privileged ? 0 : reserveBlocks
@@ -146,6 +155,7 @@ public final class BlockAllocator {
             case .foreground: blocks <= Self.smallMax ? .small : .large
             case .rebuild: .rebuild
             case .metadata: .metadataOnData
+            case .mirror: .mirrorOnData
             }
         return take(blocks, lane: lane, in: 0..<dataBlocks)
     }

@@ -62,6 +62,8 @@ extension StoreIdentity: CustomStringConvertible {
 public struct CheckpointRoot: Hashable, Sendable {
     /// The blocks that hold the checkpoint's root, in order; at most `extentsMax`.
     public var extents: [BlockExtent]
+    /// The blocks that hold it once more, as many extents at most; empty when there is one copy.
+    public var mirror: [BlockExtent]
     /// How many bytes of them count.
     public var byteCount: UInt64
     /// A checksum of those bytes, for the layer above to verify.
@@ -69,13 +71,18 @@ public struct CheckpointRoot: Hashable, Sendable {
     /// The checkpoint includes every record up to and including this one.
     public var logSequence: UInt64
 
+    /// The places of each copy.
+    package var copies: [[BlockExtent]] { mirror.isEmpty ? [extents] : [extents, mirror] }
+
     /// As many as a superblock has room for.
     public static let extentsMax = 200
 
     public init(
-        extents: [BlockExtent], byteCount: UInt64, checksum: UInt32, logSequence: UInt64
+        extents: [BlockExtent], mirror: [BlockExtent] = [], byteCount: UInt64, checksum: UInt32,
+        logSequence: UInt64
     ) {
         self.extents = extents
+        self.mirror = mirror
         self.byteCount = byteCount
         self.checksum = checksum
         self.logSequence = logSequence

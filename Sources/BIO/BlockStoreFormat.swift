@@ -125,7 +125,7 @@ extension BlockStore {
         let store = BlockStore(
             places: places, superblock: superblock, scan: scan, discard: discard,
             xstream: xstream)
-        for extent in superblock.checkpoint?.extents ?? [] {
+        for extent in (superblock.checkpoint?.copies ?? []).joined() {
             try store.allocator.markUsed(extent)
         }
         return store

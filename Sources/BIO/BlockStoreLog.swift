@@ -301,7 +301,7 @@ extension BlockStore {
 
     // MARK: - Checkpoints
 
-    /// Makes `root`, whose blocks were written with `write`, the checkpoint: durable in both
+    /// Makes `root`, whose copies were written with `write`, the checkpoint: durable in both
     /// superblocks. Then the log up to `root.logSequence` is free, and so are the blocks of the
     /// checkpoint's root before (this store frees them; the layer above only reserves new ones).
     ///
@@ -311,13 +311,15 @@ extension BlockStore {
         precondition(phase == .ready && !publishing, "one checkpoint at a time, after replay")
         precondition(root.logSequence <= appliedSequence, "a checkpoint of what is not applied")
         precondition(root.logSequence >= superblock.checkpoint?.logSequence ?? 0)
-        guard root.extents.count <= CheckpointRoot.extentsMax else {
-            throw .outOfRange(
-                "a checkpoint root of \(root.extents.count) extents; at most "
-                    + "\(CheckpointRoot.extentsMax)")
+        for copy in root.copies {
+            guard copy.count <= CheckpointRoot.extentsMax else {
+                throw .outOfRange(
+                    "a checkpoint root of \(copy.count) extents; at most "
+                        + "\(CheckpointRoot.extentsMax)")
+            }
+            let room = copy.reduce(0) { $0 + $1.byteCount }
+            precondition(root.byteCount <= room, "a checkpoint root larger than its extents")
         }
-        let room = root.extents.reduce(0) { $0 + $1.byteCount }
-        precondition(root.byteCount <= room, "a checkpoint root larger than its extents")
         publishing = true
         defer { publishing = false }
         var next = superblock
@@ -341,6 +343,6 @@ extension BlockStore {
             lastIsUnsealed = false
             allocator.guardOnly([])
         }
-        if let previous { allocator.free(previous.extents) }
+        if let previous { allocator.free(Array(previous.copies.joined())) }
     }
 }

@@ -30,11 +30,12 @@ struct Partner: Hashable {
 struct Superblock: Hashable {
     static let magic: UInt64 = 0x3142_534f_5941_5244  // "DRAYOSB1"
     /// Of a store on one device, and on two.
-    static let layoutVersion: UInt32 = 1
-    static let pairedLayoutVersion: UInt32 = 2
+    static let layoutVersion: UInt32 = 3
+    static let pairedLayoutVersion: UInt32 = 4
     static let checksumOffset = BlockDevice.blockSize - 4
     static let copies: UInt64 = 2
     private static let extentsOffset = 256
+    private static let mirrorOffset = extentsOffset + CheckpointRoot.extentsMax * 8
 
     var sequence: UInt64 = 1
     var identity: StoreIdentity
@@ -107,15 +108,13 @@ struct Superblock: Hashable {
         buffer.store(tail.chain, at: 120)
         buffer.store(UInt32(checkpoint == nil ? 0 : 1), at: 124)
         if let checkpoint {
-            precondition(checkpoint.extents.count <= CheckpointRoot.extentsMax)
             buffer.store(checkpoint.byteCount, at: 128)
             buffer.store(checkpoint.logSequence, at: 136)
             buffer.store(checkpoint.checksum, at: 144)
             buffer.store(UInt32(checkpoint.extents.count), at: 148)
-            for (index, extent) in checkpoint.extents.enumerated() {
-                buffer.store(extent.start, at: Superblock.extentsOffset + index * 8)
-                buffer.store(extent.count, at: Superblock.extentsOffset + index * 8 + 4)
-            }
+            buffer.store(UInt32(checkpoint.mirror.count), at: 192)
+            Superblock.encode(checkpoint.extents, into: buffer, at: Superblock.extentsOffset)
+            Superblock.encode(checkpoint.mirror, into: buffer, at: Superblock.mirrorOffset)
         }
         if let partner {
             buffer.store(role.rawValue, at: 152)
@@ -126,6 +125,22 @@ struct Superblock: Hashable {
         }
         buffer.store(
             buffer.checksum(0..<Superblock.checksumOffset), at: Superblock.checksumOffset)
+    }
+
+    private static func encode(_ extents: [BlockExtent], into buffer: IOBuffer, at place: Int) {
+        precondition(extents.count <= CheckpointRoot.extentsMax)
+        for (index, extent) in extents.enumerated() {
+            buffer.store(extent.start, at: place + index * 8)
+            buffer.store(extent.count, at: place + index * 8 + 4)
+        }
+    }
+
+    private static func extents(_ buffer: IOBuffer, at place: Int, count: Int) -> [BlockExtent] {
+        (0..<count).map { index in
+            BlockExtent(
+                start: buffer.load(UInt32.self, at: place + index * 8),
+                count: buffer.load(UInt32.self, at: place + index * 8 + 4))
+        }
     }
 
     /// What a block that should hold a superblock turns out to be.
@@ -155,7 +170,10 @@ struct Superblock: Hashable {
         let upper = buffer.load(UInt64.self, at: 72)
         guard lower < upper else { return .damaged("partition bounds") }
         let extentCount = Int(buffer.load(UInt32.self, at: 148))
-        guard extentCount <= CheckpointRoot.extentsMax else { return .damaged("extent count") }
+        let mirrorCount = Int(buffer.load(UInt32.self, at: 192))
+        guard max(extentCount, mirrorCount) <= CheckpointRoot.extentsMax else {
+            return .damaged("extent count")
+        }
         var superblock = Superblock(
             identity: StoreIdentity(
                 clusterID: buffer.loadIdentity(at: 24), engineID: buffer.loadIdentity(at: 40),
@@ -171,11 +189,8 @@ struct Superblock: Hashable {
         superblock.sequence = buffer.load(UInt64.self, at: 16)
         if buffer.load(UInt32.self, at: 124) != 0 {
             superblock.checkpoint = CheckpointRoot(
-                extents: (0..<extentCount).map { index in
-                    BlockExtent(
-                        start: buffer.load(UInt32.self, at: extentsOffset + index * 8),
-                        count: buffer.load(UInt32.self, at: extentsOffset + index * 8 + 4))
-                },
+                extents: extents(buffer, at: extentsOffset, count: extentCount),
+                mirror: extents(buffer, at: mirrorOffset, count: mirrorCount),
                 byteCount: buffer.load(UInt64.self, at: 128),
                 checksum: buffer.load(UInt32.self, at: 144),
                 logSequence: buffer.load(UInt64.self, at: 136))
@@ -223,12 +238,12 @@ struct Superblock: Hashable {
         guard counters.allSatisfy({ $0 < 1 << 62 }), tail.sequence >= 1 else { return "counters" }
         guard let checkpoint else { return nil }
         guard checkpoint.logSequence < 1 << 62 else { return "counters" }
-        var bytes: UInt64 = 0
-        for extent in checkpoint.extents {
-            guard holds(extent) else { return "extents" }
-            bytes += extent.byteCount
+        for copy in checkpoint.copies {
+            guard copy.allSatisfy(holds) else { return "extents" }
+            let bytes = copy.reduce(0) { $0 + $1.byteCount }
+            guard checkpoint.byteCount <= bytes else { return "checkpoint size" }
         }
-        return checkpoint.byteCount <= bytes ? nil : "checkpoint size"
+        return nil
     }
 }
 

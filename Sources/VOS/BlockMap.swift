@@ -6,10 +6,10 @@ internal import DrayRuntime
 /// In pages of one device block, of which the manifest says where they are. It changes only with
 /// the manifest; pages that did not change stay where they are.
 struct BlockMap {
-    /// Where a page is, and the CRC32C of its bytes; no block: it is all zero.
+    /// Where the two copies of a page are, and the CRC32C of its bytes; none: it is all zero.
     struct Page: Equatable {
-        var block: UInt32?
-        var checksum: UInt32
+        var copies: [UInt32] = []
+        var checksum: UInt32 = 0
     }
 
     /// The blocks of one page.

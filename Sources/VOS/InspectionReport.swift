@@ -83,10 +83,10 @@ package struct InspectionReport: Sendable {
         package var snapshots: Int
         /// Containers, or pools, that were destroyed and still have something in tables.
         package var destroyed: Int
-        /// Its own blocks.
-        package var blocks: [BlockExtent]
-        /// Those of the pages of the block map.
-        package var pageBlocks: [UInt32]
+        /// The blocks of each of its copies.
+        package var copies: [[BlockExtent]]
+        /// The blocks of the copies of each page of the block map.
+        package var pageCopies: [[UInt32]]
     }
 
     package struct Container: Hashable, Sendable {

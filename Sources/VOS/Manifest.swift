@@ -5,18 +5,19 @@ internal import DrayRuntime
 ///
 ///     magic 4, version 4, sequence 8, aggregated epoch 8, horizon of transactions 8,
 ///     transactions 8, next table 8,
-///     chunks 4, each: type 1, byte count 4, checksum 4, extents 4, each: start 4, count 4
+///     chunks 4, each: type 1, byte count 4, checksum 4, extents 4 and extents of the second copy
+///             4, each: start 4, count 4
 ///     tables 4, each: `TableInfo`
 ///     usages 4, each: pool 16, container 16, bytes 8, bytes in blocks 8, entries 8,
 ///               extents of records that are not bytes 8
-///     pages of the block map 4, each: block 4 (0xffffffff: none), checksum 4
+///     pages of the block map 4, each: blocks of the two copies 4 (0xffffffff: none), checksum 4
 ///     snapshots 4, each: pool 16, container 16, epoch 8
 ///     destroyed ranges 4, each: from 4 + n, to 4 + n, stamp 8
 ///
-/// It lies in the blocks that BIO's `CheckpointRoot` names. A chunk of type 1 has transactions (id
-/// 16, epoch 8, committed 1), one of type 3 undecided transactions (sequence 8, log record 4 + n),
-/// one of type 4 committed ones that others may not know of (id 16, epoch 8, members 4 + n). All of
-/// it is as it was after the log record `sequence`.
+/// It lies, twice, in the blocks that BIO's `CheckpointRoot` names. A chunk of type 1 has
+/// transactions (id 16, epoch 8, committed 1), one of type 3 undecided transactions (sequence 8,
+/// log record 4 + n), one of type 4 committed ones that others may not know of (id 16, epoch 8,
+/// members 4 + n). All of it is as it was after the log record `sequence`.
 struct Manifest {
     static let magic: UInt32 = 0x534f_5644  // "DVOS"
     static let version: UInt32 = 5
@@ -37,6 +38,8 @@ struct Manifest {
         var byteCount: Int
         var checksum: UInt32
         var extents: [BlockExtent]
+        /// The second copy.
+        var mirror: [BlockExtent]
     }
 
     struct Usage {
@@ -80,10 +83,12 @@ struct Manifest {
             bytes.append(chunk.type.rawValue)
             bytes.put(UInt32(chunk.byteCount))
             bytes.put(chunk.checksum)
-            bytes.put(UInt32(chunk.extents.count))
-            for extent in chunk.extents {
-                bytes.put(extent.start)
-                bytes.put(extent.count)
+            for copy in [chunk.extents, chunk.mirror] {
+                bytes.put(UInt32(copy.count))
+                for extent in copy {
+                    bytes.put(extent.start)
+                    bytes.put(extent.count)
+                }
             }
         }
         bytes.put(UInt32(tables.count))
@@ -99,7 +104,7 @@ struct Manifest {
         }
         bytes.put(UInt32(pages.count))
         for page in pages {
-            bytes.put(page.block ?? .max)
+            for block in page.copies.isEmpty ? [.max, .max] : page.copies { bytes.put(block) }
             bytes.put(page.checksum)
         }
         bytes.put(UInt32(snapshots.count))
@@ -149,9 +154,10 @@ struct Manifest {
             manifest.usages.append(Usage(name: name, usage: usage))
         }
         for _ in 0..<(try reader.long()) {
-            let block = try reader.long()
+            let copies = [try reader.long(), try reader.long()]
             manifest.pages.append(
-                BlockMap.Page(block: block == .max ? nil : block, checksum: try reader.long()))
+                BlockMap.Page(
+                    copies: copies.contains(.max) ? [] : copies, checksum: try reader.long()))
         }
         for _ in 0..<(try reader.long()) {
             let name = try containerName(&reader)
@@ -183,10 +189,17 @@ struct Manifest {
         }
         let byteCount = Int(try reader.long())
         let checksum = try reader.long()
-        let extents = try RecordCoding.extents(from: &reader, count: Int(try reader.long()))
-        let blocks = extents.reduce(0) { $0 + Int($1.count) }
-        guard byteCount > 0, byteCount <= Chunk.byteCountMax, blocks == VOS.blockCount(byteCount)
-        else { throw MalformedBytes(what: "a manifest chunk of \(byteCount) bytes") }
-        return Chunk(type: type, byteCount: byteCount, checksum: checksum, extents: extents)
+        var copies: [[BlockExtent]] = []
+        for _ in 0..<2 {
+            let extents = try RecordCoding.extents(from: &reader, count: Int(try reader.long()))
+            let blocks = extents.reduce(0) { $0 + Int($1.count) }
+            guard byteCount > 0, byteCount <= Chunk.byteCountMax,
+                blocks == VOS.blockCount(byteCount)
+            else { throw MalformedBytes(what: "a manifest chunk of \(byteCount) bytes") }
+            copies.append(extents)
+        }
+        return Chunk(
+            type: type, byteCount: byteCount, checksum: checksum, extents: copies[0],
+            mirror: copies[1])
     }
 }

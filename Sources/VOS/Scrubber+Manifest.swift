@@ -3,75 +3,62 @@ internal import DrayRuntime
 
 /// The manifest with its chunks, and the block map.
 extension Scrubber {
-    /// Bytes with a checksum in blocks of their own.
-    private struct Piece: Equatable {
-        var part: StoreFinding.Part
-        var extents: [BlockExtent]
-        var byteCount: Int
-        var checksum: UInt32
-    }
-
     /// What the store has of this now.
-    private var pieces: [Piece] {
-        var pieces: [Piece] = []
-        if let root = vos.store.checkpoint {
-            pieces.append(
-                Piece(
-                    part: .manifest, extents: root.extents,
-                    byteCount: Int(clamping: root.byteCount), checksum: root.checksum))
-        }
-        for chunk in vos.manifest.chunks {
-            pieces.append(
-                Piece(
-                    part: .manifest, extents: chunk.extents, byteCount: chunk.byteCount,
-                    checksum: chunk.checksum))
-        }
-        for page in vos.manifest.pages {
-            guard let block = page.block else { continue }
-            pieces.append(
-                Piece(
-                    part: .blockMap, extents: [BlockExtent(start: block, count: 1)],
-                    byteCount: BlockDevice.blockSize, checksum: page.checksum))
-        }
-        return pieces
+    private var pieces: [ManifestPiece] {
+        (vos.store.checkpoint.map { [ManifestPiece($0)] } ?? []) + vos.manifest.pieces
     }
 
     func checkManifest() async throws(End) {
         for piece in pieces {
-            var work = Work()
-            try await reading {
-                if await problem(of: piece) != nil { await confirm(piece) }
+            for copy in piece.copies.indices {
+                var work = Work()
+                try await reading {
+                    if await problem(of: piece, copy) != nil { await confirm(piece, copy) }
+                }
+                work.bytes = piece.byteCount
+                try await pause(after: work)
             }
-            work.bytes = piece.byteCount
-            try await pause(after: work)
         }
     }
 
     /// Nothing keeps a piece from being replaced while it is read, and its blocks from being used
-    /// for something else. So what seems to be damaged is read again while nobody can do that.
-    private func confirm(_ piece: Piece) async {
+    /// for something else. So what seems to be damaged is read again while nobody can do that, and
+    /// written again from another copy that is not.
+    private func confirm(_ piece: ManifestPiece, _ copy: Int) async {
         await vos.manifestLock.withLock {
-            guard pieces.contains(piece), let problem = await problem(of: piece) else { return }
-            let what = piece.part == .blockMap ? "a page of the block map" : "the manifest"
-            let start = piece.extents.first?.start
+            guard pieces.contains(piece), let problem = await problem(of: piece, copy) else {
+                return
+            }
+            let start = piece.copies[copy].first?.start
             if let start, problem == Scrubber.mismatch { vos.store.noteDamage(at: start) }
-            add(piece.part, "\(what) \(problem)", start)
+            let end = await mend(piece, copy) ? "; it was written again from the other" : ""
+            add(piece.part, "copy \(copy) of \(piece.name) \(problem)\(end)", start)
         }
     }
 
     private static let mismatch = "does not match its checksum"
 
-    private func problem(of piece: Piece) async -> String? {
-        let size = VOS.blockCount(piece.byteCount) * BlockDevice.blockSize
-        guard size > 0 else { return nil }
-        let buffer = IOBuffer(count: size)
-        do throws(BIOError) {
-            try unsafe await vos.store.read(into: buffer.bytes, from: piece.extents)
+    private func problem(of piece: ManifestPiece, _ copy: Int) async -> String? {
+        do throws(VOSError) {
+            _ = try await piece.read(copy: copy, from: vos.store)
+            return nil
         } catch {
+            guard case .device(let error) = error else { return Scrubber.mismatch }
             return "cannot be read: \(StoreInspector.words(error))"
         }
-        let bytes = unsafe UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<piece.byteCount])
-        let isIntact = unsafe CRC32C.checksum(of: bytes) == piece.checksum
-        return isIntact ? nil : Scrubber.mismatch
+    }
+
+    /// False when no copy is intact, or the device refuses.
+    private func mend(_ piece: ManifestPiece, _ copy: Int) async -> Bool {
+        for other in piece.copies.indices where other != copy {
+            do throws(VOSError) {
+                let buffer = try await piece.read(copy: other, from: vos.store)
+                try await piece.mend(copy: copy, with: buffer, in: vos.store)
+                return true
+            } catch {
+                continue
+            }
+        }
+        return false
     }
 }

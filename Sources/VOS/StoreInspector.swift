@@ -91,9 +91,9 @@ package final class StoreInspector {
         var prepared: [DTX] = []
         var manifest: Manifest?
         if let root = reader.checkpoint {
-            refer(root.extents, part: .manifest, "the manifest")
-            report.space.metadata += root.extents.reduce(0) { $0 + UInt64($1.count) }
-            manifest = await readManifest(root)
+            let piece = ManifestPiece(root)
+            refer(piece)
+            manifest = await readManifest(root, piece)
         }
         if let manifest {
             await look(at: manifest, &prepared)
@@ -119,12 +119,8 @@ package final class StoreInspector {
 
     // MARK: - Manifest
 
-    private func readManifest(_ root: CheckpointRoot) async -> Manifest? {
-        guard
-            let bytes = await readPart(
-                root.extents, byteCount: Int(clamping: root.byteCount), checksum: root.checksum,
-                part: .manifest, "the manifest")
-        else { return nil }
+    private func readManifest(_ root: CheckpointRoot, _ piece: ManifestPiece) async -> Manifest? {
+        guard let bytes = await read(piece) else { return nil }
         let manifest: Manifest
         do throws(MalformedBytes) {
             manifest = try Manifest.decode(bytes)
@@ -150,8 +146,8 @@ package final class StoreInspector {
             sequence: manifest.sequence, aggregatedEpoch: manifest.aggregatedEpoch,
             byteCount: root.byteCount, chunks: manifest.chunks.count,
             transactions: manifest.transactionCount, snapshots: manifest.snapshots.count,
-            destroyed: manifest.destroyed.count, blocks: root.extents,
-            pageBlocks: manifest.pages.compactMap(\.block))
+            destroyed: manifest.destroyed.count, copies: root.copies,
+            pageCopies: manifest.pages.map(\.copies).filter { !$0.isEmpty })
         report.containers = manifest.usages.map {
             InspectionReport.Container(
                 pool: $0.name.pool, container: $0.name.container, usage: $0.usage)
@@ -160,10 +156,7 @@ package final class StoreInspector {
     }
 
     private func look(at manifest: Manifest, _ prepared: inout [DTX]) async {
-        for (index, chunk) in manifest.chunks.enumerated() {
-            refer(chunk.extents, part: .manifest, "chunk \(index) of the manifest")
-            report.space.metadata += chunk.extents.reduce(0) { $0 + UInt64($1.count) }
-        }
+        for piece in manifest.pieces { refer(piece) }
         await readChunks(manifest, &prepared)
         for table in manifest.tables {
             refer(table.extents, part: .table, "table \(table.id)", table: table.id)
@@ -208,12 +201,8 @@ package final class StoreInspector {
         var transactions: UInt64 = 0
         var isWhole = true
         for (index, chunk) in manifest.chunks.enumerated() {
-            let name = "chunk \(index) of the manifest"
-            guard
-                let bytes = await readPart(
-                    chunk.extents, byteCount: chunk.byteCount, checksum: chunk.checksum,
-                    part: .manifest, name)
-            else {
+            let piece = ManifestPiece(chunk: chunk, index: index)
+            guard let bytes = await read(piece) else {
                 isWhole = false
                 continue
             }
@@ -240,7 +229,7 @@ package final class StoreInspector {
                 }
             } catch {
                 isWhole = false
-                add(.manifest, "\(name): \(error.what)", chunk.extents.first?.start)
+                add(.manifest, "\(piece.name): \(error.what)", chunk.extents.first?.start)
             }
         }
         if isWhole, transactions != manifest.transactionCount {
@@ -254,16 +243,8 @@ package final class StoreInspector {
     private func readMap(_ manifest: Manifest) async {
         var map = BlockMap(totalBlocks: reader.totalBlocks)
         for (index, page) in manifest.pages.enumerated() {
-            guard let block = page.block else { continue }
-            let extent = BlockExtent(start: block, count: 1)
-            let name = "page \(index) of the block map"
-            report.space.metadata += 1
-            refer([extent], part: .blockMap, name)
-            guard index < map.pageCount,
-                let bytes = await readPart(
-                    [extent], byteCount: BlockDevice.blockSize, checksum: page.checksum,
-                    part: .blockMap, name)
-            else {
+            guard let piece = ManifestPiece(page: page, index: index) else { continue }
+            guard index < map.pageCount, let bytes = await read(piece) else {
                 isMapRead = false
                 continue
             }
@@ -271,7 +252,7 @@ package final class StoreInspector {
                 for extent in try map.load(page: index, bytes) { _ = marked.insert(extent) }
             } catch {
                 isMapRead = false
-                add(.blockMap, "\(name): \(error.what)", block)
+                add(.blockMap, "\(piece.name): \(error.what)", page.copies.first)
             }
         }
     }
@@ -440,27 +421,44 @@ package final class StoreInspector {
         return isRight
     }
 
-    /// Bytes with a checksum; nil, with a finding, when they are not what they were.
-    private func readPart(
-        _ extents: [BlockExtent], byteCount: Int, checksum: UInt32, part: StoreFinding.Part,
-        _ what: String
-    ) async -> [UInt8]? {
+    /// A piece has the blocks of all its copies.
+    private func refer(_ piece: ManifestPiece) {
+        for extents in piece.copies {
+            refer(extents, part: piece.part, piece.name)
+            report.space.metadata += extents.reduce(0) { $0 + UInt64($1.count) }
+        }
+    }
+
+    /// The bytes of a piece; nil when no copy is what it was. With a finding for each that is not.
+    private func read(_ piece: ManifestPiece) async -> [UInt8]? {
+        var intact: [UInt8]?
+        for copy in piece.copies.indices {
+            let bytes = await read(piece, copy: copy)
+            intact = intact ?? bytes
+        }
+        return intact
+    }
+
+    private func read(_ piece: ManifestPiece, copy: Int) async -> [UInt8]? {
+        let extents = piece.copies[copy]
+        let byteCount = piece.byteCount
+        let what = "copy \(copy) of \(piece.name)"
         let start = extents.first?.start
         let room = extents.reduce(0) { $0 + Int($1.count) } * BlockDevice.blockSize
         guard byteCount > 0, byteCount <= room, byteCount <= StoreInspector.readMax else {
-            add(part, "\(what) has \(byteCount) bytes in blocks of \(room)", start)
+            add(piece.part, "\(what) has \(byteCount) bytes in blocks of \(room)", start)
             return nil
         }
         let buffer = IOBuffer(count: VOS.blockCount(byteCount) * BlockDevice.blockSize)
         do throws(BIOError) {
             try unsafe await reader.read(into: buffer.bytes, from: extents)
         } catch {
-            add(part, "\(what) cannot be read: \(StoreInspector.words(error))", start)
+            add(piece.part, "\(what) cannot be read: \(StoreInspector.words(error))", start)
             return nil
         }
         let bytes = buffer.array(0..<byteCount)
-        guard bytes.checksum(first: byteCount) == checksum else {
-            add(part, "\(what) does not match its checksum", start)
+        guard bytes.checksum(first: byteCount) == piece.checksum else {
+            add(piece.part, "\(what) does not match its checksum", start)
             return nil
         }
         return bytes

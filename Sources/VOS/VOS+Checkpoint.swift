@@ -139,22 +139,26 @@ extension VOS {
         2 * (active.bytes + (frozen?.memtable.bytes ?? 0) + preparedBytes)
     }
 
+    /// What the chunks of the manifest take, both copies, without the completions.
+    private var chunkBytes: Int {
+        2 * (25 * transactions.entries.count + preparedBytes + 12 * dtxs.count)
+    }
+
     /// No less than `blocksKept`, in less time.
     var blocksKeptMax: Int {
-        let remembered = 25 * transactions.entries.count + 65_536 * completions.count
-        let unit = BlockDevice.blockSize
-        return (flushedBytesMax + remembered) / unit + Int(store.allocator.totalBlocks) / 4 + 4096
+        let bytes = flushedBytesMax + chunkBytes + 2 * 65_536 * completions.count
+        return bytes / BlockDevice.blockSize + Int(store.allocator.totalBlocks) / 4 + 4096
     }
 
     /// Blocks that updates leave for flushing what is in memory, and for merging it.
     var blocksKept: Int {
         let bytes =
-            flushedBytesMax + 25 * transactions.entries.count + 12 * dtxs.count
-            + completions.values.reduce(0) { $0 + 28 + $1.members.count }
+            flushedBytesMax + chunkBytes
+            + completions.values.reduce(0) { $0 + 2 * (28 + $1.members.count) }
         let merged = version.mergedBlocks(base: picker.base)
         let unit = BlockDevice.blockSize
-        return bytes / unit + min(merged, Int(store.allocator.totalBlocks) / 8) + blockMap.pageCount
-            + version.tables.count / 8 + 16
+        return bytes / unit + min(merged, Int(store.allocator.totalBlocks) / 8)
+            + 2 * blockMap.pageCount + version.tables.count / 4 + 20
     }
 
     /// Begins to flush if that is called for and nobody does.

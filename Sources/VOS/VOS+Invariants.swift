@@ -70,8 +70,9 @@ extension VOS {
             + blockMap.blocks.count
         var metadata = manifest
         metadata.tables = version.tables.map(\.info)
+        let root = store.checkpoint?.copies.flatMap { $0 } ?? []
         let extents =
-            metadata.extents + (store.checkpoint?.extents ?? []) + undecided.flatMap(\.blocks)
+            metadata.extents + root + undecided.flatMap(\.blocks)
             + abortedBlocks.flatMap(\.blocks)
         let used =
             values + extents.reduce(0) { $0 + UInt64($1.count) }

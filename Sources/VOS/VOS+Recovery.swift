@@ -16,12 +16,14 @@ extension VOS {
     // MARK: - Manifest
 
     private func loadManifest(_ root: CheckpointRoot) async throws(VOSError) {
-        let room = root.extents.reduce(0) { $0 + $1.byteCount }
-        guard root.byteCount > 0, root.byteCount <= room else {
+        let piece = ManifestPiece(root)
+        let isRight = piece.copies.allSatisfy { copy in
+            copy.reduce(0) { $0 + Int($1.count) } == VOS.blockCount(piece.byteCount)
+        }
+        guard root.byteCount > 0, isRight else {
             throw .damaged(what: "a manifest of \(root.byteCount) bytes")
         }
-        let bytes = try await read(
-            root.extents, byteCount: Int(root.byteCount), checksum: root.checksum)
+        let bytes = try await read(piece)
         let manifest = try VOS.undamaged { () throws(MalformedBytes) in
             let manifest = try Manifest.decode(bytes)
             guard manifest.sequence == root.logSequence,
@@ -70,10 +72,8 @@ extension VOS {
 
     private func loadPages(_ manifest: Manifest) async throws(VOSError) {
         for (index, page) in manifest.pages.enumerated() {
-            guard let block = page.block else { continue }
-            let bytes = try await read(
-                [BlockExtent(start: block, count: 1)], byteCount: BlockDevice.blockSize,
-                checksum: page.checksum)
+            guard let piece = ManifestPiece(page: page, index: index) else { continue }
+            let bytes = try await read(piece)
             let extents = try VOS.undamaged { () throws(MalformedBytes) in
                 try blockMap.load(page: index, bytes)
             }
@@ -84,9 +84,8 @@ extension VOS {
     private func loadChunks(_ manifest: Manifest) async throws(VOSError) {
         transactions.restore(horizon: manifest.horizon)
         var transactionCount: UInt64 = 0
-        for chunk in manifest.chunks {
-            let bytes = try await read(
-                chunk.extents, byteCount: chunk.byteCount, checksum: chunk.checksum)
+        for (index, chunk) in manifest.chunks.enumerated() {
+            let bytes = try await read(ManifestPiece(chunk: chunk, index: index))
             try VOS.undamaged { () throws(MalformedBytes) in
                 switch chunk.type {
                 case .transactions: transactionCount += try loadTransactions(bytes)
@@ -152,20 +151,24 @@ extension VOS {
         }
     }
 
-    private func read(
-        _ extents: [BlockExtent], byteCount: Int, checksum: UInt32
-    ) async throws(VOSError) -> [UInt8] {
-        let buffer = IOBuffer(count: VOS.blockCount(byteCount) * BlockDevice.blockSize)
-        do throws(BIOError) {
-            try unsafe await store.read(into: buffer.bytes, from: extents, firstBlock: 0)
-        } catch {
-            throw VOS.error(error)
+    /// The bytes of a piece, from the first copy that is intact. Those before it are written again
+    /// at once. Throws when none is.
+    private func read(_ piece: ManifestPiece) async throws(VOSError) -> [UInt8] {
+        var damage: [VOSError] = []
+        var intact: IOBuffer?
+        while intact == nil, damage.count < piece.copies.count {
+            do throws(VOSError) {
+                intact = try await piece.read(copy: damage.count, from: store)
+            } catch {
+                damage.append(error)
+            }
         }
-        let bytes = buffer.array(0..<byteCount)
-        guard bytes.checksum(first: bytes.count) == checksum else {
-            throw .damaged(what: "a part of the manifest does not match its checksum")
+        guard let intact else { throw damage[0] }
+        for (copy, error) in damage.enumerated() {
+            log.warning("copy \(copy) of \(piece.name) is written again from another: \(error)")
+            try await piece.mend(copy: copy, with: intact, in: store)
         }
-        return bytes
+        return intact.array(0..<piece.byteCount)
     }
 
     // MARK: - Log

@@ -157,11 +157,11 @@ extension VOS {
         _ metadata: inout MetadataWrite
     ) async throws(VOSError) {
         guard !bytes.isEmpty else { return }
+        let (extents, mirror) = try metadata.add(bytes, store)
         manifest.chunks.append(
             Manifest.Chunk(
                 type: type, byteCount: bytes.count,
-                checksum: bytes.checksum(first: bytes.count),
-                extents: try metadata.add(bytes, store)))
+                checksum: bytes.checksum(first: bytes.count), extents: extents, mirror: mirror))
         bytes.removeAll(keepingCapacity: true)
         do throws(BIOError) {
             try await metadata.write(store)
@@ -175,16 +175,16 @@ extension VOS {
         to manifest: inout Manifest, _ metadata: inout MetadataWrite
     ) throws(VOSError) {
         if manifest.pages.isEmpty {
-            manifest.pages = Array(
-                repeating: BlockMap.Page(block: nil, checksum: 0), count: blockMap.pageCount)
+            manifest.pages = Array(repeating: BlockMap.Page(), count: blockMap.pageCount)
         }
         for index in blockMap.dirty.sorted() {
             guard let bytes = blockMap.page(index) else {
-                manifest.pages[index] = BlockMap.Page(block: nil, checksum: 0)
+                manifest.pages[index] = BlockMap.Page()
                 continue
             }
+            let (extents, mirror) = try metadata.add(bytes, store)
             manifest.pages[index] = BlockMap.Page(
-                block: try metadata.add(bytes, store)[0].start,
+                copies: [extents[0].start, mirror[0].start],
                 checksum: bytes.checksum(first: bytes.count))
         }
     }
@@ -194,15 +194,15 @@ extension VOS {
         _ manifest: Manifest, _ metadata: inout MetadataWrite
     ) async throws(VOSError) {
         let bytes = manifest.encode()
-        let root = try metadata.add(bytes, store)
-        guard root.count <= CheckpointRoot.extentsMax else {
+        let (extents, mirror) = try metadata.add(bytes, store)
+        guard max(extents.count, mirror.count) <= CheckpointRoot.extentsMax else {
             throw .noSpace(requested: UInt64(bytes.count), free: space.free)
         }
         do throws(BIOError) {
             try await metadata.write(store)
             try await store.publishCheckpoint(
                 CheckpointRoot(
-                    extents: root, byteCount: UInt64(bytes.count),
+                    extents: extents, mirror: mirror, byteCount: UInt64(bytes.count),
                     checksum: bytes.checksum(first: bytes.count),
                     logSequence: manifest.sequence))
         } catch {
@@ -211,54 +211,71 @@ extension VOS {
     }
 }
 
-/// Pieces of metadata: some are written together.
+/// Pieces of metadata, each in two copies: some are written together.
 private struct MetadataWrite {
-    /// Of all pieces.
+    /// Of both copies of all pieces.
     private(set) var extents: [BlockExtent] = []
-    /// Of those that are not written yet, in order; neighbours are one.
-    private var gathered: [BlockExtent] = []
+    /// Of the first and the second copies of those that are not written yet, in order; neighbours
+    /// are one.
+    private var gathered: (first: [BlockExtent], mirror: [BlockExtent]) = ([], [])
     private var bytes: [UInt8] = []
 
-    /// Reserves blocks for a piece.
-    mutating func add(_ piece: [UInt8], _ store: BlockStore) throws(VOSError) -> [BlockExtent] {
+    /// Reserves blocks for both copies of a piece.
+    mutating func add(
+        _ piece: [UInt8], _ store: BlockStore
+    ) throws(VOSError) -> (extents: [BlockExtent], mirror: [BlockExtent]) {
         let count = VOS.blockCount(piece.count)
-        let reserved: [BlockExtent]
+        let first = try reserve(count, .metadata, store)
+        let mirror = try reserve(count, .mirror, store)
+        MetadataWrite.gather(first, into: &gathered.first)
+        MetadataWrite.gather(mirror, into: &gathered.mirror)
+        bytes.append(contentsOf: piece)
+        bytes.append(
+            contentsOf: [UInt8](repeating: 0, count: count * BlockDevice.blockSize - piece.count))
+        return (first, mirror)
+    }
+
+    private mutating func reserve(
+        _ blocks: Int, _ stream: BlockStream, _ store: BlockStore
+    ) throws(VOSError) -> [BlockExtent] {
         do throws(BIOError) {
-            reserved = try store.allocator.reserve(
-                blocks: UInt32(count), privileged: true, stream: .metadata)
+            let reserved = try store.allocator.reserve(
+                blocks: UInt32(blocks), privileged: true, stream: stream)
+            extents += reserved
+            return reserved
         } catch {
             throw VOS.error(error)
         }
-        extents += reserved
-        for extent in reserved {
+    }
+
+    private static func gather(_ extents: [BlockExtent], into gathered: inout [BlockExtent]) {
+        for extent in extents {
             if let last = gathered.last, last.end == UInt64(extent.start) {
                 gathered[gathered.count - 1].count += extent.count
             } else {
                 gathered.append(extent)
             }
         }
-        bytes.append(contentsOf: piece)
-        bytes.append(
-            contentsOf: [UInt8](repeating: 0, count: count * BlockDevice.blockSize - piece.count))
-        return reserved
     }
 
     /// Writes what has gathered.
     mutating func write(_ store: BlockStore) async throws(BIOError) {
-        guard !gathered.isEmpty else { return }
+        guard !bytes.isEmpty else { return }
         let buffer = IOBuffer(copying: bytes)
         let places = gathered
         bytes.removeAll(keepingCapacity: true)
-        gathered = []
-        try unsafe await store.write(UnsafeRawBufferPointer(buffer.bytes), to: places)
+        gathered = ([], [])
+        for copy in [places.first, places.mirror] {
+            try unsafe await store.write(UnsafeRawBufferPointer(buffer.bytes), to: copy)
+        }
     }
 }
 
 extension Manifest {
-    /// The blocks of chunks and pages.
+    /// The blocks of chunks and pages, both copies.
     var metadata: [BlockExtent] {
-        chunks.flatMap(\.extents)
-            + pages.compactMap { $0.block.map { BlockExtent(start: $0, count: 1) } }
+        chunks.flatMap { $0.extents + $0.mirror }
+            + pages.flatMap(\.copies).map { BlockExtent(start: $0, count: 1) }
     }
 
     mutating func setSnapshots(_ table: SnapshotTable) {

@@ -105,7 +105,7 @@ extension CrashScenario {
             }
             if refusals != 2 { player.violate("filled \(refusals) times") }
         }
-        scenario.shape.blocks = 70
+        scenario.shape.blocks = 86
         scenario.fillsDevice = true
         return scenario
     }

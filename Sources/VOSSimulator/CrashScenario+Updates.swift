@@ -119,7 +119,7 @@ extension CrashScenario {
                 if step % 4 == 3 { try await player.checkpoint() }
             }
         }
-        scenario.shape.blocks = 72
+        scenario.shape.blocks = 88
         scenario.isTight = true
         return scenario
     }

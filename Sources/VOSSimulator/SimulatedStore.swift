@@ -25,7 +25,7 @@ package final class SimulatedStore {
         package var devices = Devices.single
         /// Blocks of the device, and how many of them are the log. Of a pair, the log is on the
         /// other device, and this one smaller by so much.
-        package var blocks: UInt64 = 110
+        package var blocks: UInt64 = 126
         package var logBlocks: UInt64 = 16
         /// Blocks of a metadata device for the index. So few that some of it is beside the values.
         package var indexBlocks: UInt64 = 12

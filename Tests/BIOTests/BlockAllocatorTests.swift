@@ -147,13 +147,14 @@ import Testing
                 allocator.cancel(held.remove(at: Int(entropy.below(UInt64(held.count)))))
                 continue
             }
-            let stream = BlockStream.allCases[Int(entropy.below(3))]
+            let stream = BlockStream.allCases[Int(entropy.below(4))]
             let wish = UInt32(1 + entropy.below(40))
             let freeMetadata = allocator.freeMetadataBlocks
             let freeData = allocator.freeBlocks - freeMetadata
             do throws(BIOError) {
                 let extents = try allocator.reserve(blocks: wish, stream: stream)
-                let isOnMetadata = stream == .metadata && freeMetadata >= wish
+                let isOnMetadata =
+                    (stream == .metadata || stream == .mirror) && freeMetadata >= wish
                 for extent in extents {
                     if isOnMetadata {
                         #expect(extent.start >= data)

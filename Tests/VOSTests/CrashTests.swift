@@ -98,7 +98,7 @@ import Testing
         while !ended {
             // Few blocks, so that freed ones are used again at once.
             let target = SimulatedTarget(
-                seed: UInt64(boundary), blocks: 110, logBlocks: 16, crash: outcome)
+                seed: UInt64(boundary), blocks: 126, logBlocks: 16, crash: outcome)
             let journal = Journal()
             let finished = target.run {
                 let vos = try await target.open()

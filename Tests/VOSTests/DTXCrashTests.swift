@@ -203,7 +203,7 @@ import Testing
         while !ended {
             // Few blocks, so that freed ones are used again at once.
             let target = SimulatedTarget(
-                seed: UInt64(boundary), blocks: 120, logBlocks: 16, crash: outcome)
+                seed: UInt64(boundary), blocks: 136, logBlocks: 16, crash: outcome)
             let journal = Journal()
             ended = target.run {
                 let vos = try await target.open()

@@ -249,27 +249,107 @@ import Testing
         #expect(finished)
     }
 
-    @Test func aDamagedManifestIsNoticed() {
-        let target = SimulatedTarget(seed: 7)
+    /// Fills and closes a store, and returns the manifest with its chunks and the block map.
+    private func makeManifest(_ target: SimulatedTarget) -> [ManifestPiece] {
+        var pieces: [ManifestPiece] = []
         target.run {
             let vos = try await target.open()
             for key in 0..<50 as Range<UInt8> {
-                try await vos.putSingle([key], [], [key], epoch: 10)
+                try await vos.putSingle(
+                    [key], [], .pattern(Int(key) * 100, seed: UInt64(key)), epoch: 10,
+                    transaction: .dtx(UInt64(key)))
             }
             try await vos.checkpoint()
-            let start = UInt64(try #require(vos.store.checkpoint).extents[0].start)
-            target.devices.damage(
-                path: SimulatedTarget.path, at: (2 + target.logBlocks + start) * 4096 + 40)
+            pieces = [ManifestPiece(try #require(vos.store.checkpoint))] + vos.manifest.pieces
             await target.close(vos)
         }
+        #expect(pieces.map(\.part) == [.manifest, .manifest, .blockMap])
+        #expect(pieces.allSatisfy { $0.copies.count == 2 })
+        return pieces
+    }
+
+    private func offset(_ target: SimulatedTarget, _ extents: [BlockExtent]) -> UInt64 {
+        (2 + target.logBlocks + UInt64(extents[0].start)) * 4096 + 40
+    }
+
+    /// What `dray vos check` says of the closed store.
+    private func findings(_ target: SimulatedTarget) async throws -> [StoreFinding] {
+        let device = ReadOnlyDevice(
+            try target.devices.open(path: SimulatedTarget.path, on: target.xstream))
+        let reader = try await StoreReader.open(device, partition: 0..<device.size)
+        let report = await StoreInspector.inspect(reader, depth: .values)
+        await device.close()
+        return report.findings
+    }
+
+    @Test(arguments: [false, true])
+    func aDamagedCopyOfTheManifestIsMended(isUnreadable: Bool) {
+        let target = SimulatedTarget(seed: 7)
+        for piece in makeManifest(target) {
+            let place = offset(target, piece.copies[0])
+            target.restart()
+            let finished = target.run {
+                if isUnreadable {
+                    target.devices.makeUnreadable(path: SimulatedTarget.path, at: place)
+                } else {
+                    target.devices.damage(path: SimulatedTarget.path, at: place)
+                }
+                let found = try await self.findings(target)
+                #expect(found.map(\.part) == [piece.part])
+                #expect(found.first?.block == piece.copies[0][0].start)
+                let vos = try await target.open()
+                try await vos.checkInvariants()
+                for key in 0..<50 as Range<UInt8> {
+                    let value = try await vos.getSingle([key], [])
+                    #expect(value == .pattern(Int(key) * 100, seed: UInt64(key)))
+                    #expect(vos.transactionOutcome(.dtx(UInt64(key))) == 10)
+                }
+                await target.close(vos)
+                #expect(try await self.findings(target) == [], "\(piece.name)")
+            }
+            #expect(finished)
+        }
+    }
+
+    @Test func damageOfBothCopiesOfTheManifestIsNoticed() {
+        let target = SimulatedTarget(seed: 7)
+        for piece in makeManifest(target) {
+            let places = piece.copies.map { offset(target, $0) }
+            target.restart()
+            let finished = target.run {
+                for place in places {
+                    target.devices.damage(path: SimulatedTarget.path, at: place, mask: 1)
+                }
+                #expect(try await self.findings(target).count >= 2)
+                do {
+                    _ = try await target.open()
+                    Issue.record("opened with damage of \(piece.name)")
+                } catch let error as VOSError {
+                    guard case .damaged = error else { throw error }
+                }
+                for place in places {
+                    target.devices.damage(path: SimulatedTarget.path, at: place, mask: 1)
+                }
+            }
+            #expect(finished)
+        }
+    }
+
+    /// A device that cannot write the damaged copy again is out of order: the store stays closed.
+    @Test func aCopyThatCannotBeMended() {
+        let target = SimulatedTarget(seed: 7)
+        let pieces = makeManifest(target)
         target.restart()
         let finished = target.run {
+            target.devices.damage(
+                path: SimulatedTarget.path, at: self.offset(target, pieces[1].copies[0]))
+            var faults = DeviceFaults()
+            faults.writeErrorChance = 1_000_000
+            target.devices.setFaults(faults)
             do {
                 _ = try await target.open()
-                Issue.record("opened a damaged manifest")
-            } catch let error as VOSError {
-                guard case .damaged = error else { throw error }
-            }
+                Issue.record("opened without mending")
+            } catch VOSError.device {}
         }
         #expect(finished)
     }
@@ -464,10 +544,12 @@ import Testing
         manifest.chunks = [
             Manifest.Chunk(
                 type: .transactions, byteCount: 24, checksum: 1,
-                extents: [BlockExtent(start: 3, count: 1)]),
+                extents: [BlockExtent(start: 3, count: 1)],
+                mirror: [BlockExtent(start: 30, count: 1)]),
             Manifest.Chunk(
                 type: .prepared, byteCount: 9000, checksum: 2,
-                extents: [BlockExtent(start: 4, count: 1), BlockExtent(start: 7, count: 2)]),
+                extents: [BlockExtent(start: 4, count: 1), BlockExtent(start: 7, count: 2)],
+                mirror: [BlockExtent(start: 31, count: 3)]),
         ]
         var table = TableInfo()
         table.id = 3
@@ -479,12 +561,14 @@ import Testing
         manifest.usages = [
             Manifest.Usage(name: name, usage: VOSUsage(bytes: 3, entries: 3, recordExtents: 2))
         ]
-        manifest.pages = [BlockMap.Page(block: nil, checksum: 0)]
+        manifest.pages = [BlockMap.Page(), BlockMap.Page(copies: [5, 40], checksum: 3)]
         manifest.snapshots = [Manifest.Snapshot(name: name, epoch: 4)]
         manifest.destroyed = [DestroyedRange(from: [1], to: [2], stamp: 7)]
         let good = manifest.encode()
         let decoded = try Manifest.decode(good)
         #expect(decoded.chunks.count == 2 && decoded.tables.map(\.id) == [3])
+        #expect(decoded.chunks.map(\.mirror) == manifest.chunks.map(\.mirror))
+        #expect(decoded.pages == manifest.pages)
         #expect(decoded.encode() == good)
         for length in 0..<good.count {
             #expect(throws: MalformedBytes.self) {

@@ -250,18 +250,34 @@ import VOSSimulator
                 [7], [7], .pattern(9, seed: 7), epoch: 600,
                 transaction: UniqueID(high: 1, low: 600))
             try await self.flush(vos)
-            let root = try #require(vos.store.checkpoint?.extents.first?.start)
-            let page = try #require(vos.manifest.pages.first?.block)
-            let chunk = try #require(vos.manifest.chunks.first?.extents.first?.start)
-            for (block, part) in [
-                (root, StoreFinding.Part.manifest), (chunk, .manifest), (page, .blockMap),
-            ] {
-                target.devices.damage(path: Self.path, at: self.offset(block) + 5)
-                let pass = try await self.scrub(vos, target)
-                #expect(pass.errors == 1 && pass.findings.first?.part == part)
-                #expect(pass.findings.first?.block == block)
-                #expect(pass.findings.first?.offset == self.offset(block))
-                target.devices.damage(path: Self.path, at: self.offset(block) + 5)
+            let root = ManifestPiece(try #require(vos.store.checkpoint))
+            let pieces = [root] + vos.manifest.pieces
+            #expect(Set(pieces.map(\.part)) == [.manifest, .blockMap] && pieces.count > 2)
+            for piece in pieces {
+                let blocks = piece.copies.map { $0[0].start }
+                #expect(blocks.count == 2)
+                // One copy is mended with the other.
+                for block in blocks {
+                    target.devices.damage(path: Self.path, at: self.offset(block) + 5)
+                    let pass = try await self.scrub(vos, target)
+                    #expect(pass.errors == 1 && pass.findings.first?.part == piece.part)
+                    #expect(pass.findings.first?.block == block)
+                    #expect(pass.findings.first?.offset == self.offset(block))
+                    #expect(pass.findings.first?.what.contains("written again") == true)
+                    #expect(try await self.scrub(vos, target).errors == 0)
+                }
+                // Nothing is left to mend them with.
+                for block in blocks {
+                    target.devices.damage(path: Self.path, at: self.offset(block) + 5)
+                }
+                for _ in 0..<2 {
+                    let pass = try await self.scrub(vos, target)
+                    #expect(pass.findings.map(\.block) == blocks)
+                    #expect(pass.findings.allSatisfy { !$0.what.contains("written again") })
+                }
+                for block in blocks {
+                    target.devices.damage(path: Self.path, at: self.offset(block) + 5)
+                }
             }
         }
     }

@@ -142,11 +142,18 @@ import VOSSimulator
 
     @Test func manifest() throws {
         let target = makeStore()
-        let block = try #require(inspect(target)?.manifest?.blocks.first?.start)
-        target.devices.damage(path: Self.path, at: offset(block) + 1)
-        let found = findings(target)
-        #expect(found.contains { $0.part == .manifest && $0.block == block })
-        #expect(found.contains { $0.offset == offset(block) })
+        let copies = try #require(inspect(target)?.manifest?.copies)
+        #expect(copies.count == 2)
+        for (copy, extents) in copies.enumerated() {
+            let block = extents[0].start
+            target.devices.damage(path: Self.path, at: offset(block) + 1)
+            let found = findings(target)
+            #expect(found.contains { $0.part == .manifest && $0.block == block })
+            #expect(found.contains { $0.offset == offset(block) })
+            // With one copy everything else is found.
+            #expect((found.count == 1) == (copy == 0))
+            #expect((inspect(target)?.manifest == nil) == (copy == 1))
+        }
     }
 
     private func offset(_ block: UInt32) -> UInt64 { (2 + 64 + UInt64(block)) * 4096 }
@@ -212,10 +219,14 @@ import VOSSimulator
 
     @Test func pageOfTheBlockMap() throws {
         let target = makeStore()
-        let block = try #require(inspect(target)?.manifest?.pageBlocks.first)
-        target.devices.damage(path: Self.path, at: offset(block) + 4000)
-        let found = findings(target)
-        #expect(found.map(\.part) == [.blockMap] && found.first?.block == block)
+        let blocks = try #require(inspect(target)?.manifest?.pageCopies.first)
+        #expect(blocks.count == 2)
+        for (copy, block) in blocks.enumerated() {
+            target.devices.damage(path: Self.path, at: offset(block) + 4000)
+            let found = findings(target)
+            #expect(found.allSatisfy { $0.part == .blockMap })
+            #expect(found.compactMap(\.block) == Array(blocks[0...copy]))
+        }
     }
 
     /// All checksums are right, but the map is wrong: one block too many, one too few.
@@ -224,32 +235,36 @@ import VOSSimulator
         var entries: [StoreEntry] = []
         let sound = try #require(inspect(target) { entries.append($0) })
         let manifest = try #require(sound.manifest)
-        let page = try #require(manifest.pageBlocks.first)
-        #expect(manifest.blocks.count == 1)
+        let pages = try #require(manifest.pageCopies.first)
+        #expect(manifest.copies.map(\.count) == [1, 1])
         let entry = try #require(entries.first { $0.table != nil && !$0.blocks.isEmpty })
         let missing = Int(entry.blocks[0].start)
         let surplus = 1900
         var checksums: (old: UInt32, new: UInt32) = (0, 0)
-        edit(target, at: offset(page)) { bytes in
-            checksums.old = bytes.checksum(first: 4096)
-            bytes[missing / 8] ^= 1 << UInt8(missing % 8)
-            bytes[surplus / 8] ^= 1 << UInt8(surplus % 8)
-            checksums.new = bytes.checksum(first: 4096)
+        for page in pages {
+            edit(target, at: offset(page)) { bytes in
+                checksums.old = bytes.checksum(first: 4096)
+                bytes[missing / 8] ^= 1 << UInt8(missing % 8)
+                bytes[surplus / 8] ^= 1 << UInt8(surplus % 8)
+                checksums.new = bytes.checksum(first: 4096)
+            }
         }
         var root: UInt32 = 0
-        edit(target, at: offset(manifest.blocks[0].start), count: Int(manifest.byteCount)) {
-            var record: [UInt8] = []
-            record.put(page)
-            record.put(checksums.old)
-            let place = (0..<$0.count - 8).first { [bytes = $0] start in
-                Array(bytes[start..<start + 8]) == record
+        for copy in manifest.copies {
+            edit(target, at: offset(copy[0].start), count: Int(manifest.byteCount)) {
+                var record: [UInt8] = []
+                for page in pages { record.put(page) }
+                record.put(checksums.old)
+                let place = (0..<$0.count - 12).first { [bytes = $0] start in
+                    Array(bytes[start..<start + 12]) == record
+                }
+                guard let place else {
+                    Issue.record("the manifest has no such page")
+                    return
+                }
+                $0.store(checksums.new, at: place + 8)
+                root = $0.checksum(first: Int(manifest.byteCount))
             }
-            guard let place else {
-                Issue.record("the manifest has no such page")
-                return
-            }
-            $0.store(checksums.new, at: place + 4)
-            root = $0.checksum(first: Int(manifest.byteCount))
         }
         for copy in 0..<2 as Range<UInt64> {
             edit(target, at: copy * 4096) { bytes in
