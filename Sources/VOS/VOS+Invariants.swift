@@ -65,6 +65,16 @@ extension VOS {
         precondition(preparedBytes == undecided.reduce(0) { $0 + $1.record.count })
         active.checkInvariants()
         frozen?.memtable.checkInvariants()
+        let referred = referredBlocks
+        precondition(
+            referred == UInt64(store.allocator.usedBlocks),
+            "\(store.allocator.usedBlocks) blocks are in use, and \(referred) are referred to")
+        store.allocator.checkInvariants()
+    }
+
+    /// How many blocks the log, the tables, the block map and the manifest refer to, and those that
+    /// were freed a moment ago: all that are not free. O(tables).
+    var referredBlocks: UInt64 {
         let values =
             active.valueBlocks + (frozen?.memtable.valueBlocks ?? 0)
             + blockMap.blocks.count
@@ -74,13 +84,8 @@ extension VOS {
         let extents =
             metadata.extents + root + undecided.flatMap(\.blocks)
             + abortedBlocks.flatMap(\.blocks)
-        let used =
-            values + extents.reduce(0) { $0 + UInt64($1.count) }
+        return values + extents.reduce(0) { $0 + UInt64($1.count) }
             + UInt64(store.allocator.quarantinedBlocks)
-        precondition(
-            used == UInt64(store.allocator.usedBlocks),
-            "\(store.allocator.usedBlocks) blocks are in use, and \(used) are referred to")
-        store.allocator.checkInvariants()
     }
 
     /// What the tables really have.

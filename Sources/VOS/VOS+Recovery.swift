@@ -8,9 +8,20 @@ extension VOS {
     func recover() async throws(VOSError) {
         if let root = store.checkpoint { try await loadManifest(root) }
         try await replayLog()
+        try checkSpace()
         adoptUndecided()
         log.info(
             "\(version.tables.count) tables, \(active.tree.count) entries, log to \(lastSequence)")
+    }
+
+    /// What is referred to and what is free is all that there is.
+    private func checkSpace() throws(VOSError) {
+        let total = UInt64(store.allocator.totalBlocks)
+        let (referred, free) = (referredBlocks, UInt64(store.allocator.freeBlocks))
+        guard referred + free == total else {
+            throw .damaged(
+                what: "\(referred) blocks are referred to and \(free) are free, of \(total)")
+        }
     }
 
     // MARK: - Manifest

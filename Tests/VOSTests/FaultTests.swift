@@ -455,8 +455,36 @@ import Testing
         }
     }
 
+    /// A transaction that is prepared twice: nothing refers to the first one's blocks any more.
+    @Test func blocksThatNobodyRefersToAreNoticed() {
+        let target = SimulatedTarget(seed: 10)
+        target.run {
+            let vos = try await target.open()
+            let moved = [BlockExtent(start: 20, count: 1), BlockExtent(start: 30, count: 2)]
+            for dtx in [self.prepared(), self.prepared(in: moved)] {
+                try await vos.store.append(LogRecord.encode(dtx), checks: []) { _ in }
+            }
+        }
+        target.restart()
+        let finished = target.run {
+            let total: UInt32 = 2048 - 2 - 64
+            do {
+                _ = try await target.open()
+                Issue.record("opened with \(total - 6) free blocks")
+            } catch let error as VOSError {
+                let what = "3 blocks are referred to and \(total - 6) are free, of \(total)"
+                #expect(error == .damaged(what: what))
+            }
+        }
+        #expect(finished)
+    }
+
     /// A prepared transaction of two objects, of which one change lies in blocks.
-    private var prepared: DTX {
+    private func prepared(
+        in blocks: [BlockExtent] = [
+            BlockExtent(start: 4, count: 1), BlockExtent(start: 9, count: 2),
+        ]
+    ) -> DTX {
         let dtx = DTX(id: .dtx(5), members: [1, 2, 3], isLeader: true)
         dtx.epoch = 77
         dtx.locks = [
@@ -476,9 +504,8 @@ import Testing
                 dkeyEnd: path.dkeyEnd, akeyEnd: path.akeyEnd, epoch: 77,
                 offset: index == 4 ? 9 : 0, byteCount: [0, 0, 0, 3, 9000][index],
                 inline: index == 3 ? [1, 2, 3] : [],
-                blocks: index == 4
-                    ? [BlockExtent(start: 4, count: 1), BlockExtent(start: 9, count: 2)] : [],
-                recordSize: index == 4 ? 9 : 1, checksums: index < 3 ? [] : [8])
+                blocks: index == 4 ? blocks : [], recordSize: index == 4 ? 9 : 1,
+                checksums: index < 3 ? [] : [8])
             dtx.operations.append(PreparedOperation(key: path.key(for: record), record: record))
         }
         return dtx
@@ -486,7 +513,7 @@ import Testing
 
     /// Cut off, and with any bit of any byte changed: an error or a record, never a trap.
     @Test func decodingOfTransactionsSurvivesAnyBytes() throws {
-        let dtx = prepared
+        let dtx = prepared()
         let record = LogRecord.encode(dtx)
         guard case .prepared(let decoded) = try LogRecord.decode(record) else {
             return #expect(Bool(false))
