@@ -22,6 +22,7 @@ extension StoreInspector {
         var reach: IndexKey.Bytes = []
         var firstPunched: IndexKey.Bytes = []
         var lastPunched: IndexKey.Bytes = []
+        var hidden = HiddenVersions()
         var isWhole = true
         /// How many names were not in the filter.
         var unknown = 0
@@ -66,6 +67,9 @@ extension StoreInspector {
             ("first name", walk.firstHead?.nameEnd == info.firstNameEnd),
             ("last name", walk.last?.nameEnd == info.lastNameEnd),
             ("reach", reach == info.reach),
+            ("weight of hidden versions", walk.hidden.agreesAboutWeight(with: info)),
+            ("epoch when hidden versions can go", walk.hidden.agreesAboutEpoch(with: info)),
+            ("number of versions for snapshots", walk.hidden.agreesAboutHeld(with: info)),
         ]
         for (what, isSame) in same where !isSame {
             add(
@@ -283,6 +287,8 @@ extension StoreInspector {
             let end = IndexKey.successor(ofPrefix: Array(key[0..<head.nameEnd]))
             if IndexKey.compare(end, walk.reach) > 0 { walk.reach = end }
         }
+        let hiddenEpoch = walk.info.hiddenEpoch
+        unsafe key.withUnsafeBytes { unsafe walk.hidden.add($0, head, below: hiddenEpoch) }
     }
 
     private func checkFilter(

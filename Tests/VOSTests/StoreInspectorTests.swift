@@ -279,6 +279,77 @@ import VOSSimulator
         #expect(found.contains { $0.block == UInt32(surplus) && $0.entry == nil })
     }
 
+    /// Has the manifest say something else, with right checksums.
+    private func editManifest(
+        _ target: SimulatedTarget, _ body: @escaping (inout Manifest) -> Void
+    ) throws {
+        let manifest = try #require(inspect(target)?.manifest)
+        #expect(manifest.blocks.count == 1)
+        let count = Int(manifest.byteCount)
+        var root: UInt32 = 0
+        edit(target, at: offset(manifest.blocks[0].start), count: count) { bytes in
+            do {
+                var changed = try Manifest.decode(Array(bytes[0..<count]))
+                body(&changed)
+                let encoded = changed.encode()
+                #expect(encoded.count == count)
+                bytes.replaceSubrange(0..<count, with: encoded)
+                root = encoded.checksum(first: count)
+            } catch {
+                Issue.record("\(error)")
+            }
+        }
+        for copy in 0..<2 as Range<UInt64> {
+            edit(target, at: copy * 4096) { bytes in
+                bytes.store(root, at: 144)
+                bytes.store(bytes.checksum(first: 4092), at: 4092)
+            }
+        }
+    }
+
+    /// What a table says of its hidden versions: one can go from epoch 220 on, a snapshot holds
+    /// the other.
+    @Test func hiddenVersions() throws {
+        let weight = "weight of hidden versions"
+        let epoch = "epoch when hidden versions can go"
+        let held = "number of versions for snapshots"
+        let cases: [(edit: (inout TableInfo) -> Void, found: Set<String>)] = [
+            ({ _ in }, []),
+            ({ $0.hiddenWeight -= 1 }, [weight]),
+            ({ $0.hiddenWeight = $0.weight + 1 }, [weight]),
+            ({ $0.hiddenEpoch = .max }, [epoch, held]),
+            ({ $0.hiddenEpoch = 99 }, [epoch]),
+            ({ $0.hiddenEpoch += 1 }, [held]),
+            ({ $0.held = 0 }, [weight, held]),
+            ({ $0.held = 5 }, [held]),
+        ]
+        for (number, (change, expected)) in cases.enumerated() {
+            let target = SimulatedTarget(seed: 1)
+            target.run {
+                let vos = try await target.open()
+                try await vos.putSingle([1], [1], .pattern(90, seed: 1), epoch: 100)
+                try await vos.takeSnapshot(
+                    pool: Names.pool, container: Names.container, epoch: 150)
+                try await vos.putSingle([1], [1], .pattern(90, seed: 2), epoch: 200)
+                try await vos.putSingle([2], [1], .pattern(90, seed: 3), epoch: 210)
+                try await vos.putSingle([2], [1], .pattern(90, seed: 4), epoch: 220)
+                try await vos.checkpoint()
+                await target.close(vos)
+            }
+            try editManifest(target) { manifest in
+                #expect(manifest.tables.count == 1 && manifest.tables[0].hiddenEpoch == 220)
+                #expect(manifest.tables[0].held == 1)
+                change(&manifest.tables[0])
+            }
+            let found = findings(target)
+            #expect(found.allSatisfy { $0.part == .table && $0.table != nil }, "\(found)")
+            let names = [weight, epoch, held].filter { name in
+                found.contains { $0.what.contains(name) }
+            }
+            #expect(Set(names) == expected && found.count == expected.count, "case \(number)")
+        }
+    }
+
     /// Any sector may be anything: never a trap, and whatever an engine would refuse is found.
     @Test(arguments: UInt64(1)...3)
     func randomSectors(seed: UInt64) throws {
