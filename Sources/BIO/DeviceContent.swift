@@ -81,12 +81,17 @@ extension DeviceContent {
             let isEmpty = buffer.isZero(0..<buffer.count)
             self = isEmpty ? .empty : .foreign("unknown data")
         } catch {
-            switch error {
-            case .failed(_, let offset, _, let message):
-                self = .unreadable("\(message) at byte \(offset)")
-            case .unusable(_, _, let message): self = .unreadable(message)
-            default: self = .unreadable("\(error)")
-            }
+            self.init(error)
+        }
+    }
+
+    /// Why it cannot be read.
+    init(_ error: BIOError) {
+        switch error {
+        case .failed(_, let offset, _, let message):
+            self = .unreadable("\(message) at byte \(offset)")
+        case .unusable(_, _, let message): self = .unreadable(message)
+        default: self = .unreadable("\(error)")
         }
     }
 

@@ -122,10 +122,7 @@ internal import Glibc
             // SAFETY: `checkTransfer` has compared the range with the size of the mapping.
             let copied = unsafe body(base + Int(offset) + done, done..<done + length)
             guard copied == UInt64(length) else {
-                let unit = UInt64(BlockDevice.blockSize)
-                throw .failed(
-                    path: name, offset: offset + (UInt64(done) + copied) / unit * unit, code: EIO,
-                    message: BIOError.message(EIO) + " (memory that cannot be used)")
+                throw .unreadableMemory(path: name, offset: offset + UInt64(done) + copied)
             }
             done += length
             bytesInTurn += length

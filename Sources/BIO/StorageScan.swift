@@ -55,11 +55,8 @@ public enum StorageScan {
             found.size = (number("/sys/class/block/\(block)/size") ?? 0) * 512
         case .memory:
             found.kind = .memory
-            found.content = .unreadable("a DAX device is not read before it is used")
             let name = String(path.split(separator: "/").last ?? "")
             found.size = number("/sys/bus/dax/devices/\(name)/size") ?? 0
-            found.usedBy = holder(of: status)
-            return found
         case .file:
             let isBlock = status.st_mode & S_IFMT == S_IFBLK
             found.kind = isBlock ? .block : .file
@@ -104,9 +101,30 @@ public enum StorageScan {
                 found.usedBy = "the kernel"
             }
         }
-        if !isBlock { found.kind = dray_file_is_dax(descriptor) ? .memory : .file }
-        let path = found.path
-        found.content = DeviceContent(size: size) { (offset, buffer) throws(BIOError) in
+        let isCharacterDevice = status.st_mode & S_IFMT == S_IFCHR
+        if !isBlock, !isCharacterDevice {
+            found.kind = dray_file_is_dax(descriptor) ? .memory : .file
+        }
+        found.content = content(
+            of: descriptor, path: found.path, size: size, isMapped: isCharacterDevice)
+    }
+
+    /// Looks at an open device. `isMapped`: it has no read(2), as a DAX device.
+    static func content(
+        of descriptor: Int32, path: String, size: UInt64, isMapped: Bool
+    ) -> DeviceContent {
+        if isMapped {
+            let memory: MappedMemory
+            do throws(BIOError) {
+                memory = try MappedMemory(reading: descriptor, path: path, size: size)
+            } catch {
+                return DeviceContent(error)
+            }
+            return DeviceContent(size: size) { (offset, buffer) throws(BIOError) in
+                try memory.read(at: offset, into: buffer)
+            }
+        }
+        return DeviceContent(size: size) { (offset, buffer) throws(BIOError) in
             let count = unsafe dray_file_read(
                 descriptor, buffer.bytes.baseAddress!, UInt64(buffer.count), offset)
             guard count >= 0 else {

@@ -34,6 +34,13 @@ int dray_memory_map(int descriptor, uint64_t size, void **base, bool *synchronou
     return 0;
 }
 
+int dray_memory_map_read_only(int descriptor, uint64_t size, void **base) {
+    void *address = mmap(NULL, size, PROT_READ, MAP_SHARED, descriptor, 0);
+    if (address == MAP_FAILED) return errno;
+    *base = address;
+    return 0;
+}
+
 void dray_memory_unmap(void *base, uint64_t size) { munmap(base, size); }
 
 // Where to go on when a copy meets memory that cannot be used: bad cells, a file that was

@@ -97,6 +97,16 @@ import Testing
         // One damaged superblock, of the second store; then both.
         let descriptor = open(path, O_RDWR)
         defer { close(descriptor) }
+        // A DAX device is mapped.
+        let size: UInt64 = 8 << 20
+        #expect(
+            StorageScan.content(of: descriptor, path: path, size: size, isMapped: true)
+                == found.content)
+        // Memory that cannot be read: behind the end of the file.
+        #expect(
+            StorageScan.content(of: descriptor, path: path, size: 2 * size, isMapped: true)
+                == .unreadable(
+                    "Input/output error (memory that cannot be used) at byte \(size)"))
         var byte: UInt8 = 0x55
         for (copy, count) in [(0, 2), (1, 1)] {
             pwrite(descriptor, &byte, 1, off_t((4 << 20) + copy * 4096 + 3000))

@@ -160,6 +160,8 @@ bool dray_file_is_dax(int descriptor);
 /// Maps an open file for reading and writing. `synchronous`: what is stored past the processor's
 /// caches and fenced is durable (MAP_SYNC); otherwise only fdatasync(2) makes it so. 0 or an errno.
 int dray_memory_map(int descriptor, uint64_t size, void **base, bool *synchronous);
+/// Maps a file that is open for reading. 0 or an errno.
+int dray_memory_map_read_only(int descriptor, uint64_t size, void **base);
 void dray_memory_unmap(void *base, uint64_t size);
 
 /// Copies whole blocks to or from a mapping; with `past_caches`, stores go around the processor's
