@@ -3,10 +3,13 @@
 public enum BlockStream: CaseIterable, Sendable {
     /// Updates of clients; small and large ones apart.
     case foreground
-    /// What is pulled from other targets.
+    /// What restores replicas: it comes in bulk, and dies at other times than what clients write.
     case rebuild
-    /// The index: on the metadata device where there is one. Flushes and merges share it: apart,
-    /// they left the free blocks in as many runs, and the longest was shorter.
+    /// The index: on the metadata device where there is one.
+    ///
+    /// Flushes and merges (compaction) share it. A merge leaves values where they are and writes
+    /// tables, as a flush does, which the next merges free together. A stream of its own was tried:
+    /// the free blocks lay in as many runs, and the longest was shorter.
     case metadata
     /// Second copies of metadata, on the same device: far from the first ones, if that can be.
     case mirror

@@ -1,3 +1,4 @@
+public import BIO
 public import DrayChecksums
 public import DrayRuntime
 
@@ -19,9 +20,13 @@ public struct Update {
     /// What is done, in this order. At most `VOSLimits.operationsMax`, at least one.
     public var operations: [Operation]
 
+    /// Whose blocks its values take: `.rebuild` for what restores replicas, so that it lies apart
+    /// from what clients write. Not `.metadata`. The log does not tell.
+    public var stream: BlockStream
+
     public init(
         pool: UniqueID, container: UniqueID, object: ObjectID, epoch: UInt64,
-        transaction: UniqueID, operations: [Operation]
+        transaction: UniqueID, operations: [Operation], stream: BlockStream = .foreground
     ) {
         self.pool = pool
         self.container = container
@@ -29,6 +34,7 @@ public struct Update {
         self.epoch = epoch
         self.transaction = transaction
         self.operations = operations
+        self.stream = stream
     }
 }
 

@@ -170,7 +170,8 @@ extension VOS {
                 for operation in update.operations {
                     let (dkey, akey) = operation.body.names
                     let path = NamePath(object: object, dkey: dkey, akey: akey)
-                    let record = try await place(operation, path, epoch: dtx.epoch, in: &blocks)
+                    let record = try await place(
+                        operation, path, epoch: dtx.epoch, stream: update.stream, in: &blocks)
                     dtx.operations.append(
                         PreparedOperation(key: path.key(for: record), record: record))
                 }

@@ -106,6 +106,9 @@ extension VOS {
                     + "where \(VOSLimits.operationsMax) are the most"
             )
         }
+        guard update.stream != .metadata else {
+            throw .badArgument("an update in the stream of metadata")
+        }
         for operation in update.operations {
             let (dkey, akey) = operation.body.names
             try checkKey(dkey)
@@ -193,7 +196,8 @@ extension VOS {
         var blocks = RecordBlocks(mayBeWritten: update.operations.count == 1)
         do throws(VOSError) {
             for (operation, path) in zip(update.operations, paths) {
-                let record = try await place(operation, path, epoch: update.epoch, in: &blocks)
+                let record = try await place(
+                    operation, path, epoch: update.epoch, stream: update.stream, in: &blocks)
                 prepared.append(PreparedOperation(key: path.key(for: record), record: record))
             }
             let bytes = LogRecord.encode(update, prepared: prepared)
@@ -259,7 +263,8 @@ extension VOS {
 
     /// Computes or verifies the checksums of a value, and writes it to blocks if it is long.
     func place(
-        _ operation: Operation, _ path: NamePath, epoch: UInt64, in blocks: inout RecordBlocks
+        _ operation: Operation, _ path: NamePath, epoch: UInt64, stream: BlockStream,
+        in blocks: inout RecordBlocks
     ) async throws(VOSError) -> IndexRecord {
         let kind: IndexRecord.Kind
         var offset: UInt64 = 0
@@ -292,7 +297,7 @@ extension VOS {
         }
         let isLong = count >= VOS.longValue
         var checksums = isLong ? [] : try verifiedChecksums(value)
-        let extents = try reserve(VOS.blockCount(count))
+        let extents = try reserve(VOS.blockCount(count), for: stream)
         blocks.reserved.append(contentsOf: extents)
         if isLong {
             checksums = try await writeLong(value, to: extents, in: &blocks)
@@ -339,10 +344,12 @@ extension VOS {
             requested: UInt64(max(1, blocks)) * unit, free: (free - min(free, kept)) * unit)
     }
 
-    private func reserve(_ blocks: Int) throws(VOSError) -> [BlockExtent] {
+    private func reserve(
+        _ blocks: Int, for stream: BlockStream
+    ) throws(VOSError) -> [BlockExtent] {
         try checkHeadroom(blocks: blocks)
         do throws(BIOError) {
-            return try store.allocator.reserve(blocks: UInt32(blocks), privileged: false)
+            return try store.allocator.reserve(blocks: UInt32(blocks), stream: stream)
         } catch {
             throw VOS.error(error)
         }
