@@ -53,13 +53,10 @@ extension TargetService {
         let limit = Int(min(request.limit, UInt32(ObjectLimits.pageMax)))
         var reply = ObjectListReply()
         do throws(VOSError) {
-            if request.epoch > 0 {
-                // An object that is only prepared here is not to come or go later.
-                try await vos.waitForDecisions(upTo: request.epoch, until: patience(call))
-            }
             let page = try await vos.listObjects(
                 pool: request.pool, container: request.container, after: request.after,
-                limit: max(1, limit), epoch: request.epoch > 0 ? request.epoch : clock.now())
+                limit: max(1, limit), epoch: request.epoch > 0 ? request.epoch : clock.now(),
+                patience: patience(call))
             reply.objects = page.objects
             reply.more = page.next != nil
         } catch {

@@ -384,7 +384,7 @@ extension VOS {
 
     /// Whether anything undecided has changes between two keys.
     func hasUndecided(from: IndexKey.Bytes, to: IndexKey.Bytes) -> Bool {
-        undecided.contains { $0.operations.contains { $0.isIn(from, to) } }
+        undecided.contains { $0.isAnything(in: from, to) }
     }
 
     // MARK: - Reads of transactions
@@ -421,6 +421,13 @@ extension VOS {
             throw .conflict
         }
         stamps.didRead(object: object, dkey: dkey, at: snapshot)
+    }
+}
+
+extension DTX {
+    /// Whether any of its changes is between two keys.
+    func isAnything(in from: IndexKey.Bytes, _ to: IndexKey.Bytes) -> Bool {
+        operations.contains { $0.isIn(from, to) }
     }
 }
 

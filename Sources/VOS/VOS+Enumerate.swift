@@ -1,34 +1,30 @@
 public import DrayRuntime
 
 extension VOS {
-    /// The objects of a container with anything visible at `epoch`, in order, after `anchor`.
+    /// The objects of a container with anything visible at `epoch`: those from `lower` on and
+    /// before `upper`, in order or, reversed, from the last to the first, after `anchor`.
     ///
-    /// `next` is the anchor to go on from; nil when there are no more.
+    /// `next` is the anchor to go on from; nil when there are no more. Waits for the updates under
+    /// way, for those that transactions have prepared no longer than `patience`: then it throws
+    /// `.undecided`.
     public func listObjects(
-        pool: UniqueID, container: UniqueID, after anchor: ObjectID? = nil, limit: Int,
-        epoch: UInt64 = .max
+        pool: UniqueID, container: UniqueID, from lower: ObjectID? = nil,
+        upTo upper: ObjectID? = nil, isReversed: Bool = false, after anchor: ObjectID? = nil,
+        limit: Int, epoch: UInt64 = .max, patience: Instant? = nil
     ) async throws(VOSError) -> (objects: [ObjectID], next: ObjectID?) {
-        try checkEpoch(epoch, in: ContainerName(pool: pool, container: container))
         try begin()
         defer { end() }
-        let prefix = IndexKey.container(pool, container)
-        let start = anchor.map {
-            IndexKey.successor(ofPrefix: IndexKey.object(pool, container, $0))
-        }
-        var objects: [ObjectID] = []
-        let search = try await VisibleSearch(makeView(), prefix: prefix, isName: false, epoch)
-        var more = false
-        if let start { try await search.seek(start) }
-        while try await search.next(self) {
-            guard objects.count < limit else {
-                more = true
-                break
-            }
-            let key = unsafe IndexKey.Bytes(search.key[0..<IndexKey.objectLength])
-            objects.append(ObjectID(high: key.word(at: 32), low: key.word(at: 40)))
-            try await search.seek(IndexKey.successor(ofPrefix: key))
-        }
-        return (objects, more ? objects.last : nil)
+        let names = ListedNames(prefix: IndexKey.container(pool, container), areObjects: true)
+        try await waitForUpdates(ofContainer: names.prefix, upTo: epoch, until: patience)
+        try checkEpoch(epoch, in: ContainerName(pool: pool, container: container))
+        var page = NamePage(limit: limit, bytesMax: .max)
+        let range = KeyRange(
+            from: lower.map(ListedNames.bytes), upTo: upper.map(ListedNames.bytes),
+            isReversed: isReversed)
+        try await list(
+            names, in: range, after: anchor.map(ListedNames.bytes), epoch: epoch, &page)
+        let objects = page.names.map(ListedNames.object)
+        return (objects, page.hasMore ? objects.last : nil)
     }
 
     /// The distribution keys of an object with anything visible at `epoch`: those in `range`, in
@@ -138,29 +134,37 @@ extension VOS {
         try checkEpoch(epoch, in: unsafe parent.withUnsafeBytes { unsafe ContainerName($0) })
         if isTransactional { try noteRead(KeyLocks.object(parent), nil, snapshot: epoch) }
         var page = NamePage(limit: limit, bytesMax: bytesMax)
-        let prefix = parent + [IndexKey.childTag]
-        if range.isReversed {
-            try await listBackwards(prefix, in: range, after: anchor, epoch: epoch, &page)
-        } else {
-            try await listForwards(prefix, in: range, after: anchor, epoch: epoch, &page)
-        }
+        let names = ListedNames(prefix: parent + [IndexKey.childTag])
+        try await list(names, in: range, after: anchor, epoch: epoch, &page)
         return (page.names, page.hasMore ? page.names.last : nil)
     }
 
-    private func listForwards(
-        _ prefix: IndexKey.Bytes, in range: KeyRange, after anchor: [UInt8]?, epoch: UInt64,
+    private func list(
+        _ names: ListedNames, in range: KeyRange, after anchor: [UInt8]?, epoch: UInt64,
         _ page: inout NamePage
     ) async throws(VOSError) {
-        var start = range.lower.map { VOS.place(of: $0, below: prefix) }
+        if range.isReversed {
+            try await listBackwards(names, in: range, after: anchor, epoch: epoch, &page)
+        } else {
+            try await listForwards(names, in: range, after: anchor, epoch: epoch, &page)
+        }
+    }
+
+    private func listForwards(
+        _ names: ListedNames, in range: KeyRange, after anchor: [UInt8]?, epoch: UInt64,
+        _ page: inout NamePage
+    ) async throws(VOSError) {
+        var start = range.lower.map(names.place)
         if let anchor {
-            let behind = IndexKey.successor(ofPrefix: VOS.place(of: anchor, below: prefix))
+            let behind = IndexKey.successor(ofPrefix: names.place(of: anchor))
             start = start.map { IndexKey.compare($0, behind) < 0 ? behind : $0 } ?? behind
         }
-        let search = try await VisibleSearch(makeView(), prefix: prefix, isName: false, epoch)
+        let search = try await VisibleSearch(
+            makeView(), prefix: names.prefix, isName: false, epoch)
         if let start { try await search.seek(start) }
         while try await search.next(self) {
             let key = unsafe IndexKey.Bytes(search.key)
-            let (name, end) = try VOS.name(in: key, below: prefix)
+            let (name, end) = try names.name(in: key)
             if let upper = range.upper, !name.lexicographicallyPrecedes(upper) { return }
             guard page.add(name) else { return }
             try await search.seek(IndexKey.successor(ofPrefix: Array(key[0..<end])))
@@ -169,26 +173,27 @@ extension VOS {
 
     /// From the last name to the first one: of each, whether anything of it is visible.
     private func listBackwards(
-        _ prefix: IndexKey.Bytes, in range: KeyRange, after anchor: [UInt8]?, epoch: UInt64,
+        _ names: ListedNames, in range: KeyRange, after anchor: [UInt8]?, epoch: UInt64,
         _ page: inout NamePage
     ) async throws(VOSError) {
-        var bound = IndexKey.successor(ofPrefix: prefix)
+        var bound = IndexKey.successor(ofPrefix: names.prefix)
         for key in [range.upper, anchor] {
             guard let key else { continue }
-            let place = VOS.place(of: key, below: prefix)
+            let place = names.place(of: key)
             if IndexKey.compare(place, bound) < 0 { bound = place }
         }
         let view = makeView()
         let cursor = try await IndexCursor(
-            view, prefix: IndexKey.Prefix(prefix), name: nil, isReversed: true)
+            view, prefix: IndexKey.Prefix(names.prefix), name: nil, isReversed: true)
         try await cursor.seek(bound)
         var looked = 0
         while cursor.isValid {
             let key = unsafe IndexKey.Bytes(cursor.entry.key)
-            let (name, end) = try VOS.name(in: key, below: prefix)
+            let (name, end) = try names.name(in: key)
             if let lower = range.lower, name.lexicographicallyPrecedes(lower) { return }
             let path = IndexKey.Bytes(key[0..<end])
-            let search = try await VisibleSearch(view, prefix: path, isName: true, epoch)
+            let search = try await VisibleSearch(
+                view, prefix: path, isName: !names.areObjects, epoch)
             if try await search.next(self) {
                 guard page.add(name) else { return }
             }
@@ -197,23 +202,42 @@ extension VOS {
             if looked % VOS.searchMax == 0 { await giveWay() }
         }
     }
+}
+
+/// What is listed: the names that come behind a prefix.
+private struct ListedNames {
+    let prefix: IndexKey.Bytes
+    /// They are identifiers of objects, of 16 bytes; else keys.
+    var areObjects = false
 
     /// Where the entries of a name begin.
-    private static func place(of name: [UInt8], below prefix: IndexKey.Bytes) -> IndexKey.Bytes {
-        var place = prefix
-        place += .written(capacity: 2 * name.count + 2) { writer in
-            IndexKey.putEscaped(name, to: &writer)
-        }
-        return place
+    func place(of name: [UInt8]) -> IndexKey.Bytes {
+        guard !areObjects else { return prefix + name }
+        return prefix
+            + .written(capacity: 2 * name.count + 2) { writer in
+                IndexKey.putEscaped(name, to: &writer)
+            }
     }
 
-    private static func name(
-        in key: IndexKey.Bytes, below prefix: IndexKey.Bytes
-    ) throws(VOSError) -> (name: [UInt8], end: Int) {
+    func name(in key: IndexKey.Bytes) throws(VOSError) -> (name: [UInt8], end: Int) {
+        if areObjects {
+            return (Array(key[prefix.count..<IndexKey.objectLength]), IndexKey.objectLength)
+        }
         guard let found = IndexKey.name(in: key, at: prefix.count) else {
             throw .damaged(what: "a key of the index")
         }
         return found
+    }
+
+    static func bytes(of object: ObjectID) -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.append(word: object.high)
+        bytes.append(word: object.low)
+        return bytes
+    }
+
+    static func object(_ bytes: [UInt8]) -> ObjectID {
+        ObjectID(high: bytes.word(at: 0), low: bytes.word(at: 8))
     }
 }
 

@@ -79,13 +79,31 @@ extension VOS {
     /// Then what is visible at that epoch stays as it is.
     public func waitForDecisions(upTo epoch: UInt64, until deadline: Instant) async throws(VOSError)
     {
+        try await waitForDecisions(upTo: epoch, until: deadline) { _ in true }
+    }
+
+    /// The same of those updates alone that are under way now and may be of a container: what is
+    /// prepared elsewhere may take long.
+    func waitForUpdates(
+        ofContainer prefix: IndexKey.Bytes, upTo epoch: UInt64, until deadline: Instant?
+    ) async throws(VOSError) {
+        let bound = min(epoch, epochsInFlight.max() ?? 0)
+        let end = IndexKey.successor(ofPrefix: prefix)
+        try await waitForDecisions(upTo: bound, until: deadline) { $0.isAnything(in: prefix, end) }
+    }
+
+    private func waitForDecisions(
+        upTo epoch: UInt64, until deadline: Instant?, of concerns: (DTX) -> Bool
+    ) async throws(VOSError) {
         var asked: Set<UniqueID> = []
         while epochsInFlight.contains(where: { $0 <= epoch }) {
+            let prepared = undecided.filter { $0.epoch <= epoch }
+            let wanted = prepared.filter(concerns)
+            let others = prepared.count - wanted.count
+            guard epochsInFlight.count(where: { $0 <= epoch }) > others else { return }
             guard !isClosed else { throw .closed }
-            guard xstream.now < deadline else { throw .undecided }
-            for dtx in undecided where dtx.epoch <= epoch && asked.insert(dtx.id).inserted {
-                blockedHandler?(dtx)
-            }
+            if let deadline, xstream.now >= deadline { throw .undecided }
+            for dtx in wanted where asked.insert(dtx.id).inserted { blockedHandler?(dtx) }
             await xstream.sleep(for: VOS.decisionPause)
         }
     }

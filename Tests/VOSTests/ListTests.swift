@@ -161,6 +161,81 @@ import Testing
         #expect(finished)
     }
 
+    private static func objects(
+        _ vos: VOS, from lower: UInt64? = nil, upTo upper: UInt64? = nil,
+        isReversed: Bool = false, after anchor: UInt64? = nil, limit: Int = 100,
+        epoch: UInt64 = .max, patience: Instant? = nil
+    ) async throws -> (objects: [UInt64], next: UInt64?) {
+        func object(_ low: UInt64?) -> ObjectID? { low.map { ObjectID(high: 5, low: $0) } }
+        let page = try await vos.listObjects(
+            pool: Names.pool, container: Names.container, from: object(lower),
+            upTo: object(upper), isReversed: isReversed, after: object(anchor), limit: limit,
+            epoch: epoch, patience: patience)
+        return (page.objects.map(\.low), page.next?.low)
+    }
+
+    @Test func objectsInRangesAndBothDirections() {
+        let target = SimulatedTarget(seed: 1)
+        let finished = target.run {
+            let vos = try await target.open()
+            let other = UniqueID(high: 0xbb, low: 3)
+            for low in [0, 1, 2, 255, 256, 1 << 40] as [UInt64] {
+                let object = ObjectID(high: 5, low: low)
+                try await vos.putSingle([1], [1], [1], epoch: 10, object: object)
+                try await vos.putSingle([1], [1], [1], epoch: 10, object: object, container: other)
+            }
+            try await vos.punch(
+                pool: Names.pool, container: Names.container, object: ObjectID(high: 5, low: 2),
+                epoch: 20)
+            for flush in [false, true] {
+                if flush { try await vos.checkpoint() }
+                let all: [UInt64] = [0, 1, 255, 256, 1 << 40]
+                #expect(try await Self.objects(vos).objects == all)
+                #expect(try await Self.objects(vos, isReversed: true).objects == all.reversed())
+                #expect(try await Self.objects(vos, epoch: 10).objects.count == 6)
+                let some = try await Self.objects(vos, from: 1, upTo: 256)
+                #expect(some.objects == [1, 255] && some.next == nil)
+                let back = try await Self.objects(
+                    vos, from: 1, upTo: 300, isReversed: true, limit: 2)
+                #expect(back.objects == [256, 255] && back.next == 255)
+                let rest = try await Self.objects(
+                    vos, from: 1, upTo: 300, isReversed: true, after: 255)
+                #expect(rest.objects == [1] && rest.next == nil)
+                #expect(try await Self.objects(vos, after: 2).objects == [255, 256, 1 << 40])
+            }
+        }
+        #expect(finished)
+    }
+
+    /// What a list did not show must not have been there later.
+    @Test func aListOfObjectsWaitsForUpdates() {
+        let target = SimulatedTarget(seed: 1)
+        let finished = target.run {
+            let vos = try await target.open()
+            let object = ObjectID(high: 5, low: 7)
+            let dtx = try await vos.prepare(
+                .dtx(1), [.single([1], [1], object: object)], epoch: 20)
+            // Another container's, which stays undecided.
+            try await vos.prepare(
+                .dtx(2),
+                [.single([1], [1], object: object, container: UniqueID(high: 0xbb, low: 3))],
+                epoch: 21)
+            let now = target.xstream.now
+            #expect(try await Self.objects(vos, epoch: 19).objects == [])
+            #expect(target.xstream.now == now)
+            await #expect(throws: VOSError.undecided) {
+                _ = try await Self.objects(vos, epoch: 20, patience: now + .milliseconds(5))
+            }
+            target.xstream.schedule(at: target.xstream.now + .milliseconds(20)) {
+                vos.commit(dtx)
+            }
+            #expect(try await Self.objects(vos).objects == [7])
+            #expect(target.xstream.now >= now + .milliseconds(20))
+            try await vos.flushOutcomes()
+        }
+        #expect(finished)
+    }
+
     @Test func keysOfAnyLength() {
         let target = SimulatedTarget(seed: 1, blocks: 4096, logBlocks: 512)
         let finished = target.run {
