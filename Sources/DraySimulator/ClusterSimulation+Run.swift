@@ -60,7 +60,7 @@ extension ClusterSimulation {
         let finished = simulation.run(for: longest + .seconds(60)) {
             clients.allSatisfy(\.isDone) || hasViolations
         }
-        if !finished { violation("the clients hang") }
+        if !finished { violation(.hang, "the clients hang") }
         faults.stop()
         report.faults += faults.count
         // Who was killed and has not come back does so now.
@@ -109,10 +109,10 @@ extension ClusterSimulation {
                 try await pool.createContainer(label: "data", objectClass: self.plan.objectClass)
                 await cluster.close()
             } catch {
-                self.violation("cannot create the container: \(error)")
+                self.violation(.setUp, "cannot create the container: \(error)")
             }
         }
-        if !done { violation("creating the container hangs") }
+        if !done { violation(.setUp, "creating the container hangs") }
         return done && report.violations.isEmpty
     }
 
@@ -146,7 +146,7 @@ extension ClusterSimulation {
         }
         waitForEngines()
         if !simulation.run(for: .seconds(60), until: { clients.allSatisfy(\.isDone) }) {
-            violation("the clients do not come to their end")
+            violation(.hang, "the clients do not come to their end")
         }
         // Until nothing can happen any more that a client has given up waiting for.
         let settled = workloads.map(\.settled).max() ?? simulation.now
@@ -171,9 +171,10 @@ extension ClusterSimulation {
         for client in clients {
             guard case .some(let failure?) = results[client.index] else { continue }
             violation(
+                .convergence,
                 "client \(client.index): operations fail although all faults are over: \(failure)")
         }
-        if !done { violation("operations hang although all faults are over") }
+        if !done { violation(.hang, "operations hang although all faults are over") }
     }
 
     /// Waits until nothing is under way on any engine and client.
@@ -201,10 +202,11 @@ extension ClusterSimulation {
             }
             if !done { left = ["counting hangs"] }
         }
-        report.violations += left
+        for what in left { violation(.leak, what) }
         let regionsLost = fabric.counts.regionsLost
         if regionsLost > 0 {
-            violation("memory was given back during \(regionsLost) parts of bulk transfers")
+            violation(
+                .leak, "memory was given back during \(regionsLost) parts of bulk transfers")
         }
     }
 
@@ -220,15 +222,15 @@ extension ClusterSimulation {
                 let container = try await cluster.pool("tank").container("data")
                 for object in Workload.objects(in: container, clients: clients.count) {
                     for difference in try await object.verify().differences {
-                        violation("\(when): \(difference)")
+                        violation(.replicas, "\(when): \(difference)")
                     }
                 }
                 await cluster.close()
             } catch {
-                violation("replicas cannot be compared \(when): \(error)")
+                violation(.error, "replicas cannot be compared \(when): \(error)")
             }
         }
-        if !done { violation("comparing replicas \(when) hangs") }
+        if !done { violation(.hang, "comparing replicas \(when) hangs") }
     }
 
     /// A new client reads back everything that every client wrote. When blocks are `rotten`, an
@@ -249,10 +251,10 @@ extension ClusterSimulation {
                 }
                 await cluster.close()
             } catch {
-                violation("cannot verify \(when): \(error)")
+                violation(.error, "cannot verify \(when): \(error)")
             }
         }
-        if !done { violation("verifying \(when) hangs") }
+        if !done { violation(.hang, "verifying \(when) hangs") }
     }
 
     /// Damages values where they lie on the devices.

@@ -42,6 +42,8 @@ public final class ClusterSimulation {
     /// When the clients and faults stop.
     var workEnd = Instant(nanoseconds: 0)
 
+    /// Every engine has come up once.
+    private var isSetUp = false
     private(set) var incarnations: [Int]
     private(set) var isRunning: [Bool]
     private var clientIncarnation = 0
@@ -51,7 +53,7 @@ public final class ClusterSimulation {
         self.options = options
         simulation = Simulation(seed: seed)
         entropy = simulation.entropy.fork("cluster")
-        plan = Plan(options, entropy: simulation.entropy.fork("plan"))
+        plan = Plan(options, seed: seed)
         fabric = SimulatedFabric(simulation: simulation)
         devices = SimulatedDeviceStore(simulation: simulation)
         cluster = UniqueID.random(using: &entropy)
@@ -75,6 +77,7 @@ public final class ClusterSimulation {
     /// Runs everything and says what happened.
     public func run() -> SimulationReport {
         setUp()
+        isSetUp = true
         if report.violations.isEmpty { runWorkload() }
         report.virtualSeconds = Double(simulation.now.nanoseconds - 1_000_000_000) / 1e9
         report.turns = simulation.turnCount
@@ -92,7 +95,7 @@ public final class ClusterSimulation {
             do throws(LogMaskError) {
                 try log.set(mask: level)
             } catch {
-                violation("\(error)")
+                violation(.setUp, "\(error)")
             }
         }
         var world = simulation.world(node: node, incarnation: incarnation, log: log)
@@ -151,16 +154,16 @@ public final class ClusterSimulation {
                     try devices.create(path: path, size: ClusterSimulation.deviceSize)
                 }
             } catch {
-                violation("cannot create a device: \(error)")
+                violation(.setUp, "cannot create a device: \(error)")
             }
             let formatted = runAlone("format") { world, _ in
                 do throws(EngineError) {
                     try await Engine.format(configuration, world: world)
                 } catch {
-                    self.violation("cannot format: \(error)")
+                    self.violation(.setUp, "cannot format: \(error)")
                 }
             }
-            if !formatted { violation("formatting hangs") }
+            if !formatted { violation(.setUp, "formatting hangs") }
             start(rank: rank)
         }
         waitForEngines()
@@ -181,7 +184,7 @@ public final class ClusterSimulation {
                 self.engines[rank] = try await Engine.start(configuration, world: world)
                 self.serving[rank] = true
             } catch {
-                self.violation("engine \(rank) does not start: \(error)")
+                self.violation(.start, "engine \(rank) does not start: \(error)")
             }
         }
     }
@@ -214,11 +217,11 @@ public final class ClusterSimulation {
             (0..<plan.engineCount).allSatisfy { serving[$0] == true }
                 || !report.violations.isEmpty
         }
-        if !ready { violation("the engines do not come up") }
+        if !ready { violation(.start, "the engines do not come up") }
     }
 
-    func violation(_ what: String) {
-        report.violations.append(what)
+    func violation(_ kind: Violation.Kind, _ what: String) {
+        report.violations.append(Violation(isSetUp ? kind : .setUp, what))
     }
 
     // MARK: - Clocks

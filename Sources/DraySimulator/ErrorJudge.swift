@@ -14,7 +14,7 @@ final class ErrorJudge {
     private(set) var lastFailure = "nothing has failed"
     /// Reads that were refused because what is stored is damaged.
     private(set) var damagedReads = 0
-    private(set) var violations: [String] = []
+    private(set) var violations: [Violation] = []
 
     init(name: String, clocksDiffer: Bool) {
         self.name = name
@@ -26,7 +26,7 @@ final class ErrorJudge {
         lastFailure = "\(subject): \(error.code): \(error)"
         switch error.code {
         case .unavailable where error.cause == .clockSkew && !clocksDiffer:
-            violation("\(subject): \(error)")
+            violation("\(subject): \(error)", .error)
             return false
         case .unavailable, .timedOut, .cancelled:
             // Even if its last attempt was refused, an earlier one may have got through.
@@ -34,7 +34,7 @@ final class ErrorJudge {
             return true
         case .notFound, .exists, .noSpace, .invalidArgument, .corrupt, .conflict, .tooOld,
             .device, .internalError:
-            violation("\(subject): unexpected error \(error.code): \(error)")
+            violation("\(subject): unexpected error \(error.code): \(error)", .error)
             return false
         }
     }
@@ -49,8 +49,10 @@ final class ErrorJudge {
         _ = isUnknown(error, subject)
     }
 
-    func violation(_ what: String) { violations.append("client \(name): \(what)") }
+    func violation(_ what: String, _ kind: Violation.Kind = .value) {
+        violations.append(Violation(kind, "client \(name): \(what)"))
+    }
 
     /// Somebody else has found it for this client.
-    func `repeat`(_ violation: String) { violations.append(violation) }
+    func `repeat`(_ violation: Violation) { violations.append(violation) }
 }

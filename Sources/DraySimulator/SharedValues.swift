@@ -38,20 +38,21 @@ package final class SharedValues: Sendable {
     }
 
     /// What no order of the operations explains, in words.
-    package func check() -> [String] {
-        var problems: [String] = []
+    package func check() -> [Violation] {
+        var problems: [Violation] = []
+        func note(_ kind: Violation.Kind, _ subject: String, _ outcome: CheckOutcome) {
+            guard let problem = outcome.problem else { return }
+            let isChecked = if case .gaveUp = outcome { false } else { true }
+            problems.append(Violation(isChecked ? kind : .unchecked, "\(subject): \(problem)"))
+        }
         let (keys, arrays) = (keys.withLock { $0 }, arrays.withLock { $0 })
         for (key, outcome) in keys.check(RegisterModel.self) {
-            if let problem = outcome.problem { problems.append("shared key \(key): \(problem)") }
+            note(.linearizability, "shared key \(key)", outcome)
         }
         for (array, outcome) in arrays.check(CellArrayModel.self) {
-            if let problem = outcome.problem {
-                problems.append("shared array \(array): \(problem)")
-            }
+            note(.linearizability, "shared array \(array)", outcome)
         }
-        if let problem = transactions.withLock({ $0 }).check().problem {
-            problems.append("transactions: \(problem)")
-        }
+        note(.serialisability, "transactions", transactions.withLock { $0 }.check())
         return problems
     }
 

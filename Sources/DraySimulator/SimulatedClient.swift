@@ -51,7 +51,7 @@ final class SimulatedClient {
                     }
                 }
             } catch {
-                simulation.violation("client \(index): \(error)")
+                simulation.violation(.error, "client \(index): \(error)")
                 isDone = true
             }
         }

@@ -51,8 +51,8 @@ extension ClusterSimulation {
         /// In the order of `FaultKind`.
         let faults: [FaultKind]
 
-        init(_ options: Options, entropy: Entropy) {
-            var entropy = entropy
+        init(_ options: Options, seed: UInt64) {
+            var entropy = Entropy(seed: seed).fork("plan")
             func draw(_ range: ClosedRange<Int>) -> Int {
                 range.lowerBound + Int(entropy.below(UInt64(range.count)))
             }

@@ -22,7 +22,7 @@ public struct SimulationReport: Sendable {
     public var events: UInt64 = 0
     public var eventHash: UInt64 = 0
     /// Everything that must not be. Empty when the run is good.
-    public var violations: [String] = []
+    public var violations: [Violation] = []
 
     /// A run below any of these has tested too little to count.
     public static let operationsMin = 200

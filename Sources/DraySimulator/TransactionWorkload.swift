@@ -290,7 +290,7 @@ final class TransactionWorkload {
         } catch let error as DrayError {
             end(token, error)
         } catch {
-            judge.violation("a transaction ends with \(error)")
+            judge.violation("a transaction ends with \(error)", .error)
         }
         return false
     }

@@ -63,7 +63,7 @@ package final class Workload {
     package var snapshots: Int { transactions.snapshots }
     package var unknownOutcomes: Int { judge.unknownOutcomes }
     var damagedReads: Int { judge.damagedReads }
-    package var violations: [String] { judge.violations }
+    package var violations: [Violation] { judge.violations }
 
     /// The most operations under way at once, each on keys and arrays of its own.
     package static let laneMax = 4
@@ -251,8 +251,8 @@ package final class Workload {
 
     /// Reads what all clients share.
     func readShared() async {
-        if !(await shared.readAll()) { violation("shared values cannot be read") }
-        if !(await transactions.readAll()) { violation("accounts cannot be read") }
+        if !(await shared.readAll()) { violation("shared values cannot be read", .error) }
+        if !(await transactions.readAll()) { violation("accounts cannot be read", .error) }
     }
 
     // MARK: - Keys
@@ -376,7 +376,7 @@ package final class Workload {
         let refused = judge.damagedReads
         judge.judgeRead(error, subject)
         if mustSucceed, judge.damagedReads == refused {
-            violation("\(subject): cannot be read: \(error)")
+            violation("\(subject): cannot be read: \(error)", .error)
         }
     }
 
@@ -481,5 +481,7 @@ package final class Workload {
         return true
     }
 
-    private func violation(_ what: String) { judge.violation(what) }
+    private func violation(_ what: String, _ kind: Violation.Kind = .value) {
+        judge.violation(what, kind)
+    }
 }

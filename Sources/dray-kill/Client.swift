@@ -100,7 +100,7 @@ final class Client: Sendable {
             commits = workload.commits
             unknownOutcomes = workload.unknownOutcomes
             reads = workload.answeredReads
-            violations = workload.violations
+            violations = workload.violations.map(\.description)
         }
 
         /// Operations that came back with a result, without those that only read.

@@ -124,7 +124,7 @@ final class Harness {
         try await check(clients, label)
         // Also after other violations: it may show the same in other words.
         let begin = xstream.now
-        report.violations += shared.check()
+        report.violations += shared.check().map(\.description)
         report.sharedOperations += shared.operationCount
         let total = try await tally(of: clients)
         report.total += total

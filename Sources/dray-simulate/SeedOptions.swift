@@ -32,6 +32,9 @@ struct SeedOptions: ParsableArguments {
         }
     }
 
+    /// What stands before a violation on its line.
+    static let violationMark = "  VIOLATION "
+
     /// The seeds to run.
     var all: Range<UInt64> { seed..<seed + UInt64(seeds) }
 
@@ -41,7 +44,7 @@ struct SeedOptions: ParsableArguments {
     ) {
         let isGood = violations.isEmpty && shortfalls.isEmpty
         if !quiet || !isGood { print(summary) }
-        for violation in violations { print("  VIOLATION \(violation)") }
+        for violation in violations { print(SeedOptions.violationMark + violation) }
         for shortfall in shortfalls { print("  TOO LITTLE: \(shortfall)") }
         if !isGood { print("  repeat with: \(command) --verbose") }
     }

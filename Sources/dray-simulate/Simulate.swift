@@ -1,5 +1,6 @@
 import ArgumentParser
 import DraySimulator
+import Glibc
 
 /// The program. It has no options of its own: they would take those of the same name from the
 /// subcommands.
@@ -19,7 +20,8 @@ struct Simulate: ParsableCommand {
         abstract: "Runs simulated clusters under faults and checks every answer.",
         discussion: """
             Exit code 0: every run was good and reached its floors. 1: a run was not; the line \
-            printed with it repeats it.
+            printed with it repeats it. With --shrink each run is a process of its own, and one \
+            that traps or takes longer than --limit is a run that was not good, too.
             """)
 
     @OptionGroup var common: SeedOptions
@@ -45,8 +47,18 @@ struct Simulate: ParsableCommand {
     @Option(help: FaultList<FaultKind>.help)
     var faults = FaultList<FaultKind>.all.joined(separator: ",")
 
-    @Flag(help: "When a seed fails, look for the smallest cluster and workload with which it does.")
+    @Flag(
+        help: """
+            When a seed fails, look for the smallest cluster and workload with which it does so \
+            in the same way.
+            """)
     var shrink = false
+
+    @Option(help: "Seconds of real time after which a run is ended (SIGALRM).")
+    var limit: UInt32?
+
+    /// A run takes a second or two, and ten times as long when it is not optimised.
+    private static let limitOfProcesses: UInt32 = 120
 
     mutating func validate() throws {
         guard (engines ?? 1) > 0, (targets ?? 1) > 0, (devices ?? 1) > 0, (clients ?? 1) > 0
@@ -60,6 +72,7 @@ struct Simulate: ParsableCommand {
                 "there is no class '\(objectClass)'; there are: "
                     + classes.joined(separator: ", "))
         }
+        guard limit != 0 else { throw ValidationError("a run needs some time") }
         _ = try FaultList<FaultKind>.parse(faults)
     }
 
@@ -81,28 +94,56 @@ struct Simulate: ParsableCommand {
 
     mutating func run() throws {
         let options = try options()
+        if shrink { return try runApart(options) }
         var failed = 0
         var total = SimulationReport(seed: common.seed)
         for seed in common.all {
+            if let limit { alarm(limit) }
             let report = ClusterSimulation(seed: seed, options: options).run()
             total.operations += report.operations
             total.acknowledgedWrites += report.acknowledgedWrites
             total.faults += report.faults
             total.crashes += report.crashes
             common.report(
-                report.summary, violations: report.violations, shortfalls: report.shortfalls,
-                command: Shrinking.command(seed, options))
-            guard !report.passed else { continue }
-            failed += 1
-            if shrink, !report.violations.isEmpty {
-                let smallest = Shrinking.smallest(seed, options) { print("  \($0)") }
-                print("  smallest: \(Shrinking.command(seed, smallest)) --verbose")
-            }
+                report.summary, violations: report.violations.map(\.description),
+                shortfalls: report.shortfalls, command: options.command(seed: seed))
+            if !report.passed { failed += 1 }
         }
         print(
             "\(common.seeds) seeds: \(total.operations) operations, \(total.acknowledgedWrites) "
                 + "acknowledged writes, \(total.faults) faults, \(total.crashes) crashes; "
                 + "\(failed) failed")
+        if failed > 0 { throw ExitCode(1) }
+    }
+
+    /// Runs each seed in a process of its own, and makes those that fail smaller.
+    private func runApart(_ options: ClusterSimulation.Options) throws {
+        let processes = SeedProcess(limit: limit ?? Simulate.limitOfProcesses)
+        var failed = 0
+        for seed in common.all {
+            let outcome = try processes.run(seed, options)
+            if outcome.isGood {
+                if !common.quiet { print("seed \(seed): good") }
+                continue
+            }
+            failed += 1
+            for line in outcome.lines { print(line) }
+            guard let first = outcome.findings.first else { continue }
+            switch first.failure {
+            case .violation: break
+            case .trap, .hang:
+                print("seed \(seed): \(first.failure): \(first.details)")
+                print("  repeat with: \(options.command(seed: seed)) --verbose")
+            }
+            let shrinking = Shrinking(seed, first.failure) {
+                print("  \($0)")
+            } run: {
+                try processes.run(seed, $0).findings
+            }
+            let smallest = try shrinking.smallest(options)
+            print("  smallest: \(smallest.command(seed: seed)) --verbose")
+        }
+        print("\(common.seeds) seeds; \(failed) failed")
         if failed > 0 { throw ExitCode(1) }
     }
 }
