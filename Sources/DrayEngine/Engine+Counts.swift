@@ -4,16 +4,20 @@ internal import VOS
 
 /// What an engine holds at a moment: nothing of it may be left once all is quiet.
 package struct EngineCounts: Sendable {
-    /// The contexts by tag.
+    /// The contexts by tag, the last one that of membership.
     package var contexts: [ContextUsage] = []
+    /// By target.
+    package var transactions: [TransactionCounts] = []
     /// Stores in which something is under way.
     package var busyStores = 0
     /// Bytes of updates that were promised space.
     package var promisedBytes: UInt64 = 0
 
-    /// Whether nothing is under way.
+    /// Whether nothing is under way, and everything is back where it belongs. Engines that ping
+    /// each other are not while they do, which takes moments of a second.
     package var isIdle: Bool {
-        contexts.allSatisfy(\.isIdle) && busyStores == 0 && promisedBytes == 0
+        contexts.allSatisfy(\.isComplete) && transactions.allSatisfy(\.isIdle) && busyStores == 0
+            && promisedBytes == 0
     }
 }
 
@@ -33,17 +37,21 @@ extension Engine {
         for target in targets {
             let promised: UInt64
             let usages: [ContextUsage]
-            (usages, isBusy, promised) = await target.xstream.run {
+            let transactions: TransactionCounts
+            (usages, isBusy, promised, transactions) = await target.xstream.run {
                 let service = target.value
                 return (
                     service.contexts?.all.map(\.usage) ?? [], await Engine.isBusy(service.vos),
-                    service.promised.values.reduce(0, +)
+                    service.promised.values.reduce(0, +), service.transactions.counts
                 )
             }
             contexts += usages
+            counts.transactions.append(transactions)
             counts.busyStores += isBusy ? 1 : 0
             counts.promisedBytes += promised
         }
+        let membership = membership
+        contexts.append(await membership.xstream.run { membership.value.usage })
         counts.contexts = contexts
         return counts
     }

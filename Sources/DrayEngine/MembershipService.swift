@@ -48,6 +48,9 @@ final class MembershipService {
         return ([own] + others).sorted { $0.rank < $1.rank }
     }
 
+    /// What its context holds now. For tests and simulations.
+    var usage: ContextUsage { context.usage }
+
     /// Brings the metrics of its context to the world's factory.
     func publishMetrics() { context.publishMetrics() }
 

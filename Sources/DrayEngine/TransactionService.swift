@@ -197,10 +197,10 @@ final class TransactionService {
         return part
     }
 
-    /// A member has not heard: it is told again.
+    /// A member has not heard: it is told again, and of what there is since then.
     func giveBack(_ ids: [UniqueID], for member: TargetAddress) {
-        guard !ids.isEmpty else { return }
-        news[member, default: []].prepend(contentsOf: ids)
+        if !ids.isEmpty { news[member, default: []].prepend(contentsOf: ids) }
+        guard news[member]?.isEmpty == false else { return }
         scheduleTelling(after: TransactionService.retryPause)
     }
 
@@ -333,6 +333,8 @@ final class TransactionService {
         var wishes = DTXRequest(
             id: request.transaction, members: request.members.encoded(), isLeader: false)
         fill(&wishes, request.parts, work, snapshot: request.snapshot)
+        // However it ends, it is not under way any more.
+        defer { doomed.remove(request.transaction) }
         let dtx: DTX
         do throws(VOSError) {
             dtx = try await vos.begin(wishes) { request.epoch }
@@ -343,7 +345,6 @@ final class TransactionService {
             try await work.bringData(for: call)
             guard target.worldClock.wallNanoseconds < deadline else { throw .timedOut }
         } catch {
-            doomed.remove(dtx.id)
             await drop(dtx)
             throw error
         }
@@ -351,10 +352,9 @@ final class TransactionService {
             try await vos.prepare(dtx, work.changes)
             withExtendedLifetime(work) {}
         } catch {
-            doomed.remove(dtx.id)
             throw RPCError(error)
         }
-        if doomed.remove(dtx.id) != nil {
+        if doomed.contains(dtx.id) {
             await drop(dtx)
             throw aborted
         }

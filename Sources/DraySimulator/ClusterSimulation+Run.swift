@@ -195,7 +195,9 @@ extension ClusterSimulation {
                     if !counts.isIdle { found.append("engine \(rank) still has \(counts)") }
                 }
                 for client in clients {
-                    guard let usage = await client.cluster?.usage, !usage.isIdle else { continue }
+                    guard let usage = await client.cluster?.usage, !usage.isComplete else {
+                        continue
+                    }
                     found.append("client \(client.index) still has \(usage)")
                 }
                 left = found

@@ -1,6 +1,6 @@
 package import BIO
 package import Dray
-internal import DrayEngine
+package import DrayEngine
 package import DrayFabric
 internal import DrayPlacement
 internal import DrayProtocol
@@ -90,6 +90,9 @@ package final class SimulatedCluster {
     package func resume(rank: Int) {
         simulation.resume(node: rank, incarnation: incarnations[rank])
     }
+
+    /// What an engine holds at the moment; nil when it does not run.
+    package func counts(rank: Int) async -> EngineCounts? { await engines[rank]?.counts() }
 
     /// The epochs of the snapshots that each target of an engine holds.
     package func heldEpochs(rank: Int) async -> [[UInt64]] {

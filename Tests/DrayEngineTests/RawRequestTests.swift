@@ -1,6 +1,8 @@
+import BIO
 import CaRT
 import Dray
 import DrayChecksums
+import DrayEngine
 import DrayFabric
 import DrayPlacement
 import DrayProtocol
@@ -13,6 +15,8 @@ import Testing
 @Suite struct RawRequestTests {
     /// An engine with one target, a client, and a context beside it.
     private struct Rig {
+        let cluster: SimulatedCluster
+        let xstream: XStream
         let client: Cluster
         let pool: Pool
         let context: Context
@@ -36,6 +40,7 @@ import Testing
                         options: ContextOptions(clock: HybridLogicalClock(clock: world.clock)))
                     let addresses = try #require(await client.engines.first).addresses
                     let rig = Rig(
+                        cluster: cluster, xstream: xstream,
                         client: client,
                         pool: try await client.createPool(label: "tank", size: 256 << 20),
                         context: context,
@@ -179,13 +184,15 @@ import Testing
     /// Asks the target to take part in a transaction that some other engine, which is not there,
     /// leads, and that writes one value.
     private func prepare(
-        _ rig: Rig, _ object: DrayObject, _ id: UniqueID, epoch: UInt64
+        _ rig: Rig, _ object: DrayObject, _ id: UniqueID, epoch: UInt64,
+        condition: ObjectOperation.Condition = .none
     ) async throws -> PrepareOutcome {
         let buffer = IOBuffer(copying: Self.bytes)
         let data = UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<Self.bytes.count])
         var operation = ObjectOperation()
         operation.dkey = [1]
         operation.akey = [1]
+        operation.condition = condition
         operation.describe(data, object.container.checksumType)
         var part = PreparePart()
         part.part.target = ObjectTarget(
@@ -244,6 +251,47 @@ import Testing
             try await rig.abort(id)
             #expect(try await rig.answer(about: id, epoch: first) == .aborted)
             #expect(try await object.get(dkey: [1], akey: [1]) == nil)
+        }
+    }
+
+    /// A transaction is aborted while a member looks at the device whether its condition holds, which
+    /// it does not. The member remembers the abort until then, and no longer.
+    @Test func anAbortDuringAPrepareThatFailsIsForgotten() {
+        Rig.run { rig in
+            let object = try await makeObject(rig, .crc32c)
+            try await object.put(dkey: [1], akey: [1], value: Self.bytes)
+            // More than half of the log, so that it goes from memory into a table.
+            for index in 0..<500 {
+                let dkey = [2, UInt8(index / 256), UInt8(index % 256)]
+                try await object.put(dkey: dkey, akey: [1], value: Self.bytes)
+            }
+            await rig.xstream.sleep(for: .seconds(1))
+            var slow = DeviceFaults()
+            slow.latencyMin = .milliseconds(50)
+            slow.latencyMax = .milliseconds(50)
+            rig.cluster.devices.setFaults(slow)
+
+            let id = UniqueID(high: 3, low: 1)
+            let epoch = rig.context.clock.now()
+            let outcome = Gather<Result<UInt32, any Error>>(count: 1)
+            var isOver = false
+            rig.xstream.spawn {
+                defer { isOver = true }
+                do {
+                    let outcomes = try await prepare(
+                        rig, object, id, epoch: epoch, condition: .insert)
+                    outcome.finish(0, with: .success(outcomes.code))
+                } catch {
+                    outcome.finish(0, with: .failure(error))
+                }
+            }
+            await rig.xstream.sleep(for: .milliseconds(5))
+            try await rig.abort(id)
+            #expect(!isOver, "the abort came too late")
+            let code = try await outcome.results()[0].get()
+            #expect(code == ServiceCode.exists.rawValue)
+            let after = try #require(await rig.cluster.counts(rank: 0))
+            #expect(after.transactions.map(\.isIdle) == [true])
         }
     }
 
