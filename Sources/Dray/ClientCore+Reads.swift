@@ -121,12 +121,14 @@ extension ClientCore {
     }
 
     func get(
-        _ object: DrayObject, dkey: [UInt8], akey: [UInt8], in transaction: TransactionState? = nil
+        _ object: DrayObject, dkey: [UInt8], akey: [UInt8], condition: DrayObject.ReadCondition,
+        in transaction: TransactionState? = nil
     ) async throws(DrayError) -> [UInt8]? {
         var request = ObjectFetchRequest()
         request.target = target(of: object)
         request.checksumType = object.container.checksumType
         request.kind = .single
+        request.condition = condition.wire
         request.dkey = dkey
         request.akey = akey
         request.length = UInt32(ObjectLimits.inlineMax)
@@ -157,13 +159,14 @@ extension ClientCore {
 
     func read(
         _ object: DrayObject, dkey: [UInt8], akey: [UInt8], offset: UInt64, buffer: IOBuffer,
-        range: Range<Int>, recordSize: UInt32 = 1, in transaction: TransactionState? = nil,
-        progress: ((Int) -> Void)? = nil
+        range: Range<Int>, recordSize: UInt32 = 1, condition: DrayObject.ReadCondition,
+        in transaction: TransactionState? = nil, progress: ((Int) -> Void)? = nil
     ) async throws(DrayError) {
         var request = ObjectFetchRequest()
         request.target = target(of: object)
         request.checksumType = object.container.checksumType
         request.kind = .array
+        request.condition = condition.wire
         request.dkey = dkey
         request.akey = akey
         request.recordSize = recordSize
@@ -206,11 +209,13 @@ extension ClientCore {
     /// The end of an array, in bytes, and its record size: 0 when there is none. Throws when it
     /// has another size than `recordSize`; 0: any.
     func arrayShape(
-        _ object: DrayObject, dkey: [UInt8], akey: [UInt8], recordSize: UInt32
+        _ object: DrayObject, dkey: [UInt8], akey: [UInt8], recordSize: UInt32,
+        condition: DrayObject.ReadCondition = .none
     ) async throws(DrayError) -> (end: UInt64, recordSize: UInt32) {
         var request = ObjectFetchRequest()
         request.target = target(of: object)
         request.kind = .arrayEnd
+        request.condition = condition.wire
         request.dkey = dkey
         request.akey = akey
         request.recordSize = recordSize
@@ -248,6 +253,7 @@ extension ClientCore {
         transaction?.didRead(
             object, group: group, dkey: request.dkey, snapshot: reply.snapshot,
             instance: reply.instance)
+        try check(reply, request, object)
         return reply
     }
 
@@ -283,7 +289,17 @@ extension ClientCore {
         transaction?.didRead(
             object, group: group, dkey: request.dkey, snapshot: reply.snapshot,
             instance: reply.instance)
+        try check(reply, request, object)
         return (reply, buffer)
+    }
+
+    /// Throws when the condition of a fetch does not hold.
+    private func check(
+        _ reply: ObjectFetchReply, _ request: ObjectFetchRequest, _ object: DrayObject
+    ) throws(DrayError) {
+        guard reply.isRefused else { return }
+        let what = request.condition == .dkeyExists ? "dkey" : "akey"
+        throw DrayError(.notFound, "\(subject(object)): there is no such \(what)")
     }
 
     private func verify(

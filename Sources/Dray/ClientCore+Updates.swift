@@ -56,7 +56,8 @@ extension ClientCore {
 
     func write(
         _ object: DrayObject, dkey: [UInt8], akey: [UInt8], offset: UInt64, buffer: IOBuffer,
-        range: Range<Int>, recordSize: UInt32 = 1, progress: ((Int) -> Void)? = nil
+        range: Range<Int>, recordSize: UInt32 = 1, condition: ObjectOperation.Condition,
+        progress: ((Int) -> Void)? = nil
     ) async throws(DrayError) {
         // Whole records, unless one is longer than what can be written at once.
         let isLong = Int(recordSize) > ObjectLimits.dataMax
@@ -66,6 +67,8 @@ extension ClientCore {
             let end = min(range.upperBound, start + most)
             var operation = ObjectOperation()
             operation.kind = .updateArray
+            // The first part makes what was absent.
+            operation.condition = start == range.lowerBound ? condition : .none
             operation.dkey = dkey
             operation.akey = akey
             operation.offset = offset + UInt64(start - range.lowerBound)

@@ -16,10 +16,23 @@ public struct DrayObject: Sendable {
     /// What must hold for a change to happen.
     public enum Condition: Sendable {
         case none
-        /// The value must not exist.
+        /// The akey must have no value.
         case insert
-        /// The value must exist.
+        /// What is changed or removed must have a value: the akey, or the dkey or object.
         case update
+        /// The dkey must have no value, under whatever akey.
+        case insertDkey
+        /// The dkey must have one.
+        case updateDkey
+    }
+
+    /// What must be there for a read to succeed: `notFound` otherwise.
+    public enum ReadCondition: Sendable {
+        case none
+        /// The dkey must have a value, under whatever akey.
+        case dkeyExists
+        /// The akey must have a value, single or array.
+        case akeyExists
     }
 
     /// The longest single value, in bytes.
@@ -47,21 +60,27 @@ public struct DrayObject: Sendable {
     }
 
     /// The single value, or nil when there is none.
-    public func get(dkey: [UInt8], akey: [UInt8]) async throws(DrayError) -> [UInt8]? {
+    ///
+    /// - Throws: `notFound` when the condition does not hold.
+    public func get(
+        dkey: [UInt8], akey: [UInt8], condition: ReadCondition = .none
+    ) async throws(DrayError) -> [UInt8]? {
         try checkKeys(dkey: dkey, akey: akey)
         let object = self
         return try await container.pool.cluster.onCore { core throws(DrayError) in
-            try await core.get(object, dkey: dkey, akey: akey)
+            try await core.get(object, dkey: dkey, akey: akey, condition: condition)
         }
     }
 
     /// Removes what stands under the akey, or under the whole dkey when `akey` is nil.
     ///
-    /// - Throws: `notFound` when the condition is `.update` and there is nothing.
+    /// - Throws: `notFound` when the condition does not hold: `.update`, or `.updateDkey` of an
+    ///   akey. `invalidArgument` for others.
     public func remove(
         dkey: [UInt8], akey: [UInt8]? = nil, condition: Condition = .none
     ) async throws(DrayError) {
         try checkKeys(dkey: dkey, akey: akey)
+        try condition.wire.checkRemoval()
         let object = self
         try await container.pool.cluster.onCore { core throws(DrayError) in
             try await core.punch(object, dkey: dkey, akey: akey, condition: condition.wire)
@@ -69,10 +88,26 @@ public struct DrayObject: Sendable {
     }
 
     /// Removes the whole object: everything on all its shards.
-    public func punch() async throws(DrayError) {
+    ///
+    /// - Parameter condition: `.update`: all shards are asked first, in a transaction, whether they
+    ///   have anything.
+    /// - Throws: `notFound` when the condition does not hold, `invalidArgument` for others.
+    public func punch(condition: Condition = .none) async throws(DrayError) {
         let object = self
-        try await container.pool.cluster.onCore { core throws(DrayError) in
-            try await core.punchObject(object)
+        guard condition != .none else {
+            try await container.pool.cluster.onCore { core throws(DrayError) in
+                try await core.punchObject(object)
+            }
+            return
+        }
+        do {
+            try await container.transaction { transaction in
+                try await transaction.punch(object, condition: condition)
+            }
+        } catch let error as DrayError {
+            throw error
+        } catch {
+            throw DrayError(.internalError, "object \(id): \(error)")
         }
     }
 
@@ -105,12 +140,13 @@ public struct DrayObject: Sendable {
     /// Writes `range` of `buffer` into the array of bytes, from byte `offset` on. Durable when it
     /// returns. Atomic up to 1 MiB; longer ranges are written in parts of that size, each with a
     /// deadline of its own. `progress` is called after each, with the bytes so far, on the client's
-    /// xstream.
+    /// xstream. The condition is that of the first part; an empty range is no write.
     ///
-    /// - Throws: `invalidArgument` when the array has longer records.
+    /// - Throws: `exists` or `notFound` when the condition does not hold, `invalidArgument` when
+    ///   the array has longer records.
     public func write(
         dkey: [UInt8], akey: [UInt8], offset: UInt64, buffer: IOBuffer, range: Range<Int>,
-        progress: (@Sendable (Int) -> Void)? = nil
+        condition: Condition = .none, progress: (@Sendable (Int) -> Void)? = nil
     ) async throws(DrayError) {
         try checkKeys(dkey: dkey, akey: akey)
         try checkRange(range, of: buffer, offset: offset)
@@ -118,15 +154,17 @@ public struct DrayObject: Sendable {
         try await container.pool.cluster.onCore { core throws(DrayError) in
             try await core.write(
                 object, dkey: dkey, akey: akey, offset: offset, buffer: buffer, range: range,
-                progress: progress)
+                condition: condition.wire, progress: progress)
         }
     }
 
     /// Reads the array of bytes from byte `offset` on into `range` of `buffer`. Bytes that were
     /// never written are zero. `progress` and `invalidArgument` as for `write`.
+    ///
+    /// - Throws: `notFound` when the condition does not hold.
     public func read(
         dkey: [UInt8], akey: [UInt8], offset: UInt64, into buffer: IOBuffer, range: Range<Int>,
-        progress: (@Sendable (Int) -> Void)? = nil
+        condition: ReadCondition = .none, progress: (@Sendable (Int) -> Void)? = nil
     ) async throws(DrayError) {
         try checkKeys(dkey: dkey, akey: akey)
         try checkRange(range, of: buffer, offset: offset)
@@ -134,17 +172,21 @@ public struct DrayObject: Sendable {
         try await container.pool.cluster.onCore { core throws(DrayError) in
             try await core.read(
                 object, dkey: dkey, akey: akey, offset: offset, buffer: buffer, range: range,
-                progress: progress)
+                condition: condition, progress: progress)
         }
     }
 
     /// The end of the array of bytes: one more than the last byte written, 0 when there is none.
-    /// `invalidArgument` as for `write`.
-    public func arrayEnd(dkey: [UInt8], akey: [UInt8]) async throws(DrayError) -> UInt64 {
+    /// Throws as `read`.
+    public func arrayEnd(
+        dkey: [UInt8], akey: [UInt8], condition: ReadCondition = .none
+    ) async throws(DrayError) -> UInt64 {
         try checkKeys(dkey: dkey, akey: akey)
         let object = self
         return try await container.pool.cluster.onCore { core throws(DrayError) in
-            try await core.arrayShape(object, dkey: dkey, akey: akey, recordSize: 1).end
+            try await core.arrayShape(
+                object, dkey: dkey, akey: akey, recordSize: 1, condition: condition
+            ).end
         }
     }
 
@@ -185,11 +227,15 @@ public struct DrayObject: Sendable {
         }
     }
 
-    /// Throws when a key of a change is none.
+    /// Throws when a key of a change is none, or nothing can be done on its condition.
     func check(_ operation: ObjectOperation) throws(DrayError) {
         try checkKeys(
             dkey: operation.kind == .punchObject ? nil : operation.dkey,
             akey: operation.kind.hasAkey ? operation.akey : nil)
+        switch operation.kind {
+        case .updateSingle, .updateArray: return
+        case .punchAkey, .punchDkey, .punchObject: try operation.condition.checkRemoval()
+        }
     }
 
     /// Throws when a bound of a list is too long.
@@ -224,6 +270,29 @@ extension DrayObject.Condition {
         case .none: .none
         case .insert: .insert
         case .update: .update
+        case .insertDkey: .insertDkey
+        case .updateDkey: .updateDkey
+        }
+    }
+}
+
+extension ObjectOperation.Condition {
+    /// Throws when nothing can be removed on this condition.
+    func checkRemoval() throws(DrayError) {
+        switch self {
+        case .none, .update, .updateDkey: return
+        case .insert, .insertDkey:
+            throw DrayError(.invalidArgument, "what must not exist cannot be removed")
+        }
+    }
+}
+
+extension DrayObject.ReadCondition {
+    var wire: ObjectFetchRequest.Condition {
+        switch self {
+        case .none: .none
+        case .dkeyExists: .dkeyExists
+        case .akeyExists: .akeyExists
         }
     }
 }

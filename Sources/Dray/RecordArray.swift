@@ -28,8 +28,11 @@ public struct RecordArray: Sendable {
     }
 
     /// Writes whole records, the first at `record`. Durable when it returns.
-    public func write(_ bytes: [UInt8], at record: UInt64) async throws(DrayError) {
-        try await write(IOBuffer(copying: bytes), range: 0..<bytes.count, at: record)
+    public func write(
+        _ bytes: [UInt8], at record: UInt64, condition: DrayObject.Condition = .none
+    ) async throws(DrayError) {
+        try await write(
+            IOBuffer(copying: bytes), range: 0..<bytes.count, at: record, condition: condition)
     }
 
     /// Writes `range` of `buffer`, whole records, the first at `record`. Durable when it returns.
@@ -37,10 +40,12 @@ public struct RecordArray: Sendable {
     /// Atomic up to 1 MiB. A longer range is written in parts of whole records, each with a
     /// deadline of its own; a record of more than 1 MiB in parts of it, so that others may see one
     /// that is half written. `progress` is called after each, with the bytes so far, on the
-    /// client's xstream.
+    /// client's xstream. The condition is that of the first part; an empty range is no write.
+    ///
+    /// - Throws: `exists` or `notFound` when the condition does not hold.
     public func write(
         _ buffer: IOBuffer, range: Range<Int>, at record: UInt64,
-        progress: (@Sendable (Int) -> Void)? = nil
+        condition: DrayObject.Condition = .none, progress: (@Sendable (Int) -> Void)? = nil
     ) async throws(DrayError) {
         let offset = try offset(of: record, byteCount: range.count)
         try object.checkRange(range, of: buffer, offset: offset)
@@ -48,27 +53,35 @@ public struct RecordArray: Sendable {
         try await object.container.pool.cluster.onCore { core throws(DrayError) in
             try await core.write(
                 array.object, dkey: array.dkey, akey: array.akey, offset: offset, buffer: buffer,
-                range: range, recordSize: array.recordSize, progress: progress)
+                range: range, recordSize: array.recordSize, condition: condition.wire,
+                progress: progress)
         }
     }
 
     /// The bytes of `records`. Records that were never written are zero.
-    public func read(_ records: Range<UInt64>) async throws(DrayError) -> [UInt8] {
+    ///
+    /// - Throws: `notFound` when the condition does not hold.
+    public func read(
+        _ records: Range<UInt64>, condition: DrayObject.ReadCondition = .none
+    ) async throws(DrayError) -> [UInt8] {
         let bytes = try bytes(of: records)
         guard let count = Int(exactly: bytes.upperBound - bytes.lowerBound) else {
             throw DrayError(.invalidArgument, "records \(records) are too many")
         }
         guard count > 0 else { return [] }
         let buffer = IOBuffer(count: count)
-        try await read(into: buffer, range: 0..<count, at: records.lowerBound)
+        try await read(
+            into: buffer, range: 0..<count, at: records.lowerBound, condition: condition)
         return buffer.array(0..<count)
     }
 
     /// Reads whole records into `range` of `buffer`, the first one that at `record`. `progress` as
     /// for `write`.
+    ///
+    /// - Throws: `notFound` when the condition does not hold.
     public func read(
         into buffer: IOBuffer, range: Range<Int>, at record: UInt64,
-        progress: (@Sendable (Int) -> Void)? = nil
+        condition: DrayObject.ReadCondition = .none, progress: (@Sendable (Int) -> Void)? = nil
     ) async throws(DrayError) {
         let offset = try offset(of: record, byteCount: range.count)
         try object.checkRange(range, of: buffer, offset: offset)
@@ -76,16 +89,22 @@ public struct RecordArray: Sendable {
         try await object.container.pool.cluster.onCore { core throws(DrayError) in
             try await core.read(
                 array.object, dkey: array.dkey, akey: array.akey, offset: offset, buffer: buffer,
-                range: range, recordSize: array.recordSize, progress: progress)
+                range: range, recordSize: array.recordSize, condition: condition,
+                progress: progress)
         }
     }
 
     /// How many records there are up to the last one that was written, that one included.
-    public func count() async throws(DrayError) -> UInt64 {
+    ///
+    /// - Throws: `notFound` when the condition does not hold.
+    public func count(
+        condition: DrayObject.ReadCondition = .none
+    ) async throws(DrayError) -> UInt64 {
         let array = self
         let shape = try await object.container.pool.cluster.onCore { core throws(DrayError) in
             try await core.arrayShape(
-                array.object, dkey: array.dkey, akey: array.akey, recordSize: array.recordSize)
+                array.object, dkey: array.dkey, akey: array.akey, recordSize: array.recordSize,
+                condition: condition)
         }
         // Of a record of more than 1 MiB the last part may be missing.
         let size = UInt64(recordSize)

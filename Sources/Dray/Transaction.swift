@@ -16,34 +16,47 @@ public struct Transaction: Sendable {
     let state: XStreamBound<TransactionState>
     let cluster: Cluster
 
-    /// The single value, or nil when there is none.
+    /// The single value, or nil when there is none. With a condition, not after the transaction
+    /// has changed anything else below the dkey itself.
     ///
-    /// - Throws: `conflict` when something that was read has changed: let it pass, and the
-    ///   transaction begins again.
+    /// - Throws: `notFound` when the condition does not hold. `conflict` when something that was
+    ///   read has changed: let it pass, and the transaction begins again.
     public func get(
-        _ object: DrayObject, dkey: [UInt8], akey: [UInt8]
+        _ object: DrayObject, dkey: [UInt8], akey: [UInt8],
+        condition: DrayObject.ReadCondition = .none
     ) async throws(DrayError) -> [UInt8]? {
         try object.checkKeys(dkey: dkey, akey: akey)
         return try await reading { (core, state) throws(DrayError) in
             if object.container.epoch != nil {
-                return try await core.get(object, dkey: dkey, akey: akey)
+                return try await core.get(object, dkey: dkey, akey: akey, condition: condition)
             }
-            if let own = try state.written(object, dkey: dkey, akey: akey) { return own }
-            return try await core.get(object, dkey: dkey, akey: akey, in: state)
+            if let own = try state.written(object, dkey: dkey, akey: akey),
+                own != nil || condition == .none
+            {
+                return own
+            }
+            try state.check(condition, object, dkey: dkey)
+            return try await core.get(
+                object, dkey: dkey, akey: akey, condition: condition, in: state)
         }
     }
 
     /// `range.count` bytes of the array from `range.lowerBound` on. What was never written is zero.
-    /// Not after the transaction has written to the array itself.
+    /// Not after the transaction has written to the array itself; with a condition, not after it
+    /// has changed anything below the dkey.
+    ///
+    /// - Throws: `notFound` when the condition does not hold, `conflict` as `get`.
     public func read(
-        _ object: DrayObject, dkey: [UInt8], akey: [UInt8], range: Range<UInt64>
+        _ object: DrayObject, dkey: [UInt8], akey: [UInt8], range: Range<UInt64>,
+        condition: DrayObject.ReadCondition = .none
     ) async throws(DrayError) -> [UInt8] {
-        try await read(object, dkey: dkey, akey: akey, range: range, recordSize: 1)
+        try await read(
+            object, dkey: dkey, akey: akey, range: range, recordSize: 1, condition: condition)
     }
 
     private func read(
         _ object: DrayObject, dkey: [UInt8], akey: [UInt8], range: Range<UInt64>,
-        recordSize: UInt32
+        recordSize: UInt32, condition: DrayObject.ReadCondition
     ) async throws(DrayError) -> [UInt8] {
         try object.checkKeys(dkey: dkey, akey: akey)
         guard range.count <= ObjectLimits.dataMax else {
@@ -54,22 +67,26 @@ public struct Transaction: Sendable {
         guard !range.isEmpty else { return [] }
         return try await reading { (core, state) throws(DrayError) in
             let isPast = object.container.epoch != nil
-            if !isPast { _ = try state.written(object, dkey: dkey, akey: akey) }
+            if !isPast {
+                _ = try state.written(object, dkey: dkey, akey: akey)
+                try state.check(condition, object, dkey: dkey)
+            }
             let buffer = IOBuffer(count: range.count)
             try await core.read(
                 object, dkey: dkey, akey: akey, offset: range.lowerBound, buffer: buffer,
-                range: 0..<range.count, recordSize: recordSize, in: isPast ? nil : state)
+                range: 0..<range.count, recordSize: recordSize, condition: condition,
+                in: isPast ? nil : state)
             return buffer.array(0..<range.count)
         }
     }
 
     /// Records of an array; else as for an array of bytes.
     public func read(
-        _ array: RecordArray, records: Range<UInt64>
+        _ array: RecordArray, records: Range<UInt64>, condition: DrayObject.ReadCondition = .none
     ) async throws(DrayError) -> [UInt8] {
         try await read(
             array.object, dkey: array.dkey, akey: array.akey, range: try array.bytes(of: records),
-            recordSize: array.recordSize)
+            recordSize: array.recordSize, condition: condition)
     }
 
     /// At most `limit` dkeys of a range, in its order, after `key`, and whether there are more. Not
@@ -105,27 +122,32 @@ public struct Transaction: Sendable {
         try await add(object, operation, value)
     }
 
-    /// Writes `bytes` into the array of bytes, from byte `offset` on, when the transaction commits.
+    /// Writes `bytes` into the array of bytes, from byte `offset` on, when the transaction commits,
+    /// if the condition holds then. No bytes are no write.
     public func write(
-        _ object: DrayObject, dkey: [UInt8], akey: [UInt8], offset: UInt64, bytes: [UInt8]
+        _ object: DrayObject, dkey: [UInt8], akey: [UInt8], offset: UInt64, bytes: [UInt8],
+        condition: DrayObject.Condition = .none
     ) async throws(DrayError) {
         guard !bytes.isEmpty else { return }
         var operation = ObjectOperation()
         operation.kind = .updateArray
+        operation.condition = condition.wire
         operation.dkey = dkey
         operation.akey = akey
         operation.offset = offset
         try await add(object, operation, bytes)
     }
 
-    /// Writes whole records into an array, from `record` on, when the transaction commits.
+    /// Writes whole records into an array, from `record` on; else as for an array of bytes.
     public func write(
-        _ array: RecordArray, at record: UInt64, bytes: [UInt8]
+        _ array: RecordArray, at record: UInt64, bytes: [UInt8],
+        condition: DrayObject.Condition = .none
     ) async throws(DrayError) {
         let offset = try array.offset(of: record, byteCount: bytes.count)
         guard !bytes.isEmpty else { return }
         var operation = ObjectOperation()
         operation.kind = .updateArray
+        operation.condition = condition.wire
         operation.dkey = array.dkey
         operation.akey = array.akey
         operation.offset = offset
@@ -134,7 +156,7 @@ public struct Transaction: Sendable {
     }
 
     /// Removes what stands under the akey, or under the whole dkey when `akey` is nil, when the
-    /// transaction commits.
+    /// transaction commits, if the condition holds then. Conditions as for `DrayObject.remove`.
     public func remove(
         _ object: DrayObject, dkey: [UInt8], akey: [UInt8]? = nil,
         condition: DrayObject.Condition = .none
@@ -147,8 +169,24 @@ public struct Transaction: Sendable {
         try await add(object, operation, [])
     }
 
-    /// Removes a whole object when the transaction commits.
-    public func punch(_ object: DrayObject) async throws(DrayError) {
+    /// Removes a whole object when the transaction commits. With `.update` there must be something
+    /// in it, which is looked up now: not after the transaction has changed the object itself.
+    ///
+    /// - Throws: `notFound` when the condition does not hold, `invalidArgument` for others,
+    ///   `conflict` as `get`.
+    public func punch(
+        _ object: DrayObject, condition: DrayObject.Condition = .none
+    ) async throws(DrayError) {
+        switch condition {
+        case .none: break
+        case .update:
+            // One redundancy group may be empty where others are not.
+            guard try await !listDkeys(object, limit: 1).keys.isEmpty else {
+                throw DrayError(.notFound, "there is nothing in object \(object.id)")
+            }
+        case .insert, .insertDkey, .updateDkey:
+            throw DrayError(.invalidArgument, "an object has no such condition")
+        }
         var operation = ObjectOperation()
         operation.kind = .punchObject
         try await add(object, operation, [])
@@ -245,10 +283,12 @@ extension DrayObject {
 
         /// Writes `bytes`, which are not empty, into the array of bytes, from byte `offset` on.
         public static func write(
-            dkey: [UInt8], akey: [UInt8], offset: UInt64, bytes: [UInt8]
+            dkey: [UInt8], akey: [UInt8], offset: UInt64, bytes: [UInt8],
+            condition: Condition = .none
         ) -> Change {
             var operation = ObjectOperation()
             operation.kind = .updateArray
+            operation.condition = condition.wire
             operation.dkey = dkey
             operation.akey = akey
             operation.offset = offset
@@ -258,10 +298,12 @@ extension DrayObject {
         /// Writes whole records, at least one, into an array of records of `recordSize` bytes,
         /// from `record` on.
         public static func write(
-            dkey: [UInt8], akey: [UInt8], recordSize: UInt32, at record: UInt64, bytes: [UInt8]
+            dkey: [UInt8], akey: [UInt8], recordSize: UInt32, at record: UInt64, bytes: [UInt8],
+            condition: Condition = .none
         ) -> Change {
             var operation = ObjectOperation()
             operation.kind = .updateArray
+            operation.condition = condition.wire
             operation.dkey = dkey
             operation.akey = akey
             let (offset, overflow) = record.multipliedReportingOverflow(by: UInt64(recordSize))
@@ -272,6 +314,7 @@ extension DrayObject {
         }
 
         /// Removes what stands under the akey, or under the whole dkey when `akey` is nil.
+        /// Conditions as for `DrayObject.remove`.
         public static func remove(
             dkey: [UInt8], akey: [UInt8]? = nil, condition: Condition = .none
         ) -> Change {

@@ -94,6 +94,23 @@ final class TransactionState {
         return nil
     }
 
+    /// Throws when a read has a condition and the transaction itself has changed what that is
+    /// about: what it has to go by is its own single values.
+    func check(
+        _ condition: DrayObject.ReadCondition, _ object: DrayObject, dkey: [UInt8]
+    ) throws(DrayError) {
+        guard condition != .none else { return }
+        let isChanged = writes.contains { write in
+            write.isOf(object)
+                && (write.operation.kind == .punchObject || write.operation.dkey == dkey)
+        }
+        guard !isChanged else {
+            throw DrayError(
+                .invalidArgument,
+                "a transaction cannot look whether there is anything where it has changed things")
+        }
+    }
+
     /// Whether it has written anything to an object.
     func hasWritten(_ object: DrayObject) -> Bool { writes.contains { $0.isOf(object) } }
 

@@ -239,6 +239,8 @@ final class LocalWork {
                 case .none: .none
                 case .insert: .insert
                 case .update: .update
+                case .insertDkey: .insertDkey
+                case .updateDkey: .updateDkey
                 }
             operations.append(Operation(body, condition: condition))
         }

@@ -187,6 +187,68 @@ final class TargetService {
     private func fetch(
         _ request: ObjectFetchRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectFetchReply {
+        try check(request)
+        var target = Fetch(request)
+        target.patience = patience(call)
+        var reply = ObjectFetchReply()
+        if target.isTransactional { reply.instance = call.context.instance }
+        let buffer = try call.context.makeBuffer(count: max(1, Int(request.length)))
+        let into = unsafe UnsafeMutableRawBufferPointer(
+            rebasing: buffer.bytes[0..<Int(request.length)])
+        let found: Found
+        do throws(VOSError) {
+            (found, reply.snapshot) = try await reading(
+                at: request.snapshot, or: request.epoch
+            ) {
+                (epoch) throws(VOSError) in
+                target.epoch = epoch
+                do throws(VOSError) {
+                    switch request.kind {
+                    case .single:
+                        return .value(unsafe try await vos.findSingle(target, into: into))
+                    case .array:
+                        let result = unsafe try await vos.fetchArray(
+                            target, offset: request.offset, length: Int(request.length),
+                            into: into, findingEnd: false)
+                        return .value(result)
+                    case .arrayEnd: return .shape(try await vos.arrayShape(target))
+                    }
+                } catch .notFound {
+                    return .refused
+                }
+            }
+        } catch {
+            throw RPCError(error)
+        }
+        switch found {
+        case .refused: reply.isRefused = true
+        case .value(nil): break
+        case .value(let result?):
+            reply.found = true
+            reply.size = request.kind == .single ? result.size : UInt64(result.byteCount)
+            reply.recordSize = result.recordSize
+            reply.checksums = result.checksums
+            // A transfer that fails reaches the client as what it is, and is tried again there.
+            try await give(buffer, count: result.byteCount, to: request, call)
+        case .shape(let shape):
+            reply.size = shape.end
+            reply.recordSize = shape.recordSize
+            reply.found = shape.end > 0
+        }
+        return reply
+    }
+
+    /// What a fetch comes to.
+    private enum Found {
+        /// Its condition does not hold.
+        case refused
+        /// Nil: there is no such value.
+        case value(FetchResult?)
+        case shape(ArrayShape)
+    }
+
+    /// Throws when anything about a request is wrong.
+    private func check(_ request: ObjectFetchRequest) throws(RPCError) {
         _ = try pool(of: request.target)
         try observe(snapshot: request.snapshot)
         try observe(epoch: request.epoch)
@@ -200,56 +262,6 @@ final class TargetService {
         }
         let (_, overflow) = request.offset.addingReportingOverflow(UInt64(request.length))
         guard !overflow else { throw .service(.invalidArgument, "offset out of range") }
-        var target = Fetch(request)
-        target.patience = patience(call)
-        var reply = ObjectFetchReply()
-        if target.isTransactional { reply.instance = call.context.instance }
-        let buffer = try call.context.makeBuffer(count: max(1, Int(request.length)))
-        let result: FetchResult?
-        do throws(VOSError) {
-            if request.kind == .arrayEnd {
-                let shape: ArrayShape
-                (shape, reply.snapshot) = try await reading(
-                    at: request.snapshot, or: request.epoch
-                ) {
-                    (epoch) throws(VOSError) in
-                    target.epoch = epoch
-                    return try await vos.arrayShape(target)
-                }
-                reply.size = shape.end
-                reply.recordSize = shape.recordSize
-                reply.found = reply.size > 0
-                return reply
-            }
-            let into = unsafe UnsafeMutableRawBufferPointer(
-                rebasing: buffer.bytes[0..<Int(request.length)])
-            (result, reply.snapshot) = try await reading(
-                at: request.snapshot, or: request.epoch
-            ) {
-                (epoch) throws(VOSError) in
-                target.epoch = epoch
-                guard request.kind == .single else {
-                    return unsafe try await vos.fetchArray(
-                        target, offset: request.offset, length: Int(request.length), into: into,
-                        findingEnd: false)
-                }
-                do throws(VOSError) {
-                    return unsafe try await vos.fetchSingle(target, into: into)
-                } catch .notFound {
-                    return nil
-                }
-            }
-        } catch {
-            throw RPCError(error)
-        }
-        guard let result else { return reply }
-        reply.found = true
-        reply.size = request.kind == .single ? result.size : UInt64(result.byteCount)
-        reply.recordSize = result.recordSize
-        reply.checksums = result.checksums
-        // A transfer that fails reaches the client as what it is, and is tried again there.
-        try await give(buffer, count: result.byteCount, to: request, call)
-        return reply
     }
 
     /// Sends what was read: into the client's memory, or beside the reply.
@@ -376,6 +388,12 @@ extension Fetch {
         isTransactional = request.snapshot > 0
         checksumType = request.checksumType
         if request.kind != .single { recordSize = request.recordSize }
+        condition =
+            switch request.condition {
+            case .none: .none
+            case .dkeyExists: .dkeyExists
+            case .akeyExists: .akeyExists
+            }
     }
 }
 

@@ -49,10 +49,14 @@ public struct ObjectOperation: Message, Hashable {
     /// What must hold for the operation to be done.
     public enum Condition: UInt8, Sendable {
         case none = 0
-        /// The value must not exist.
+        /// What is named (the akey; in the punch of a dkey or object, that) must have no value.
         case insert = 1
-        /// The value must exist.
+        /// It must have one.
         case update = 2
+        /// The dkey must have no value, under whatever akey.
+        case insertDkey = 3
+        /// The dkey must have one.
+        case updateDkey = 4
     }
 
     public var kind = Kind.updateSingle
@@ -198,8 +202,18 @@ public struct ObjectFetchRequest: Message, Hashable {
         case arrayEnd = 3
     }
 
+    /// What must be there when it is read, at its epoch.
+    public enum Condition: UInt8, Sendable {
+        case none = 0
+        /// The dkey must have a value, under whatever akey.
+        case dkeyExists = 1
+        /// The akey must have one, of either kind.
+        case akeyExists = 2
+    }
+
     public var target = ObjectTarget()
     public var kind = Kind.single
+    public var condition = Condition.none
     public var dkey: [UInt8] = []
     public var akey: [UInt8] = []
     /// Array: the first byte to read.
@@ -225,6 +239,7 @@ public struct ObjectFetchRequest: Message, Hashable {
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&target)
         try coder.code(&kind)
+        try coder.code(&condition)
         try coder.code(&dkey, max: ObjectLimits.keyMax)
         try coder.code(&akey, max: ObjectLimits.keyMax)
         try coder.code(&offset)
@@ -240,6 +255,9 @@ public struct ObjectFetchRequest: Message, Hashable {
 /// What was read.
 public struct ObjectFetchReply: Message, Hashable {
     public var found = false
+    /// The condition of the request does not hold: nothing was read. No error, because a
+    /// transaction has read that, too.
+    public var isRefused = false
     /// A single value's size, which may exceed `length` (nothing is returned then); bytes
     /// returned of an array; or the end of the array.
     public var size: UInt64 = 0
@@ -256,6 +274,7 @@ public struct ObjectFetchReply: Message, Hashable {
 
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&found)
+        try coder.code(&isRefused)
         try coder.code(&size)
         try coder.code(&recordSize)
         try coder.code(&snapshot)
@@ -323,7 +342,7 @@ public struct ObjectEnumerateReply: Message, Hashable {
 
 /// The object protocol, served by every target.
 public enum ObjectProtocol {
-    public static let id = ProtocolID(base: 0x10, version: 4)
+    public static let id = ProtocolID(base: 0x10, version: 5)
 
     public static let update = Procedure<ObjectUpdateRequest, ObjectUpdateReply>(
         id, index: 0, name: "object.update")

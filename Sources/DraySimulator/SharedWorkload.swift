@@ -93,14 +93,6 @@ final class SharedWorkload {
         return conditions[Int(entropy.below(UInt64(conditions.count)))]
     }
 
-    private func wire(_ condition: RegisterModel.Condition) -> DrayObject.Condition {
-        switch condition {
-        case .none: .none
-        case .insert: .insert
-        case .update: .update
-        }
-    }
-
     @discardableResult
     private func get(_ index: Int) async -> Bool {
         operations += 1
@@ -128,7 +120,7 @@ final class SharedWorkload {
             [map] () async throws(DrayError) in
             try await map.put(
                 SharedValues.key(index), SharedValues.bytes(of: value),
-                condition: self.wire(condition))
+                condition: condition.asked(ofKey: index))
         }
     }
 
@@ -136,7 +128,7 @@ final class SharedWorkload {
         let condition: RegisterModel.Condition = entropy.chance(1, in: 2) ? .none : .update
         await change(index, .remove(condition), condition) { [map] () async throws(DrayError) in
             try await map.object.remove(
-                dkey: SharedValues.key(index), condition: self.wire(condition))
+                dkey: SharedValues.key(index), condition: condition.asked(ofKey: index))
         }
     }
 
@@ -208,6 +200,19 @@ final class SharedWorkload {
         } catch {
             judge.judgeRead(error, "shared array \(index)")
             return false
+        }
+    }
+}
+
+extension RegisterModel.Condition {
+    /// What the client is given. A key of a map has one akey: what is asked of its dkey, as is done
+    /// for every other key, comes to the same.
+    func asked(ofKey index: Int) -> DrayObject.Condition {
+        let isOfDkey = index % 2 == 1
+        return switch self {
+        case .none: .none
+        case .insert: isOfDkey ? .insertDkey : .insert
+        case .update: isOfDkey ? .updateDkey : .update
         }
     }
 }

@@ -278,7 +278,7 @@ package final class Workload {
         keys[index].settle(at: xstream.now)
         if keys[index].needsLook { return await readKey(index) }
         let value = makeValue()
-        let conditions: [DrayObject.Condition] = [.none, .none, .insert, .update]
+        let conditions: [RegisterModel.Condition] = [.none, .none, .insert, .update]
         var condition = conditions[Int(entropy.below(UInt64(conditions.count)))]
         // A resend that is not recognised shows where the condition held at first.
         if keys[index].states[0] == nil, entropy.chance(1, in: 2) { condition = .insert }
@@ -294,7 +294,8 @@ package final class Workload {
         let doubt = { [self] in keys[index].doubt(at: xstream.now, until: until, applied) }
         do throws(DrayError) {
             try await changing(lane, doubt: doubt) { () async throws(DrayError) in
-                try await map.put(key(index), value, condition: condition)
+                try await map.put(
+                    key(index), value, condition: condition.asked(ofKey: index))
             }
             let possible = keys[index].observe(at: xstream.now) { state in
                 switch condition {
@@ -330,13 +331,14 @@ package final class Workload {
             await readKey(index)
             return
         }
-        let condition: DrayObject.Condition = entropy.chance(1, in: 2) ? .none : .update
+        let condition: RegisterModel.Condition = entropy.chance(1, in: 2) ? .none : .update
         ownOperations += 1
         let until = lastMoment
         let doubt = { [self] in keys[index].doubt(at: xstream.now, until: until) { _ in nil } }
         do throws(DrayError) {
             try await changing(lane, doubt: doubt) { () async throws(DrayError) in
-                try await map.object.remove(dkey: key(index), condition: condition)
+                try await map.object.remove(
+                    dkey: key(index), condition: condition.asked(ofKey: index))
             }
             if condition == .update, !keys[index].observe(at: xstream.now, { $0 != nil }) {
                 violation("key \(index): removed, but it was not there")

@@ -29,6 +29,19 @@ public struct Fetch: Sendable {
     /// What the device holds is read and verified, even if the value is in memory.
     public var readsDevice = false
 
+    /// What must be there for a value, or the shape of an array, to be read.
+    public enum Condition: UInt8, Sendable {
+        case none
+        /// The distribution key must have a value, under whatever attribute key: `.notFound`
+        /// otherwise (DAOS: `DAOS_COND_DKEY_FETCH`).
+        case dkeyExists
+        /// The attribute key must have one, of either kind (DAOS: `DAOS_COND_AKEY_FETCH`).
+        case akeyExists
+    }
+
+    /// Checked at `epoch`, as everything is read.
+    public var condition = Condition.none
+
     public init(
         pool: UniqueID, container: UniqueID, object: ObjectID, dkey: [UInt8], akey: [UInt8],
         epoch: UInt64 = .max

@@ -16,6 +16,17 @@ extension VOS {
     public func fetchSingle(
         _ fetch: Fetch, into buffer: UnsafeMutableRawBufferPointer
     ) async throws(VOSError) -> FetchResult {
+        guard let result = try unsafe await findSingle(fetch, into: buffer) else {
+            throw .notFound
+        }
+        return result
+    }
+
+    /// The same, but nil when there is no such value: `.notFound` says that the condition of the
+    /// fetch does not hold.
+    public func findSingle(
+        _ fetch: Fetch, into buffer: UnsafeMutableRawBufferPointer
+    ) async throws(VOSError) -> FetchResult? {
         let path = try path(of: fetch)
         if let known = try unsafe fetchKnown(path, 0..<0, fetch, into: buffer) { return known }
         try begin()
@@ -26,7 +37,10 @@ extension VOS {
         defer { withExtendedLifetime(view) {} }
         let changes = records.changes
         let found = try await visibleSingle(path, epoch: fetch.epoch, view)
-        guard let record = found.record else { throw .notFound }
+        guard let record = found.record else {
+            try await checkCondition(of: fetch, path, view)
+            return nil
+        }
         let count = Int(record.byteCount)
         var result = FetchResult(
             size: UInt64(count), byteCount: 0, checksums: [], epoch: record.epoch)
@@ -46,13 +60,15 @@ extension VOS {
 
     /// Reads bytes `offset ..< offset + length` of an array into `buffer`, verified against their
     /// checksums. Holes, and what lies behind the end, read as zeros. An array that is not there
-    /// has the size 0; that is no error. What lies behind `length` in the buffer, up to the end of
-    /// the block, may be overwritten: room there saves a copy.
+    /// has the size 0; that is no error unless the fetch has a condition. What lies behind `length`
+    /// in the buffer, up to the end of the block, may be overwritten: room there saves a copy.
     ///
     /// Without `findingEnd`, which costs a search, the result's `size` is 0.
     ///
     /// `length` may be 0, to learn the size, and is at most `VOSLimits.fetchLengthMax`. Throws
-    /// `.recordSizeMismatch`, `.corrupt`, `.device`, `.keyTooLong`, `.badArgument`, `.closed`.
+    /// `.notFound` for a condition that does not hold, `.recordSizeMismatch`, `.corrupt`,
+    /// `.epochTooOld`, `.undecided`, `.conflict`, `.device`, `.keyTooLong`, `.badArgument`,
+    /// `.closed`.
     public func fetchArray(
         _ fetch: Fetch, offset: UInt64, length: Int, into buffer: UnsafeMutableRawBufferPointer,
         findingEnd: Bool = true
@@ -83,7 +99,7 @@ extension VOS {
             result.recordSize = shape.recordSize
         }
         guard length > 0 else {
-            try VOS.check(fetch, result.recordSize)
+            try await check(fetch, path, result.recordSize, view)
             return result
         }
         let changes = records.changes
@@ -94,7 +110,7 @@ extension VOS {
         } else if !findingEnd, fetch.recordSize > 1 || mayHaveRecords(fetch.containerName) {
             result.recordSize = try await recordSize(of: path, at: fetch.epoch, view) ?? 0
         }
-        try VOS.check(fetch, result.recordSize)
+        try await check(fetch, path, result.recordSize, view)
         // The usual case: one record has all of it.
         if let first = segments.first, first.start == range.lowerBound,
             first.end == range.upperBound
@@ -183,9 +199,35 @@ extension VOS {
         try begin()
         defer { end() }
         try await settle(path, fetch)
-        let shape = try await visibleShape(path, epoch: fetch.epoch, makeView())
-        try VOS.check(fetch, shape.recordSize)
+        let view = makeView()
+        let shape = try await visibleShape(path, epoch: fetch.epoch, view)
+        try await check(fetch, path, shape.recordSize, view)
         return shape
+    }
+
+    /// Throws when a fetch is about another record size than an array has, or its condition does
+    /// not hold. `stored` is 0 when nothing of the array was found.
+    private func check(
+        _ fetch: Fetch, _ path: NamePath, _ stored: UInt32, _ view: ReadView
+    ) async throws(VOSError) {
+        try VOS.check(fetch, stored)
+        if stored == 0 { try await checkCondition(of: fetch, path, view) }
+    }
+
+    /// Throws when the condition of a fetch does not hold that has found nothing: what it finds
+    /// exists.
+    private func checkCondition(
+        of fetch: Fetch, _ path: NamePath, _ view: ReadView
+    ) async throws(VOSError) {
+        let prefix: IndexKey.Bytes
+        switch fetch.condition {
+        case .none: return
+        case .dkeyExists: prefix = IndexKey.Bytes(path.bytes[0..<path.dkeyEnd])
+        case .akeyExists: prefix = path.bytes
+        }
+        guard try await hasVisibleValue(prefix, isName: true, epoch: fetch.epoch, view) else {
+            throw .notFound
+        }
     }
 
     /// Throws when a fetch is about another record size than an array has.

@@ -179,7 +179,8 @@ extension VOS {
             }
             prefix = Array(path.bytes[0..<path.dkeyEnd])
         }
-        let exists = try await hasVisibleValue(prefix, isName: path.dkeyEnd > 0, epoch: .max)
+        let exists = try await hasVisibleValue(
+            prefix, isName: path.dkeyEnd > 0, epoch: .max, makeView())
         switch operation.condition {
         case .none: return
         case .insert, .insertDkey: if exists { throw .exists }

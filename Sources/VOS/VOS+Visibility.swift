@@ -7,9 +7,9 @@ extension VOS {
 
     /// Whether anything below `prefix` is visible at `epoch`. `isName`: it is a dkey or akey.
     func hasVisibleValue(
-        _ prefix: IndexKey.Bytes, isName: Bool, epoch: UInt64
+        _ prefix: IndexKey.Bytes, isName: Bool, epoch: UInt64, _ view: ReadView
     ) async throws(VOSError) -> Bool {
-        let search = try await VisibleSearch(makeView(), prefix: prefix, isName: isName, epoch)
+        let search = try await VisibleSearch(view, prefix: prefix, isName: isName, epoch)
         return try await search.next(self)
     }
 

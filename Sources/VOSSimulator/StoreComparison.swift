@@ -22,6 +22,8 @@ package struct StoreComparison {
     private let buffers: ReadBuffers
     /// Draws limits of pages and parts of arrays.
     var entropy: Entropy
+    /// Apart, so that the rest is drawn as without conditions.
+    private var conditionEntropy: Entropy
     /// Whether damage may be reported: what is read must be right all the same.
     package var toleratesDamage = false
     /// Reads that reported damage.
@@ -41,6 +43,7 @@ package struct StoreComparison {
         self.buffers = buffers
         self.model = model
         self.entropy = entropy
+        conditionEntropy = entropy.fork("conditions")
     }
 
     /// The first difference at one of the epochs, in words; nil when there is none. Throws what a
@@ -97,6 +100,14 @@ package struct StoreComparison {
         }
         do throws(VOSError) {
             if let found = try await arrayDifference(name, epoch) { return "\(found) of \(name)" }
+        } catch {
+            guard toleratesDamage, StoreComparison.isDamage(error) else { throw error }
+            damaged += 1
+        }
+        do throws(VOSError) {
+            if let found = try await conditionDifference(name, epoch) {
+                return "\(found) of \(name)"
+            }
         } catch {
             guard toleratesDamage, StoreComparison.isDamage(error) else { throw error }
             damaged += 1
@@ -351,5 +362,44 @@ package struct StoreComparison {
             }
         }
         return joined
+    }
+
+    // MARK: - Conditions
+
+    /// A read with a condition: whether it is refused is all that is looked at.
+    private mutating func conditionDifference(
+        _ name: StoreName, _ epoch: UInt64
+    ) async throws(VOSError) -> String? {
+        guard conditionEntropy.chance(1, in: 2) else { return nil }
+        var fetch = name.fetch(epoch)
+        fetch.condition = conditionEntropy.chance(1, in: 2) ? .dkeyExists : .akeyExists
+        let akeys = model.akeys(name.container, name.object, name.dkey, epoch)
+        let exists = fetch.condition == .dkeyExists ? !akeys.isEmpty : akeys.contains(name.akey)
+        let isRefused: Bool
+        do throws(VOSError) {
+            try await read(fetch)
+            isRefused = false
+        } catch .notFound {
+            isRefused = true
+        } catch {
+            throw error
+        }
+        guard isRefused == exists else { return nil }
+        return "a read on the condition \(fetch.condition) was "
+            + (isRefused ? "refused" : "not refused")
+    }
+
+    /// Reads a value, or the shape or some bytes of an array.
+    private mutating func read(_ fetch: Fetch) async throws(VOSError) {
+        let buffer = buffers.take()
+        defer { buffers.give(buffer) }
+        switch conditionEntropy.below(3) {
+        case 0: _ = try unsafe await vos.findSingle(fetch, into: buffer.bytes)
+        case 1: _ = try await vos.arrayShape(fetch)
+        default:
+            _ = try unsafe await vos.fetchArray(
+                fetch, offset: conditionEntropy.below(300), length: 100, into: buffer.bytes,
+                findingEnd: conditionEntropy.chance(1, in: 2))
+        }
     }
 }

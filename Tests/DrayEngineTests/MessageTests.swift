@@ -34,7 +34,7 @@ import Testing
     @Test func objectMessages() throws {
         var operation = ObjectOperation()
         operation.kind = .updateArray
-        operation.condition = .insert
+        operation.condition = .updateDkey
         operation.dkey = [0, 1, 255]
         operation.akey = []
         operation.offset = .max
@@ -54,6 +54,7 @@ import Testing
         try fuzz(update, seed: 1)
         var fetch = ObjectFetchRequest()
         fetch.kind = .array
+        fetch.condition = .akeyExists
         fetch.dkey = [1]
         fetch.recordSize = .max
         try fuzz(fetch, seed: 2)
@@ -73,6 +74,10 @@ import Testing
         fetched.recordSize = 24
         fetched.checksums = [4, 5, 6]
         try fuzz(fetched, seed: 9)
+        var refused = ObjectFetchReply()
+        refused.isRefused = true
+        refused.snapshot = 5
+        try fuzz(refused, seed: 35)
         try fuzz(operation, seed: 10)
         try fuzz(part.target, seed: 11)
         try fuzz(part, seed: 24)

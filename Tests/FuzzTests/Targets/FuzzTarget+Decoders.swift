@@ -167,6 +167,9 @@ extension FuzzTarget {
         update.transaction = id
         update.parts = [part, ObjectPart()]
         update.bulk = memory
+        var fetch = ObjectFetchRequest()
+        fetch.kind = .array
+        fetch.condition = .dkeyExists
         var fetched = ObjectFetchReply()
         fetched.found = true
         fetched.recordSize = 24
@@ -181,7 +184,7 @@ extension FuzzTarget {
             FuzzDecoder(id), FuzzDecoder(ObjectID(high: 1, low: 2)), FuzzDecoder(part),
             FuzzDecoder(part.target), FuzzDecoder(part.operations[0]), FuzzDecoder(part.reads[0]),
             FuzzDecoder(update), FuzzDecoder(ObjectUpdateReply()),
-            FuzzDecoder(ObjectFetchRequest()), FuzzDecoder(fetched),
+            FuzzDecoder(fetch), FuzzDecoder(fetched),
             FuzzDecoder(ObjectEnumerateRequest()), FuzzDecoder(page),
             FuzzDecoder(ObjectListRequest()), FuzzDecoder(listed),
             FuzzDecoder(ObjectInspectRequest()), FuzzDecoder(InspectedValue()),
