@@ -24,8 +24,11 @@ struct EntryHead {
     var blockCount: UInt64 { hasBlocks ? UInt64(VOS.blockCount(byteCount)) : 0 }
 
     /// What it weighs (`TableInfo.weight`): what readers can get of it, and a little.
-    var weight: UInt64 {
-        64 + (hasBlocks ? blockCount * UInt64(BlockDevice.blockSize) : UInt64(byteCount))
+    var weight: UInt64 { EntryHead.weight(byteCount, hasBlocks: hasBlocks) }
+
+    /// What the version of a value of so many bytes weighs.
+    static func weight(_ byteCount: Int, hasBlocks: Bool) -> UInt64 {
+        64 + UInt64(hasBlocks ? VOS.blockCount(byteCount) * BlockDevice.blockSize : byteCount)
     }
 
     /// One past the last byte of an extent.

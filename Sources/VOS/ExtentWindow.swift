@@ -40,13 +40,27 @@ struct EntryBuffer {
     }
 }
 
-/// Finds out which extents of an array are hidden, of entries in ascending order of their keys:
-/// window by window. What hides an extent begins at most one window before it, and ends at most one
-/// after it.
+/// What becomes of an extent.
+struct ExtentVerdict {
+    /// What is left of it, when that is to stand in its place: nothing when it can go. Nil: it
+    /// stays as it is.
+    var parts: [Range<UInt64>]?
+    /// From which epoch on less will be left; see `VersionFilter`.
+    var hiddenFrom: UInt64?
+}
+
+/// Finds out what is hidden of the extents of an array, of entries in ascending order of their
+/// keys: window by window. What hides an extent begins at most one window before it, and ends at
+/// most one after it.
 struct ExtentWindow {
     /// The most extents of a window that are looked at together. More are decided without what
     /// comes.
     private static let entriesMax = 32_768
+
+    /// Values of fewer bytes stand in the index.
+    private let inlineThreshold: Int
+    /// Whether extents of which little is left can be written anew.
+    private let cutsExtents: Bool
 
     /// The extents of one window, which are decided next, and of the one after it.
     private(set) var current = EntryBuffer()
@@ -56,6 +70,11 @@ struct ExtentWindow {
     private var tail: [EntryHead] = []
     /// The path of the akey.
     private var path: IndexKey.Bytes = []
+
+    init(inlineThreshold: Int, cutsExtents: Bool) {
+        self.inlineThreshold = inlineThreshold
+        self.cutsExtents = cutsExtents
+    }
 
     var isEmpty: Bool { current.isEmpty }
 
@@ -84,33 +103,53 @@ struct ExtentWindow {
         if place == window { current.append(entry, head) } else { next.append(entry, head) }
     }
 
-    /// For each extent of `current`, whether it can go; and, if not, from which epoch on it will be
-    /// hidden. Then `advance`.
-    func decide(_ filter: VersionFilter) -> [(isHidden: Bool, hiddenFrom: UInt64?)] {
+    /// What becomes of each extent of `current`. Then `advance`.
+    func decide(_ filter: VersionFilter) -> [ExtentVerdict] {
         let heads = current.heads
-        var result = [(isHidden: Bool, hiddenFrom: UInt64?)](
-            repeating: (false, nil), count: heads.count)
-        let others = tail + next.heads
-        guard hasOverlaps(heads + others) else { return result }
-        let all = heads + others
+        var result = [ExtentVerdict](repeating: ExtentVerdict(), count: heads.count)
+        let all = heads + tail + next.heads
+        guard hasOverlaps(all) else { return result }
         var stripes: [Int: [Int]] = [:]
         for (index, head) in all.enumerated() where head.epoch <= filter.bound {
             stripes[filter.stripe(head.epoch), default: []].append(index)
         }
         // The stripes do not depend on each other.
         for members in stripes.values {
-            for index in ExtentWindow.hidden(all, members) where index < heads.count {
-                result[index].isHidden = true
+            for (index, parts) in ExtentWindow.visible(all, members) where index < heads.count {
+                let isWorthIt =
+                    parts.isEmpty
+                    || cutsExtents && isLittle(parts, of: heads[index], heads[index].weight)
+                if isWorthIt { result[index].parts = parts }
             }
         }
         // When aggregation reaches the newest, all that is hidden now can go.
         let latest = all.reduce(0) { max($0, $1.epoch) }
-        for index in ExtentWindow.hidden(all, Array(all.indices))
-        where index < heads.count && !result[index].isHidden {
+        for (index, parts) in ExtentWindow.visible(all, Array(all.indices))
+        where index < heads.count {
+            let kept = result[index].parts.map { weight(of: $0) } ?? heads[index].weight
+            guard kept > 0, parts.isEmpty || isLittle(parts, of: heads[index], kept) else {
+                continue
+            }
             let isHeld = filter.isInSnapshot(heads[index].epoch, before: latest)
             result[index].hiddenFrom = isHeld ? .max : latest
         }
         return result
+    }
+
+    /// Whether parts of an extent weigh no more than half of `whole`: then it is worth copying
+    /// them, and copying again and again comes to no more than was written.
+    private func isLittle(_ parts: [Range<UInt64>], of head: EntryHead, _ whole: UInt64) -> Bool {
+        guard 2 * weight(of: parts) <= whole else { return false }
+        let size = UInt64(head.recordSize)
+        guard size <= UInt64(VOSLimits.valueLengthMax) else { return true }
+        // If not, they are beside extents of another record size: a punch that is elsewhere hides
+        // it all.
+        return parts.allSatisfy { $0.lowerBound % size == 0 && $0.upperBound % size == 0 }
+    }
+
+    /// What parts of an extent weigh as extents of their own.
+    private func weight(of parts: [Range<UInt64>]) -> UInt64 {
+        parts.reduce(0) { $0 + EntryHead.weight($1.count, hasBlocks: $1.count >= inlineThreshold) }
     }
 
     /// The next window's extents are next, or nothing.
@@ -131,10 +170,13 @@ struct ExtentWindow {
         return zip(sorted, sorted.dropFirst()).contains { $0.end > $1.offset }
     }
 
-    /// Which of `members`, indices into `heads`, newer ones of them hide whole.
-    static func hidden(_ heads: [EntryHead], _ members: [Int]) -> [Int] {
+    /// What newer ones leave to be seen of those of `members`, indices into `heads`, that they hide
+    /// in part or, then without parts, whole.
+    static func visible(
+        _ heads: [EntryHead], _ members: [Int]
+    ) -> [(index: Int, parts: [Range<UInt64>])] {
         var covered: [Range<UInt64>] = []
-        var hidden: [Int] = []
+        var result: [(index: Int, parts: [Range<UInt64>])] = []
         for index in members.sorted(by: { heads[$0].isNewer(than: heads[$1]) }) {
             let range = heads[index].offset..<heads[index].end
             // The first that ends behind or at its beginning.
@@ -148,23 +190,28 @@ struct ExtentWindow {
                     high = middle
                 }
             }
-            if low < covered.count, covered[low].lowerBound <= range.lowerBound,
-                covered[low].upperBound >= range.upperBound
-            {
-                hidden.append(index)
-                continue
-            }
             var end = low
             var joined = range
+            var isHidden = false
+            var parts: [Range<UInt64>] = []
+            var position = range.lowerBound
             while end < covered.count, covered[end].lowerBound <= range.upperBound {
+                let hidden = covered[end].clamped(to: range)
+                isHidden = isHidden || !hidden.isEmpty
+                if position < hidden.lowerBound { parts.append(position..<hidden.lowerBound) }
+                position = hidden.upperBound
                 joined =
                     min(
                         joined.lowerBound, covered[end].lowerBound)..<max(
                         joined.upperBound, covered[end].upperBound)
                 end += 1
             }
+            if isHidden {
+                if position < range.upperBound { parts.append(position..<range.upperBound) }
+                result.append((index, parts))
+            }
             covered.replaceSubrange(low..<end, with: [joined])
         }
-        return hidden
+        return result
     }
 }

@@ -13,8 +13,9 @@ internal import Glibc
 ///                           | 2 extent ~epoch ~stamp    extent of an array
 ///
 /// Numbers are big-endian; `~` inverts, so that the newest comes first. No two entries have the
-/// same key, because no two have the same stamp. In dkey and akey the byte 0 is written as 0 255,
-/// and 0 1 ends the string; that keeps the order of the bytes, for any bytes.
+/// same key, because no two have the same stamp, but for parts of one extent (`ExtentCopier`), and
+/// those begin elsewhere. In dkey and akey the byte 0 is written as 0 255, and 0 1 ends the string;
+/// that keeps the order of the bytes, for any bytes.
 ///
 /// An array is divided into windows of 1 MiB. An extent is filed in that of its first byte:
 ///

@@ -75,12 +75,18 @@ struct RecordCache {
 
     /// A version of a value, or a punch, has come into the index.
     mutating func didChange(_ key: IndexKey.Bytes, dkeyEnd: Int) {
-        changes += 1
-        if dkeyEnd > 0 {
-            changedDkeys[RecordCache.slot(KeyLocks.dkey(key, length: dkeyEnd))] = changes
-        } else {
-            changedObjects[RecordCache.slot(KeyLocks.object(key))] = changes
+        guard dkeyEnd == 0 else {
+            didChange(dkey: KeyLocks.dkey(key, length: dkeyEnd))
+            return
         }
+        changes += 1
+        changedObjects[RecordCache.slot(KeyLocks.object(key))] = changes
+    }
+
+    /// Something of a dkey, by its hash, has changed, or lies elsewhere now.
+    mutating func didChange(dkey: UInt64) {
+        changes += 1
+        changedDkeys[RecordCache.slot(dkey)] = changes
     }
 
     /// A pool or container was destroyed.

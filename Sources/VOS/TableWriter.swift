@@ -26,8 +26,8 @@ struct TableWriter {
     private var piece: [UInt8] = []
     /// How many device blocks were given to the device.
     private var written = 0
-    /// The last key that was added.
-    private var last: IndexKey.Bytes = []
+    /// The last key that was added; of all tables.
+    private(set) var last: IndexKey.Bytes = []
     private var lastHead = EntryHead()
     /// The last key of the block before.
     private var lastOfBlock: IndexKey.Bytes = []

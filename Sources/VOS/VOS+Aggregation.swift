@@ -58,10 +58,18 @@ extension VOS {
                 try await run(picker.job(tables, to: below))
             }
         }
-        for table in version.levels[last] where hasGarbage(table.info) {
+        var tables = version.levels[last].filter { hasGarbage($0.info) }
+        var hidden = UInt64.max
+        // What a merge may copy is limited: again, as long as less is left each time.
+        while !tables.isEmpty {
             // An earlier one may have taken it.
-            guard version.levels[last].contains(where: { $0 === table }) else { continue }
-            try await run(picker.job([table], to: last))
+            for table in tables where version.levels[last].contains(where: { $0 === table }) {
+                try await run(picker.job([table], to: last))
+            }
+            tables = version.levels[last].filter { $0.info.hiddenEpoch <= aggregatedEpoch }
+            let left = tables.reduce(0) { $0 + $1.info.hiddenWeight }
+            guard left < hidden else { return }
+            hidden = left
         }
     }
 

@@ -74,7 +74,7 @@ extension VOS {
         do throws(VOSError) {
             try await publish(edit)
         } catch {
-            cancel(edit.adding)
+            cancel(edit)
             throw error
         }
         log.info("flushed \(memtable.tree.count) entries up to record \(frozen.sequence)")
@@ -104,8 +104,9 @@ extension VOS {
         }
     }
 
-    func cancel(_ tables: [TableInfo]) {
-        let extents = tables.flatMap(\.extents)
+    /// Gives back what was written for an edit that was not published.
+    func cancel(_ edit: VersionEdit) {
+        let extents = edit.adding.flatMap(\.extents) + edit.copied
         if !extents.isEmpty { store.allocator.cancel(extents) }
     }
 
@@ -150,6 +151,17 @@ extension VOS {
         return bytes / BlockDevice.blockSize + Int(store.allocator.totalBlocks) / 4 + 4096
     }
 
+    /// Blocks that updates leave for copying what is left of extents.
+    private var blocksKeptForCopies: Int { Int(store.allocator.totalBlocks) / 128 }
+
+    /// How much a merge may copy: no more than half of what is free, because the blocks of what it
+    /// copies are free only when it has ended.
+    var copiedWeightMax: UInt64 {
+        let free = Int(store.allocator.freeBlocks - store.allocator.freeMetadataBlocks)
+        let blocks = max(0, free - (blocksKept - blocksKeptForCopies)) / 2
+        return UInt64(blocks * BlockDevice.blockSize)
+    }
+
     /// Blocks that updates leave for flushing what is in memory, and for merging it.
     var blocksKept: Int {
         let bytes =
@@ -158,7 +170,7 @@ extension VOS {
         let merged = version.mergedBlocks(base: picker.base)
         let unit = BlockDevice.blockSize
         return bytes / unit + min(merged, Int(store.allocator.totalBlocks) / 8)
-            + 2 * blockMap.pageCount + version.tables.count / 4 + 20
+            + 2 * blockMap.pageCount + version.tables.count / 4 + 20 + blocksKeptForCopies
     }
 
     /// Begins to flush if that is called for and nobody does.

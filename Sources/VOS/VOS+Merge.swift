@@ -45,7 +45,7 @@ extension VOS {
         do throws(VOSError) {
             try await publish(edit)
         } catch {
-            cancel(edit.adding)
+            cancel(edit)
             throw error
         }
         let bytes = job.inputs.reduce(0) { $0 + $1.info.byteCount }
@@ -68,11 +68,18 @@ extension VOS {
         return sources
     }
 
-    /// Writes what `cursor` brings to tables of `level`, without what nobody can see any more.
-    /// `inputs` are the tables that it comes from. When this throws, nothing has changed.
+    /// Writes what `cursor` brings to tables of `level`, without what nobody can see any more, and
+    /// of extents of which little is left no more than that. `inputs` are the tables that it comes
+    /// from. When this throws, nothing has changed.
     func merge(
         _ cursor: IndexCursor, from inputs: [IndexTable], to level: Int, _ edit: inout VersionEdit
     ) async throws(VOSError) {
+        let copier =
+            inputs.isEmpty
+            ? nil
+            : ExtentCopier(
+                store: store, inlineThreshold: options.inlineThreshold,
+                weightMax: copiedWeightMax)
         var merge = Merge(
             filter: makeFilter(besides: inputs),
             writer: TableWriter(
@@ -81,7 +88,8 @@ extension VOS {
                     nextTable += 1
                     return nextTable - 1
                 }, giveWay: { [self] in await giveWay() }),
-            isFlush: inputs.isEmpty)
+            inlineThreshold: options.inlineThreshold, copier: copier,
+            room: room(for: inputs, in: level))
         do throws(VOSError) {
             try await cursor.seek([])
             if cursor.isValid, !inputs.isEmpty { try await beginInside(cursor, &merge) }
@@ -97,11 +105,26 @@ extension VOS {
             }
             try await merge.finish()
         } catch {
-            let written = merge.writer.extents
+            let written = merge.extents
             if !written.isEmpty { store.allocator.cancel(written) }
             throw error
         }
         merge.apply(to: &edit)
+    }
+
+    /// Tables of level 0 overlap; there is room everywhere.
+    private func room(for inputs: [IndexTable], in level: Int) -> MergeRoom {
+        var room = MergeRoom()
+        let first = inputs.map(\.info.firstKey).min { IndexKey.compare($0, $1) < 0 }
+        guard level > 0, let first else { return room }
+        for table in version.levels[level] where !inputs.contains(where: { $0 === table }) {
+            if IndexKey.compare(table.info.lastKey, first) < 0 {
+                room.after = table.info.lastKey
+            } else {
+                room.before = room.before ?? table.info.firstKey
+            }
+        }
+        return room
     }
 
     private func makeFilter(besides inputs: [IndexTable]) -> VersionFilter {

@@ -50,6 +50,8 @@ internal import Logging
     @safe @exclusivity(unchecked) var flushRetry = RetryPause()
     /// Whether tables are merged as they come. Not so only for measuring what that costs.
     @safe @exclusivity(unchecked) package var mergesTables = true
+    /// How many extents parts have taken the place of since the store was opened. For tests.
+    @safe @exclusivity(unchecked) package internal(set) var extentsCut = 0
     /// What was put into memtables weighs so much.
     @safe @exclusivity(unchecked) var weightApplied: UInt64 = 0
     /// The same when aggregation last dealt with everything, and what it was then.

@@ -16,8 +16,9 @@ struct FrozenMemtable {
 struct VersionEdit {
     var removing: [IndexTable] = []
     var adding: [TableInfo] = []
-    /// Blocks of values that came into tables.
+    /// Blocks of values that came into tables, and which of them a merge has copied values to.
     var marked: [BlockExtent] = []
+    var copied: [BlockExtent] = []
     /// Blocks of values that were in tables, and are no more.
     var cleared: [BlockExtent] = []
     /// Blocks of values that were never in a table, and will not be.
@@ -28,6 +29,9 @@ struct VersionEdit {
     var flushed: FrozenMemtable?
     /// Of these nothing is left.
     var finished: Set<DestroyedRange> = []
+    /// How many extents parts have taken the place of, and their dkeys, as `KeyLocks` has them.
+    var extentsCut = 0
+    var cutDkeys: Set<UInt64> = []
 }
 
 extension VOS {
@@ -103,6 +107,9 @@ extension VOS {
     }
 
     private func replaceVersion(by next: IndexVersion, _ edit: VersionEdit) {
+        extentsCut += edit.extentsCut
+        // Changes have no order.
+        for dkey in edit.cutDkeys { records.didChange(dkey: dkey) }
         let previous = version
         version = next
         let garbage = edit.cleared + edit.released + edit.removing.flatMap(\.info.extents)

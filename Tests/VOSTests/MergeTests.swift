@@ -147,8 +147,8 @@ import Testing
         return keys
     }
 
-    /// What newer extents cover whole, against painting byte by byte.
-    @Test(arguments: 0..<50 as Range<UInt64>) func hiddenExtents(seed: UInt64) {
+    /// What newer extents leave to be seen, against painting byte by byte.
+    @Test(arguments: 0..<50 as Range<UInt64>) func partsOfExtents(seed: UInt64) {
         var entropy = Entropy(seed: seed)
         var heads: [EntryHead] = []
         for stamp in 0..<30 as Range<UInt64> {
@@ -164,9 +164,17 @@ import Testing
         for index in heads.indices.sorted(by: { heads[$1].isNewer(than: heads[$0]) }) {
             for place in heads[index].offset..<heads[index].end { winners[Int(place)] = index }
         }
-        let seen = Set(winners.compactMap { $0 })
-        let hidden = Set(ExtentWindow.hidden(heads, Array(heads.indices)))
-        #expect(hidden == Set(heads.indices).subtracting(seen))
+        var seen = heads.map { [$0.offset..<$0.end] }
+        for (index, parts) in ExtentWindow.visible(heads, Array(heads.indices)) {
+            #expect(parts != seen[index])
+            #expect(parts.allSatisfy { !$0.isEmpty })
+            #expect(zip(parts, parts.dropFirst()).allSatisfy { $0.upperBound < $1.lowerBound })
+            seen[index] = parts
+        }
+        for index in heads.indices {
+            let places = seen[index].flatMap { $0.map { Int($0) } }
+            #expect(places == winners.indices.filter { winners[$0] == index })
+        }
     }
 
     /// A filter knows every name that it was built of, and few others.

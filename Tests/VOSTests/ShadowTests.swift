@@ -1,8 +1,10 @@
 import DrayRuntime
 import Testing
-import VOS
 
-/// What is hidden is dropped, all of it and nothing else, however many versions there are.
+@testable import VOS
+
+/// What is hidden is dropped, all of it and nothing else, however many versions there are. Of what
+/// is hidden in part see `CutTests`.
 @Suite struct ShadowTests {
     private struct Written {
         var dkey: UInt8
@@ -10,8 +12,8 @@ import VOS
         var epoch: UInt64
     }
 
-    /// The writes that are visible somewhere; of equal epochs the later one wins.
-    private func visible(_ writes: [Written]) -> Set<Int> {
+    /// The write that is visible at each place; of equal epochs the later one wins.
+    private func winners(_ writes: [Written]) -> [Int?] {
         var winners = [Int?](repeating: nil, count: 3 * 40_000)
         for (index, write) in writes.enumerated() {
             for place in write.range {
@@ -20,7 +22,7 @@ import VOS
                 winners[place] = index
             }
         }
-        return Set(winners.compactMap { $0 })
+        return winners
     }
 
     @Test(arguments: 0..<24 as Range<UInt64>)
@@ -68,9 +70,19 @@ import VOS
     }
 
     private func check(_ vos: VOS, _ writes: [Written]) async throws {
-        let visible = visible(writes)
-        let bytes = visible.reduce(0) { $0 + writes[$1].range.count }
-        #expect(vos.usage(pool: Names.pool).bytes == UInt64(bytes))
+        let winners = winners(writes)
+        let visible = Set(winners.compactMap { $0 })
+        let most = visible.reduce(0) { $0 + writes[$1].range.count }
+        let least = winners.count { $0 != nil }
+        let bytes = Int(vos.usage(pool: Names.pool).bytes)
+        #expect(bytes <= most && bytes >= least)
+        for (key, head, _) in try await vos.storedExtents() {
+            let first = Int(key[IndexKey.objectLength + 1]) * 40_000 + Int(head.offset)
+            let isSeen = winners[first..<first + head.byteCount].contains { winner in
+                winner.map { writes[$0].epoch == head.epoch } ?? false
+            }
+            #expect(isSeen)
+        }
         for dkey in 0..<3 as Range<UInt8> {
             var expected = [UInt8](repeating: 0, count: 40_000)
             for index in visible.sorted(by: { (writes[$0].epoch, $0) < (writes[$1].epoch, $1) })
