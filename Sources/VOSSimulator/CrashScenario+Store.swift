@@ -6,7 +6,8 @@ internal import VOS
 extension CrashScenario {
     static var store: [CrashScenario] {
         [
-            aggregation, checkpointsUnderLoad, repeatedCheckpoints, theLogWraps, aFullDevice,
+            aggregation, cutExtents, checkpointsUnderLoad, repeatedCheckpoints, theLogWraps,
+            aFullDevice,
             destruction, backgroundWork, format, closingAndOpening, recovery, transactions,
             outcomes, tinyLimits, longKeysAndManyKeys,
         ]
@@ -33,6 +34,31 @@ extension CrashScenario {
             try await player.put(1, 20, epoch: 141)
             try await player.vos.aggregate(upTo: 141)
         }
+    }
+
+    /// Of extents less and less is left, in blocks and in the index; a snapshot holds some.
+    private static var cutExtents: CrashScenario {
+        var scenario = CrashScenario("cut extents", boundaries: 40) { player in
+            for step in 0..<5 as Range<UInt64> {
+                try await player.update(
+                    [.extent(1, at: step * 9000, 40_000, seed: step)], epoch: 100 + step)
+            }
+            try await player.vos.aggregate(upTo: 103)
+            try await player.takeSnapshot(105)
+            for step in 5..<8 as Range<UInt64> {
+                try await player.update(
+                    [.extent(1, at: step * 2000, 40_000, seed: step)], epoch: 101 + step)
+            }
+            try await player.vos.aggregate(upTo: 107)
+            try await player.dropSnapshot(105)
+            try await player.vos.aggregate(upTo: 108)
+            if player.vos.extentsCut < 5 {
+                player.violate("\(player.vos.extentsCut) extents were cut")
+            }
+            try await player.checkpoint()
+        }
+        scenario.shape.blocks = 300
+        return scenario
     }
 
     /// The index goes to the device while it changes.

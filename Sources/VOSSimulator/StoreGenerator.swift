@@ -22,10 +22,12 @@ package struct StoreGenerator: Sendable {
     private var entropy: Entropy
     /// Apart, so that who uses other sizes does the same otherwise.
     private var recordEntropy: Entropy
+    private var shiftEntropy: Entropy
 
     package init(entropy: Entropy, names: Names = Names()) {
         self.entropy = entropy
         recordEntropy = entropy.fork("records")
+        shiftEntropy = entropy.fork("shifts")
         self.names = names
     }
 
@@ -59,7 +61,9 @@ package struct StoreGenerator: Sendable {
         default:
             var bytes = bytes()
             if bytes.isEmpty { bytes = [1] }
-            change = StoreChange(object, dkey, akey, records(akey, offset(), bytes))
+            var offset = offset()
+            if shiftEntropy.chance(1, in: 2) { shift(&offset, &bytes) }
+            change = StoreChange(object, dkey, akey, records(akey, offset, bytes))
         }
         if entropy.chance(1, in: 5) {
             change.condition =
@@ -100,6 +104,13 @@ package struct StoreGenerator: Sendable {
         let padding = [UInt8](repeating: 7, count: whole - bytes.count)
         return .extent(
             offset / UInt64(size) * UInt64(size), bytes + padding, recordSize: size)
+    }
+
+    /// Makes an extent one of those that overlap so that little is left of the older one.
+    private mutating func shift(_ offset: inout UInt64, _ bytes: inout [UInt8]) {
+        offset = 512 * shiftEntropy.below(12)
+        bytes = .pattern(
+            6000 + Int(shiftEntropy.below(3000)), seed: shiftEntropy.next())
     }
 
     private mutating func offset() -> UInt64 {

@@ -168,6 +168,7 @@ package final class StoreSimulation {
         // Draws of the lanes must not repeat in the next life.
         _ = entropy.next()
         await player.together(bodies)
+        report.extentsCut += player.vos.extentsCut
     }
 
     private func keepHouse(_ player: StorePlayer, _ entropy: inout Entropy) async throws {
@@ -259,6 +260,8 @@ package struct StoreReport: Sendable {
     package var chanceConflicts = 0
     package var checkpoints = 0
     package var aggregations = 0
+    /// Extents of which merges left parts.
+    package var extentsCut = 0
     /// Passes of the scrubber that came to the end.
     package var scrubs = 0
     package var full = 0
@@ -292,6 +295,7 @@ package struct StoreReport: Sendable {
             ("snapshots taken", snapshotsTaken, steps / 500),
             ("writes with another record size", mismatches, steps / 1000),
             ("discards", Int(discards), devices == .single ? 0 : steps / 2000),
+            ("extents cut", extentsCut, steps / 1000),
         ] where count < least { shortfalls.append("\(count) \(what), at least \(least)") }
         return shortfalls
     }
@@ -304,7 +308,8 @@ package struct StoreReport: Sendable {
             + "\(reads) reads, \(lists) lists, \(transactions) transactions, "
             + "\(destructions) destructions, \(snapshotsTaken) snapshots taken, "
             + "\(snapshotsDropped) given up, \(checkpoints) checkpoints, "
-            + "\(aggregations) aggregations, full \(full) times, \(discards) discards, "
+            + "\(aggregations) aggregations, \(extentsCut) extents cut, "
+            + "full \(full) times, \(discards) discards, "
             + "\(starts) starts, \(crashes) crashes, event hash \(String(eventHash, radix: 16))"
     }
 }
