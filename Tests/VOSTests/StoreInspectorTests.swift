@@ -284,19 +284,21 @@ import VOSSimulator
         _ target: SimulatedTarget, _ body: @escaping (inout Manifest) -> Void
     ) throws {
         let manifest = try #require(inspect(target)?.manifest)
-        #expect(manifest.blocks.count == 1)
         let count = Int(manifest.byteCount)
         var root: UInt32 = 0
-        edit(target, at: offset(manifest.blocks[0].start), count: count) { bytes in
-            do {
-                var changed = try Manifest.decode(Array(bytes[0..<count]))
-                body(&changed)
-                let encoded = changed.encode()
-                #expect(encoded.count == count)
-                bytes.replaceSubrange(0..<count, with: encoded)
-                root = encoded.checksum(first: count)
-            } catch {
-                Issue.record("\(error)")
+        for copy in manifest.copies {
+            #expect(copy.count == 1)
+            edit(target, at: offset(copy[0].start), count: count) { bytes in
+                do {
+                    var changed = try Manifest.decode(Array(bytes[0..<count]))
+                    body(&changed)
+                    let encoded = changed.encode()
+                    #expect(encoded.count == count)
+                    bytes.replaceSubrange(0..<count, with: encoded)
+                    root = encoded.checksum(first: count)
+                } catch {
+                    Issue.record("\(error)")
+                }
             }
         }
         for copy in 0..<2 as Range<UInt64> {
