@@ -18,9 +18,11 @@ internal import Glibc
 public final class BlockStore {
     /// The most bytes of one group, and so the most of one record, in blocks.
     static let groupBlocksMax: UInt64 = 256
+    /// A log to which nothing was appended for so long is sealed.
+    static let sealDelay = Duration.milliseconds(10)
     /// The smallest log: 64 KiB.
     public static let logSizeMin: UInt64 = 16 * UInt64(BlockDevice.blockSize)
-    /// Log blocks that appends leave for the seals of `close` and `replay`.
+    /// Log blocks that appends leave for the seals of an idle log, of `close` and of `replay`.
     static let logBlocksKept: UInt64 = 4
 
     /// The device with the data blocks. Whoever opened it closes it, after the store.
@@ -46,6 +48,8 @@ public final class BlockStore {
     @safe @exclusivity(unchecked) var committing = false
     @safe @exclusivity(unchecked) var publishing = false
     @safe @exclusivity(unchecked) var lastIsUnsealed = false
+    /// Looks whether the log is idle; nil when it is sealed, or somebody commits.
+    @safe @exclusivity(unchecked) var sealTimer: Timer?
     @safe @exclusivity(unchecked) var commitWaiters: [Waiter<Void>] = []
     @safe @exclusivity(unchecked) var failure: BIOError?
     @safe @exclusivity(unchecked) var phase = Phase.opened
@@ -343,6 +347,7 @@ public final class BlockStore {
     /// Ends the use of the store as a kill would, but for what is under way: for tests.
     func abandon() async {
         await waitForCommits()
+        cancelSeal()
         await preparer.stop()
         await discarder.stop()
         phase = .closed
@@ -353,6 +358,7 @@ public final class BlockStore {
     public func close() async {
         precondition(phase != .closed, "a store was closed twice")
         await waitForCommits()
+        cancelSeal()
         await preparer.stop()
         await discarder.stop()
         let wasReady = phase == .ready

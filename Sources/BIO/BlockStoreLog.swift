@@ -138,6 +138,7 @@ extension BlockStore {
         }
         applyDurable()
         committing = false
+        scheduleSeal()
         let waiters = commitWaiters
         commitWaiters.removeAll()
         for waiter in waiters { waiter.resume() }
@@ -171,6 +172,36 @@ extension BlockStore {
         while committing {
             await Waiter.suspend { commitWaiters.append($0) }
         }
+    }
+
+    // MARK: - Seals of an idle log
+
+    /// Has the log sealed if nothing is appended for a while. Cheap: under load, a timer now and
+    /// then; at rest, nothing.
+    private func scheduleSeal() {
+        guard sealTimer == nil, lastIsUnsealed, !isOutOfService else { return }
+        let number = head.number
+        sealTimer = xstream.schedule(at: xstream.now + BlockStore.sealDelay) { [weak self] in
+            self?.sealIfIdle(since: number)
+        }
+    }
+
+    /// `number`: that of the next group when the timer began.
+    private func sealIfIdle(since number: UInt64) {
+        sealTimer = nil
+        guard isLogQuiet, lastIsUnsealed, !isOutOfService else { return }
+        guard head.number == number else { return scheduleSeal() }
+        // What is appended meanwhile waits for the seal as it does for any group.
+        committing = true
+        xstream.spawn { [self] in
+            do throws(BIOError) { try await writeSeal() } catch { fail(error) }
+            await commit()
+        }
+    }
+
+    func cancelSeal() {
+        sealTimer?.cancel()
+        sealTimer = nil
     }
 
     /// As many pending records as one group holds; of many one half, so that two groups alternate:
@@ -241,9 +272,8 @@ extension BlockStore {
         }
     }
 
-    /// Writes a group without records, durably.
+    /// Writes a group without records, durably. Nobody may write another one meanwhile.
     func writeSeal() async throws(BIOError) {
-        precondition(!committing)
         try await writeGroup(
             payloadEnd: GroupHeader.byteCount, recordCount: 0, checkCount: 0, isSeal: true,
             flushing: false)

@@ -25,7 +25,8 @@ package final class StoreReader {
         package var records: UInt64 = 0
         /// The number of the next record.
         package var next: UInt64 = 0
-        /// Nothing after the last group says that it was durable: the store was not closed.
+        /// Nothing after the last group says that it was durable: the store was neither closed nor
+        /// idle.
         package var isUnsealed = false
         /// A group at the end was never durable; the next opening drops it.
         package var isTorn = false

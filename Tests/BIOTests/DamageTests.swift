@@ -6,8 +6,9 @@ import Testing
 @Suite struct DamageTests {
     enum Damage: CaseIterable { case bit, unreadable }
 
-    @Test(arguments: Damage.allCases)
-    func everySector(damage: Damage) {
+    /// `isClosed`: or the store was idle when its process was killed.
+    @Test(arguments: Damage.allCases, [false, true])
+    func everySector(damage: Damage, isClosed: Bool) {
         let blocks: UInt64 = 64
         let origin = SimulatedNode(seed: 7, blocks: blocks)
         let ledger = Ledger()
@@ -19,9 +20,10 @@ import Testing
                     cell: UInt8(number % 5), blocks: UInt32(1 + number % 2), padding: number * 97)
                 if number == 4 || number == 6 { try await ledger.checkpoint() }
             }
-            await ledger.close()
+            if isClosed { return await ledger.close() }
+            await origin.xstream.sleep(for: .milliseconds(50))
         }
-        let image = origin.store.image(path: SimulatedNode.path)
+        let image = origin.store.image(path: SimulatedNode.path).crashed(.keep, seed: 1)
         var harmless = 0
         var reported = 0
         for sector in 0..<blocks * 8 {
@@ -51,7 +53,7 @@ import Testing
             }
             #expect(finished, "sector \(sector)")
         }
-        print("\(damage): \(harmless) harmless, \(reported) reported")
+        print("\(damage), closed \(isClosed): \(harmless) harmless, \(reported) reported")
         #expect(harmless > 0 && reported > 0)
     }
 }

@@ -4,8 +4,8 @@ import Testing
 import VOS
 import VOSSimulator
 
-/// One sector, or one block, of a closed store is not what it was, wherever that is: harmless,
-/// repaired, or reported as damage; never wrong data, never a trap.
+/// One sector, or one block, of a closed or idle store is not what it was, wherever that is:
+/// harmless, repaired, or reported as damage; never wrong data, never a trap.
 @Suite struct DamageTests {
     enum Damage: CaseIterable {
         /// The sector is zero, as if never written.
@@ -54,7 +54,11 @@ import VOSSimulator
         try await player.put(9, 33_000, epoch: 181)
     }
 
-    private static let sample: Sample = {
+    private static let sample = makeSample(isClosed: true)
+    private static let idleSample = makeSample(isClosed: false)
+
+    /// `isClosed`: or nobody used it when its process was killed.
+    private static func makeSample(isClosed: Bool) -> Sample {
         var shape = SimulatedStore.Shape()
         shape.blocks = 120
         let process = SimulatedStore(seed: 3, shape: shape)
@@ -63,11 +67,14 @@ import VOSSimulator
             try await process.format()
             try await player.openStore()
             try await play(player)
-            await player.closeStore()
+            if isClosed { return await player.closeStore() }
+            await process.xstream.sleep(for: .milliseconds(50))
         }
         #expect(finished && player.violations == [] && process.failures == [])
-        return Sample(shape: shape, image: process.image.data, journal: player.journal)
-    }()
+        return Sample(
+            shape: shape, image: process.image.data.crashed(.keep, seed: 1),
+            journal: player.journal)
+    }
 
     /// How often what came of it.
     private struct Counts {
@@ -80,9 +87,9 @@ import VOSSimulator
     /// Opens a damaged image and reads everything. Returns whether it could be opened.
     @discardableResult
     private func look(
-        _ image: DeviceImage, journal: StoreJournal? = nil, _ what: String, _ counts: inout Counts
+        _ image: DeviceImage, of sample: Sample = Self.sample, journal: StoreJournal? = nil,
+        _ what: String, _ counts: inout Counts
     ) -> Bool {
-        let sample = Self.sample
         let journal = journal ?? sample.journal
         guard image.fingerprint != sample.image.fingerprint || image.hasUnreadable else {
             counts.same += 1
@@ -156,8 +163,8 @@ import VOSSimulator
         damaged += comparison.damaged
     }
 
-    private func damaged(_ damage: Damage, sector: UInt64) -> DeviceImage {
-        var image = Self.sample.image
+    private func damaged(_ damage: Damage, sector: UInt64, of sample: Sample) -> DeviceImage {
+        var image = sample.image
         var entropy = Entropy(seed: sector)
         let offset = sector * UInt64(Self.sectorSize)
         switch damage {
@@ -175,15 +182,17 @@ import VOSSimulator
         return image
     }
 
-    @Test(arguments: Damage.allCases)
-    func everySector(damage: Damage) {
+    @Test(arguments: Damage.allCases, [true, false])
+    func everySector(damage: Damage, isClosed: Bool) {
+        let sample = isClosed ? Self.sample : Self.idleSample
         var counts = Counts()
-        for sector in 0..<Self.sample.shape.blocks * 8 {
-            let what = "\(damage), sector \(sector)"
-            let opens = look(damaged(damage, sector: sector), what, &counts)
+        for sector in 0..<sample.shape.blocks * 8 {
+            let what = "\(damage), sector \(sector), closed \(isClosed)"
+            let image = damaged(damage, sector: sector, of: sample)
+            let opens = look(image, of: sample, what, &counts)
             #expect(opens || isInLog(sector / 8), "\(what)")
         }
-        print("\(damage): \(counts)")
+        print("\(damage), closed \(isClosed): \(counts)")
         #expect(counts.harmless > 0 && counts.openings > 0 && counts.reads > 0)
     }
 
