@@ -24,6 +24,12 @@ public struct BlockFragmentation: Hashable, Sendable {
     /// The longest of them, in blocks.
     public var largestFreeRun: UInt32 = 0
 
+    public init(freeBlocks: UInt32 = 0, freeRuns: UInt32 = 0, largestFreeRun: UInt32 = 0) {
+        self.freeBlocks = freeBlocks
+        self.freeRuns = freeRuns
+        self.largestFreeRun = largestFreeRun
+    }
+
     /// Of 1, how much of the free space is outside the longest run; 0 when nothing is free.
     public var ratio: Double {
         freeBlocks == 0 ? 0 : 1 - Double(largestFreeRun) / Double(freeBlocks)
