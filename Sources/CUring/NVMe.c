@@ -11,6 +11,7 @@
 
 // Opcodes of the base and NVM command set specifications.
 enum {
+    admin_get_log_page = 0x02,
     admin_identify = 0x06,
     io_flush = 0x00,
     io_write = 0x01,
@@ -18,6 +19,7 @@ enum {
     io_dataset_management = 0x09,
 };
 
+enum { log_page_health = 0x02 };
 enum { identify_size = 4096, identify_namespace = 0, identify_controller = 1 };
 static const uint32_t forced_unit_access = 1u << 30;
 static const uint32_t deallocate = 1u << 2;
@@ -77,6 +79,26 @@ int dray_nvme_identify(int descriptor, struct dray_nvme_namespace *space, int *s
     }
     free(page);
     return code;
+}
+
+int dray_nvme_health(int descriptor, uint8_t *page, int *status) {
+    memset(page, 0, dray_nvme_health_size);
+    *status = 0;
+    // Other devices may know a command of the same number.
+    if (ioctl(descriptor, NVME_IOCTL_ID) < 0) return errno;
+    struct nvme_admin_cmd command = {
+        .opcode = admin_get_log_page,
+        // Of the whole controller.
+        .nsid = 0xffffffff,
+        .addr = (uint64_t)(uintptr_t)page,
+        .data_len = dray_nvme_health_size,
+        // How many words of four bytes, less one.
+        .cdw10 = log_page_health | (dray_nvme_health_size / 4 - 1) << 16,
+    };
+    int result = ioctl(descriptor, NVME_IOCTL_ADMIN_CMD, &command);
+    if (result < 0) return errno;
+    *status = result;
+    return result == 0 ? 0 : EPROTO;
 }
 
 static uint64_t queue_number(const char *name, const char *attribute) {

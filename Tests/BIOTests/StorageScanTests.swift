@@ -132,4 +132,24 @@ import Testing
             return
         }
     }
+
+    /// The fields of a health log page, where the specification has them.
+    @Test func healthOfNVMe() {
+        var page = [UInt8](repeating: 0, count: 512)
+        page.replaceSubrange(0..<6, with: [0b1000_1001, 0x43, 0x01, 90, 10, 103])
+        page.replaceSubrange(160..<168, with: [1, 2, 0, 0, 0, 0, 0, 0])
+        var health = NVMeHealth(page: page)
+        #expect(health.criticalWarning == 0x89 && health.temperature == 50)
+        #expect(health.spare == 90 && health.spareThreshold == 10)
+        #expect(health.percentageUsed == 103 && health.mediaErrors == 513)
+        #expect(health.warnings == ["spare space is low", "read-only", "bit 7"])
+        page[0] = 0
+        page[175] = 1
+        health = NVMeHealth(page: page)
+        #expect(health.warnings.isEmpty && health.mediaErrors == .max)
+        // Nobody else has one.
+        for path in ["/no/such/device", "/dev/null", "/tmp"] {
+            #expect(StorageScan.health(of: path) == nil)
+        }
+    }
 }

@@ -1,3 +1,4 @@
+import BIO
 import DrayEngine
 import DrayProtocol
 import DrayRuntime
@@ -151,6 +152,19 @@ import Testing
             #expect(result.text.hasPrefix(value))
         }
         #expect(try second.kill() == GuardedProcess.killed)
+    }
+
+    @Test func healthIsShown() throws {
+        var row = DeviceRow(StorageScan.device(at: "/dev/null"))
+        #expect(row.health == nil && !DeviceRow.stores(row).contains("health"))
+        var health = DeviceRow.Health(
+            warnings: [], temperature: 31, percentageUsed: 2, spare: 100, spareThreshold: 10,
+            mediaErrors: 1)
+        row.health = health
+        let line = "health: 31 °C, 2% of its life used, 100% spare, 1 media error, no warning\n"
+        #expect(DeviceRow.stores(row).contains(line))
+        health.warnings = ["temperature", "read-only"]
+        #expect(health.text.hasSuffix("WARNING: temperature, read-only"))
     }
 
     // MARK: - What engines say

@@ -128,6 +128,13 @@ struct dray_nvme_namespace {
 /// EPROTO with what the controller said in `status`.
 int dray_nvme_identify(int descriptor, struct dray_nvme_namespace *space, int *status);
 
+/// Bytes of the health log page.
+enum { dray_nvme_health_size = 512 };
+
+/// Reads the health log page (02h, "SMART / health information") of the controller of an open
+/// device, generic or block, into `page`; returns as `dray_nvme_identify` does.
+int dray_nvme_health(int descriptor, uint8_t *page, int *status);
+
 /// The most bytes that the kernel takes in one command for the namespace called `name` (as
 /// nvme0n1); 0 when it does not say.
 uint64_t dray_nvme_kernel_transfer_max(const char *name);

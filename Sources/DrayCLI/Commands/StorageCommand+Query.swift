@@ -53,6 +53,7 @@ extension StorageCommand {
                     row.content == "unreadable" ? .failure : .notFound, path,
                     "no store of Dray: \(why)")
             }
+            row.health = StorageScan.health(of: path).map(DeviceRow.Health.init)
             var isSound = true
             if row.usedBy == nil { isSound = await fill(&row) }
             try output.print(row, text: DeviceRow.stores(row))
@@ -120,6 +121,7 @@ extension DeviceRow {
             ])
         }
         let used = row.usedBy.map { ", used by \($0)" } ?? ""
-        return "\(row.path): \(Size(bytes: row.size)), \(row.detail)\(used)\n" + table.text
+        let health = row.health.map { $0.text + "\n" } ?? ""
+        return "\(row.path): \(Size(bytes: row.size)), \(row.detail)\(used)\n" + health + table.text
     }
 }

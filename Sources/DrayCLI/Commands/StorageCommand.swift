@@ -136,6 +136,26 @@ struct DeviceRow: Codable, Hashable, Sendable {
         var space: StoreRow.SpaceRow?
     }
 
+    /// What an NVMe device says of itself.
+    struct Health: Codable, Hashable, Sendable {
+        /// In words; empty when all is well.
+        var warnings: [String]
+        /// In degrees Celsius.
+        var temperature: Int
+        /// In percent.
+        var percentageUsed: UInt8
+        var spare: UInt8
+        var spareThreshold: UInt8
+        var mediaErrors: UInt64
+
+        var text: String {
+            "health: \(temperature) °C, \(percentageUsed)% of its life used, \(spare)% spare, "
+                + "\(mediaErrors) media \(mediaErrors == 1 ? "error" : "errors"), "
+                + (warnings.isEmpty
+                    ? "no warning" : "WARNING: " + warnings.joined(separator: ", "))
+        }
+    }
+
     var path: String
     /// "block", "nvme" (a generic device), "memory" (persistent) or "file".
     var kind: String
@@ -148,6 +168,8 @@ struct DeviceRow: Codable, Hashable, Sendable {
     /// What is there, or why it cannot be read.
     var detail: String
     var stores: [Store]
+    /// Nil where nobody tells, or nobody has asked.
+    var health: Health?
 
     var isFree: Bool { content == "empty" && usedBy == nil }
 
@@ -194,6 +216,17 @@ struct DeviceRow: Codable, Hashable, Sendable {
             ])
         }
         return table.text
+    }
+}
+
+extension DeviceRow.Health {
+    init(_ health: NVMeHealth) {
+        warnings = health.warnings
+        temperature = health.temperature
+        percentageUsed = health.percentageUsed
+        spare = health.spare
+        spareThreshold = health.spareThreshold
+        mediaErrors = health.mediaErrors
     }
 }
 
