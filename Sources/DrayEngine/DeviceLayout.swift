@@ -48,12 +48,13 @@ package struct DeviceLayout: Hashable, Sendable {
         var labels: [StoreLabel]
     }
 
-    /// The paths in the order of what is on the devices, whatever order they were given in.
+    /// The paths in the order of what is on the devices, whatever order they were given in; nil for
+    /// a device that is not among them.
     ///
     /// Throws `.mismatch` for a device that is none of those of the engine that `identity` tells
     /// of, and when one is there twice. (Stores behind one that has no intact superblock are not
     /// looked at.)
-    func order(_ found: [Found], identity: StoreIdentity) throws(BIOError) -> [String] {
+    func order(_ found: [Found], identity: StoreIdentity) throws(BIOError) -> [String?] {
         var paths = [String?](repeating: nil, count: deviceCount)
         for device in found {
             let index = try self.index(of: device, identity: identity)
@@ -68,7 +69,7 @@ package struct DeviceLayout: Hashable, Sendable {
             }
             paths[index] = device.path
         }
-        return paths.compactMap(\.self)
+        return paths
     }
 
     private func first(on device: Int) -> UInt32? { stores(on: device).first }
@@ -113,7 +114,7 @@ package struct DeviceLayout: Hashable, Sendable {
     }
 
     /// Stores in words.
-    private func names(_ stores: [UInt32]) -> String {
+    func names(_ stores: [UInt32]) -> String {
         let targets = stores.filter { $0 != DevicePartitions.systemTarget }.map { "\($0)" }
         let parts =
             (targets.count < stores.count ? ["the engine's own store"] : [])

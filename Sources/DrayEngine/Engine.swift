@@ -7,22 +7,25 @@ internal import VOS
 
 /// An engine: the system xstream with management and metadata (tag 0), an xstream with a partition
 /// of a device and a versioned object store for each target (tags 1 and up), and one that watches
-/// the other engines (the tag after those).
+/// the other engines (the tag after those). A target whose device is missing answers that it is.
 public final class Engine: Sendable {
     /// What it was started with.
     public let configuration: EngineConfiguration
 
     let system: XStreamBound<SystemService>
     let targets: [XStreamBound<TargetService>]
+    let lostTargets: [XStreamBound<LostTarget>]
     let membership: XStreamBound<MembershipService>
 
     private init(
         configuration: EngineConfiguration, system: XStreamBound<SystemService>,
-        targets: [XStreamBound<TargetService>], membership: XStreamBound<MembershipService>
+        targets: [XStreamBound<TargetService>], lostTargets: [XStreamBound<LostTarget>],
+        membership: XStreamBound<MembershipService>
     ) {
         self.configuration = configuration
         self.system = system
         self.targets = targets
+        self.lostTargets = lostTargets
         self.membership = membership
     }
 
@@ -48,7 +51,8 @@ public final class Engine: Sendable {
     }
 
     /// Starts an engine on formatted devices: recovers every store, then opens the contexts.
-    /// Serving when it returns.
+    /// Serving when it returns. Without a device other than the first, which has the engine's own
+    /// store, it starts all the same, and that device's targets are out of service.
     public static func start(
         _ configuration: EngineConfiguration, world: World
     ) async throws(EngineError) -> Engine {
@@ -60,21 +64,27 @@ public final class Engine: Sendable {
         do throws(EngineError) {
             let (system, devices) = try await xstream.run {
                 () async throws(EngineError) -> (XStreamBound<SystemService>, EngineDevices) in
-                let devices: EngineDevices
-                do throws(BIOError) {
-                    devices = try await EngineDevices.find(
-                        configuration, world: world, on: xstream)
-                } catch {
-                    throw .device(error)
-                }
+                let devices = try await EngineDevices.find(
+                    configuration, world: world, on: xstream)
                 let service = try await SystemService(
                     configuration, devices, world: world, clock: clock, xstream: xstream)
                 return (XStreamBound(service, to: xstream), devices)
             }
             var targets: [XStreamBound<TargetService>] = []
+            var lost: [XStreamBound<LostTarget>] = []
             for index in 0..<configuration.targetCount {
                 let xstream = world.makeXStream(name: "dray-\(configuration.rank)-\(index)")
                 started.append(xstream)
+                if let (path, problem) = devices.loss(of: UInt32(index)) {
+                    lost.append(
+                        await xstream.run {
+                            let target = LostTarget(
+                                index: index, configuration, path: path, problem, world: world,
+                                clock: clock, xstream: xstream)
+                            return XStreamBound(target, to: xstream)
+                        })
+                    continue
+                }
                 let target = try await xstream.run {
                     () async throws(EngineError) -> XStreamBound<TargetService> in
                     let service = try await TargetService(
@@ -84,14 +94,14 @@ public final class Engine: Sendable {
                 }
                 targets.append(target)
             }
-            try await serve(system, targets)
+            try await serve(system, targets, lost)
             let watcher = world.makeXStream(name: "dray-\(configuration.rank)-swim")
             started.append(watcher)
             let membership = try await watch(
                 configuration, world: world, clock: clock, xstream: watcher, system, targets)
             return Engine(
                 configuration: configuration, system: system, targets: targets,
-                membership: membership)
+                lostTargets: lost, membership: membership)
         } catch {
             for xstream in started { xstream.stop() }
             throw error
@@ -99,10 +109,16 @@ public final class Engine: Sendable {
     }
 
     private static func serve(
-        _ system: XStreamBound<SystemService>, _ targets: [XStreamBound<TargetService>]
+        _ system: XStreamBound<SystemService>, _ targets: [XStreamBound<TargetService>],
+        _ lost: [XStreamBound<LostTarget>]
     ) async throws(EngineError) {
         try await system.xstream.run { () async throws(EngineError) in
-            await system.value.publish(to: targets)
+            await system.value.publish(to: targets, without: lost)
+        }
+        for target in lost {
+            try await target.xstream.run { () async throws(EngineError) in
+                try target.value.serve()
+            }
         }
         for target in targets {
             try await target.xstream.run { () async throws(EngineError) in
@@ -144,6 +160,10 @@ public final class Engine: Sendable {
         await membership.xstream.run { await membership.value.stop() }
         await system.xstream.run { await system.value.stop() }
         for target in targets {
+            await target.xstream.run { await target.value.stop() }
+            target.xstream.stop()
+        }
+        for target in lostTargets {
             await target.xstream.run { await target.value.stop() }
             target.xstream.stop()
         }

@@ -169,6 +169,8 @@ public struct EngineConfiguration: Sendable {
 public enum EngineError: Error, Hashable, Sendable {
     case configuration(String)
     case device(BIOError)
+    /// The device that has the engine's own store is missing.
+    case ownDevice(BIOError)
     case store(String)
     case network(String)
 }
@@ -178,6 +180,9 @@ extension EngineError: CustomStringConvertible {
         switch self {
         case .configuration(let problem): "configuration: \(problem)"
         case .device(let error): DeviceProblem.describe(error)
+        case .ownDevice(let error):
+            DeviceProblem.describe(error)
+                + " (the engine's own store is on it, without which it does not start)"
         case .store(let problem): "store: \(problem)"
         case .network(let problem): "network: \(problem)"
         }
@@ -207,8 +212,8 @@ enum DeviceProblem {
             "device full: \(requested) bytes wanted, \(free) free"
         case .outOfRange(let what): "device: \(what)"
         case .faulty(let path, let unreadable, let damaged):
-            "device \(path) is faulty: \(unreadable) places cannot be read, \(damaged) do not match "
-                + "their checksums; copy what it still gives, and replace it"
+            "device \(path) is faulty: \(unreadable) places cannot be read, \(damaged) do not "
+                + "match their checksums; copy what it still gives, and replace it"
         case .outOfService(let path):
             "device \(path) was taken out of service after an error"
         }

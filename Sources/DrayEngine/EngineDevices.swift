@@ -7,8 +7,10 @@ internal import Logging
 struct EngineDevices: Sendable {
     let configuration: EngineConfiguration
     let layout: DeviceLayout
-    /// The data devices.
+    /// The data devices, those that are missing at their places.
     let paths: [String]
+    /// Why a data device is not used, by its number: its targets are out of service.
+    private let missing: [Int: BIOError]
     /// Of each of these.
     private let health: [DeviceHealth]
     /// Of the metadata device, where there is one.
@@ -24,9 +26,13 @@ struct EngineDevices: Sendable {
         var logSize: UInt64
     }
 
-    private init(_ configuration: EngineConfiguration, paths: [String], log: Logger) {
+    private init(
+        _ configuration: EngineConfiguration, paths: [String], missing: [Int: BIOError],
+        log: Logger
+    ) {
         self.configuration = configuration
         self.paths = paths
+        self.missing = missing
         layout = configuration.layout
         func makeHealth() -> DeviceHealth {
             DeviceHealth(criteria: configuration.faultyCriteria) {
@@ -38,13 +44,56 @@ struct EngineDevices: Sendable {
     }
 
     /// Finds out which path has which device: names may change from one start of a machine to the
-    /// next. Throws what is wrong with one that is missing, or not the engine's.
+    /// next. Throws what is wrong with one that is not the engine's, and when the one with the
+    /// engine's own store is missing. Without another one, its targets are out of service.
     static func find(
         _ configuration: EngineConfiguration, world: World, on xstream: XStream
-    ) async throws(BIOError) -> EngineDevices {
-        try checkPaths(configuration, world)
+    ) async throws(EngineError) -> EngineDevices {
+        let layout = configuration.layout
         var found: [DeviceLayout.Found] = []
-        for path in configuration.devicePaths {
+        var missing: [(path: String, error: BIOError)] = []
+        let order: [String?]
+        do throws(BIOError) {
+            try checkPaths(configuration, world)
+            for path in configuration.devicePaths {
+                switch await look(at: path, world: world, on: xstream) {
+                case .success(let device): found.append(device)
+                case .failure(let error) where error.isLoss: missing.append((path, error))
+                case .failure(let error): throw error
+                }
+            }
+            order = try layout.order(
+                found, identity: configuration.identity(target: DevicePartitions.systemTarget))
+        } catch {
+            throw .device(error)
+        }
+        if order[0] == nil, let first = missing.first { throw .ownDevice(first.error) }
+        let log = world.log.logger(.engine)
+        var paths: [String] = []
+        var errors: [Int: BIOError] = [:]
+        for (index, path) in order.enumerated() {
+            // Which of several is which nobody knows, nor matters.
+            guard let path = path ?? missing.first?.path else {
+                preconditionFailure("a device is neither there nor missing")
+            }
+            paths.append(path)
+            guard order[index] == nil else { continue }
+            let error = missing.removeFirst().error
+            errors[index] = error
+            let targets = layout.names(layout.stores(on: index))
+            log.error("\(targets) out of service: \(DeviceProblem.describe(error))")
+        }
+        if paths != configuration.devicePaths {
+            log.notice("the devices are \(paths.joined(separator: ", ")), in this order")
+        }
+        return EngineDevices(configuration, paths: paths, missing: errors, log: log)
+    }
+
+    /// What is on a device.
+    private static func look(
+        at path: String, world: World, on xstream: XStream
+    ) async -> Result<DeviceLayout.Found, BIOError> {
+        do throws(BIOError) {
             let device = try world.devices.open(path: path, on: xstream)
             let labels: Result<[StoreLabel], BIOError>
             do throws(BIOError) {
@@ -54,16 +103,17 @@ struct EngineDevices: Sendable {
             }
             let size = device.size
             await device.close()
-            found.append(
-                DeviceLayout.Found(path: path, size: size, labels: try labels.get()))
+            return labels.map { DeviceLayout.Found(path: path, size: size, labels: $0) }
+        } catch {
+            return .failure(error)
         }
-        let paths = try configuration.layout.order(
-            found, identity: configuration.identity(target: DevicePartitions.systemTarget))
-        let log = world.log.logger(.engine)
-        if paths != configuration.devicePaths {
-            log.notice("the devices are \(paths.joined(separator: ", ")), in this order")
-        }
-        return EngineDevices(configuration, paths: paths, log: log)
+    }
+
+    /// Why a target is out of service from the start, and the device that it would be on; nil for
+    /// one whose device is there.
+    func loss(of target: UInt32) -> (path: String, error: BIOError)? {
+        let index = layout.device(of: target)
+        return missing[index].map { (paths[index], $0) }
     }
 
     // MARK: - Opening
@@ -183,6 +233,17 @@ struct EngineDevices: Sendable {
     ) -> BIOError {
         .outOfRange(
             "\(device.name) has \(device.size) bytes; \(targetCount) targets need \(needed)")
+    }
+}
+
+extension BIOError {
+    /// Whether the device is not there, or nothing can be read from it. Not so for one that holds
+    /// something else, or is in use: somebody has to look at that.
+    fileprivate var isLoss: Bool {
+        switch self {
+        case .missing, .unusable, .corrupt, .failed: true
+        case .foreign, .mismatch, .busy, .full, .outOfRange, .faulty, .outOfService: false
+        }
     }
 }
 

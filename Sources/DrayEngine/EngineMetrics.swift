@@ -88,7 +88,7 @@ extension SystemService {
     func publishMetrics() async {
         let own = EngineMetrics(
             uptimeSeconds: Int(clamping: xstream.now.since(started).components.seconds),
-            targetCount: targets.count)
+            targetCount: configuration.targetCount)
         var publisher =
             publisher
             ?? MetricPublisher(
@@ -103,6 +103,9 @@ extension SystemService {
         storage.publish(blocks, vos)
         storagePublisher = storage
         for target in targets {
+            await target.xstream.run { target.value.publishMetrics() }
+        }
+        for target in lostTargets {
             await target.xstream.run { target.value.publishMetrics() }
         }
         if let membership {

@@ -9,18 +9,6 @@ public struct DeviceMetrics: Sendable {
     let freeBlocks: UInt32
     let isOutOfService: Bool
 
-    /// The data device of a store, or its metadata device.
-    init(_ device: BlockDevice, of store: BlockStore) {
-        let allocator = store.allocator
-        let isData = device === store.device
-        statistics = device.statistics
-        totalBlocks = isData ? allocator.dataBlocks : allocator.metadataBlocks
-        freeBlocks =
-            isData
-            ? allocator.freeBlocks - allocator.freeMetadataBlocks : allocator.freeMetadataBlocks
-        isOutOfService = device.health?.isOutOfService == true
-    }
-
     private static func bytes(_ blocks: UInt32) -> Int { Int(blocks) * BlockDevice.blockSize }
 
     static let set = MetricSet<DeviceMetrics>([
@@ -32,8 +20,8 @@ public struct DeviceMetrics: Sendable {
         },
         .gauge(
             "dray_device_out_of_service",
-            "1 when a write or flush that failed, or too much that is bad, has taken the device out "
-                + "of service."
+            "1 when a write or flush that failed, or too much that is bad, has taken the device "
+                + "out of service, or it is missing."
         ) { $0.isOutOfService ? 1 : 0 },
         .counter("dray_device_read", unit: .bytes, "Bytes read from the device.") {
             Int(clamping: $0.statistics.bytesRead)
@@ -77,6 +65,26 @@ public struct DeviceMetrics: Sendable {
     public static let definitions = set.definitions
 }
 
+extension DeviceMetrics {
+    /// The data device of a store, or its metadata device.
+    init(_ device: BlockDevice, of store: BlockStore) {
+        let allocator = store.allocator
+        let isData = device === store.device
+        statistics = device.statistics
+        totalBlocks = isData ? allocator.dataBlocks : allocator.metadataBlocks
+        freeBlocks =
+            isData
+            ? allocator.freeBlocks - allocator.freeMetadataBlocks : allocator.freeMetadataBlocks
+        isOutOfService = device.health?.isOutOfService == true
+    }
+
+    /// A device that is missing.
+    static var lost: DeviceMetrics {
+        DeviceMetrics(
+            statistics: DeviceStatistics(), totalBlocks: 0, freeBlocks: 0, isOutOfService: true)
+    }
+}
+
 /// What an engine's metrics say about the store of one target.
 public struct StoreMetrics: Sendable {
     let totalBlocks: UInt32
@@ -86,16 +94,6 @@ public struct StoreMetrics: Sendable {
     let logUsedBytes: UInt64
     let isOutOfService: Bool
     let scrub: ScrubStatus
-
-    init(_ store: BlockStore, _ vos: VOS) {
-        scrub = vos.scrubStatus
-        totalBlocks = store.allocator.totalBlocks
-        usedBlocks = store.allocator.usedBlocks
-        fragmentation = store.allocator.fragmentation
-        logBytes = store.logSize
-        logUsedBytes = store.logUsed
-        isOutOfService = store.isOutOfService
-    }
 
     private static func bytes(_ blocks: UInt32) -> Int { Int(blocks) * BlockDevice.blockSize }
 
@@ -116,7 +114,8 @@ public struct StoreMetrics: Sendable {
         },
         .gauge(
             "dray_storage_out_of_service",
-            "1 when an error of the device has taken the target's store out of service."
+            "1 when an error of the device has taken the target's store out of service, or it is "
+                + "missing."
         ) { $0.isOutOfService ? 1 : 0 },
         .counter("dray_storage_scrub_passes", "Times that everything was read and verified.") {
             Int(clamping: $0.scrub.passes)
@@ -141,6 +140,25 @@ public struct StoreMetrics: Sendable {
     public static let definitions = set.definitions
 }
 
+extension StoreMetrics {
+    init(_ store: BlockStore, _ vos: VOS) {
+        scrub = vos.scrubStatus
+        totalBlocks = store.allocator.totalBlocks
+        usedBlocks = store.allocator.usedBlocks
+        fragmentation = store.allocator.fragmentation
+        logBytes = store.logSize
+        logUsedBytes = store.logUsed
+        isOutOfService = store.isOutOfService
+    }
+
+    /// A store whose device is missing.
+    static var lost: StoreMetrics {
+        StoreMetrics(
+            totalBlocks: 0, usedBlocks: 0, fragmentation: BlockFragmentation(), logBytes: 0,
+            logUsedBytes: 0, isOutOfService: true, scrub: ScrubStatus())
+    }
+}
+
 /// Brings the metrics of a store and its devices to a factory.
 struct StoragePublisher {
     private var store: MetricPublisher<StoreMetrics>
@@ -149,16 +167,23 @@ struct StoragePublisher {
 
     /// `target` is what the label says: a number, or "system".
     init(_ blocks: BlockStore, world: World, rank: UInt32, target: String) {
+        self.init(
+            data: blocks.device.name, metadata: blocks.metadataDevice?.name, world: world,
+            rank: rank, target: target)
+    }
+
+    /// The same by the paths of the devices.
+    init(data: String, metadata: String? = nil, world: World, rank: UInt32, target: String) {
         let factory = world.metrics
         let labels = [("rank", "\(rank)"), ("target", target)]
-        func publisher(_ device: BlockDevice, _ role: String) -> MetricPublisher<DeviceMetrics> {
+        func publisher(_ path: String, _ role: String) -> MetricPublisher<DeviceMetrics> {
             MetricPublisher(
                 DeviceMetrics.set, factory: factory,
-                dimensions: labels + [("device", role), ("path", device.name)])
+                dimensions: labels + [("device", role), ("path", path)])
         }
         store = MetricPublisher(StoreMetrics.set, factory: factory, dimensions: labels)
-        data = publisher(blocks.device, "data")
-        metadata = blocks.metadataDevice.map { publisher($0, "metadata") }
+        self.data = publisher(data, "data")
+        self.metadata = metadata.map { publisher($0, "metadata") }
     }
 
     mutating func publish(_ blocks: BlockStore, _ vos: VOS) {
@@ -167,5 +192,10 @@ struct StoragePublisher {
         if let device = blocks.metadataDevice {
             metadata?.publish(DeviceMetrics(device, of: blocks))
         }
+    }
+    /// For a target whose data device is missing.
+    mutating func publishLoss() {
+        store.publish(.lost)
+        data.publish(.lost)
     }
 }

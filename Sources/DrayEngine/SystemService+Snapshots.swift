@@ -114,6 +114,10 @@ extension SystemService {
     private func hold(
         _ snapshot: SnapshotReference, _ call: RequestContext
     ) async throws(RPCError) -> EmptyMessage {
+        guard lostTargets.isEmpty else {
+            throw .service(
+                .unavailable, "a target is out of service, and a snapshot is taken by all of them")
+        }
         guard clock.observe(snapshot.epoch) else { throw .clockSkew }
         let wall = world.clock.wallNanoseconds
         let left = call.deadline > wall ? call.deadline - wall : 0

@@ -19,6 +19,8 @@ final class SystemService {
     let started: Instant
     private(set) var contexts: EngineContexts?
     private(set) var targets: [XStreamBound<TargetService>] = []
+    /// Those that are out of service because their device is missing.
+    private(set) var lostTargets: [XStreamBound<LostTarget>] = []
     /// Nil until the engine serves.
     private(set) var membership: XStreamBound<MembershipService>?
     /// Made when somebody first asks for the metrics.
@@ -60,8 +62,11 @@ final class SystemService {
     }
 
     /// Hands the metadata to the targets, and remembers them for later versions.
-    func publish(to targets: [XStreamBound<TargetService>]) async {
+    func publish(
+        to targets: [XStreamBound<TargetService>], without lost: [XStreamBound<LostTarget>]
+    ) async {
         self.targets = targets
+        lostTargets = lost
         await publish()
     }
 
@@ -139,8 +144,12 @@ final class SystemService {
         reply.rank = configuration.rank
         reply.process = world.processID
         reply.uptimeNanoseconds = xstream.now.since(started).nanosecondsClamped
+        reply.targets = Array(repeating: TargetStatus(), count: configuration.targetCount)
         for target in targets {
-            reply.targets.append(await target.xstream.run { target.value.status(pool: pool) })
+            let (index, status) = await target.xstream.run {
+                (target.value.index, target.value.status(pool: pool))
+            }
+            reply.targets[index] = status
         }
         if let membership {
             reply.members = await membership.xstream.run { membership.value.members }
@@ -384,7 +393,13 @@ final class SystemService {
         let replies = await ask(ManagementProtocol.status, PoolReference())
         var capacity = UInt64.max
         for (engine, reply) in zip(configuration.engines, replies) {
-            for target in try answer(reply, of: engine).targets {
+            for (index, target) in try answer(reply, of: engine).targets.enumerated() {
+                guard target.capacity > 0 else {
+                    throw .service(
+                        .unavailable,
+                        "target \(engine.rank).\(index) is out of service, and a pool is over all "
+                            + "targets")
+                }
                 capacity = min(capacity, target.capacity)
             }
         }

@@ -111,6 +111,7 @@ public struct EngineMember: Message, Hashable {
 
 /// How full one target is, in bytes.
 public struct TargetStatus: Message, Hashable {
+    /// 0 for a target that is out of service because its device is missing.
     public var capacity: UInt64 = 0
     public var free: UInt64 = 0
     /// What the pool that was asked for uses; of all pools, when none was named.

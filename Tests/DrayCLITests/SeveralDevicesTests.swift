@@ -89,6 +89,25 @@ import Testing
             return failed
         }
 
+        /// Started without its second file, the engine has the targets of the first.
+        func expectLoss() throws {
+            let (path, away) = (paths[1], paths[1] + ".away")
+            #expect(rename(path, away) == 0)
+            defer { _ = rename(away, path) }
+            let process = try engine.start(engine.devices)
+            #expect(try rows().map(\.isOutOfService) == [false, false, true, false, true])
+            #expect(try devices().map(\.isOutOfService) == [false, true])
+            #expect(try devices().map(\.path) == paths)
+            #expect(try dray("storage", "query").status == 1)
+            let results = try Rig.keys.map { try dray("kv", "get", "tank/box", "\($0)") }
+            let lost = results.filter { $0.status != 0 }
+            #expect(!lost.isEmpty && lost.count < results.count)
+            for result in lost {
+                #expect(result.error.contains("device \(path) does not exist"), "\(result.error)")
+            }
+            #expect(try process.kill() == GuardedProcess.killed)
+        }
+
         /// A closed store shows how full it is, and nothing changes.
         func expectUsage() throws {
             for (index, path) in paths.enumerated() {
@@ -139,6 +158,7 @@ import Testing
         #expect(try rig.looked(rig.paths[1]).stores.allSatisfy { $0.space == nil })
         #expect(try first.kill() == GuardedProcess.killed)
         try rig.expectUsage()
+        try rig.expectLoss()
 
         let second = try engine.start(engine.devices)
         for key in Rig.keys {

@@ -184,7 +184,9 @@ import Testing
             configuration.metadataDevicePath = metadata
             return node.refusal(configuration)
         }
-        #expect(refusal(["a", "none"]).contains("device none does not exist"))
+        #expect(refusal(["none", "b"]).contains("device none does not exist"))
+        #expect(refusal(["none", "b"]).contains("the engine's own store is on it"))
+        #expect(refusal(["none", "nothing"]).contains("device none does not exist"))
         #expect(refusal(["empty", "b"]).contains("device empty holds something"))
         #expect(refusal(["a", "x"]).contains("device x belongs elsewhere"))
         #expect(refusal(["a", "x"]).contains("engine 0, found cluster"))
@@ -215,6 +217,46 @@ import Testing
         node.run { world, _ in
             let engine = try await Engine.start(right, world: world)
             await engine.stop()
+        }
+    }
+
+    /// Without a device, or with one that nothing can be read from, its targets are out of service
+    /// and the others are not; nothing is changed on it. When it is there again, so are they.
+    @Test(arguments: [false, true]) func aMissingDeviceTakesItsTargetsAlong(isThere: Bool) throws {
+        let node = try Node(seed: 4, Self.paths)
+        node.format(Node.configuration(Self.paths, targets: 5))
+        let before = node.store.image(path: "b").crashed(.keep, seed: 1)
+        if isThere {
+            for place in [0, 4096] as [UInt64] { node.store.makeUnreadable(path: "b", at: place) }
+        }
+        let name = isThere ? "b" : "none"
+        for order in [["a", name, "c"], ["c", "a", name]] {
+            node.run { world, _ in
+                let engine = try await Engine.start(
+                    Node.configuration(order, targets: 5), world: world)
+                var found: [Int: String] = [:]
+                for target in engine.targets {
+                    let (index, path) = await target.xstream.run {
+                        (target.value.index, target.value.blocks.device.name)
+                    }
+                    found[index] = path
+                }
+                #expect(found == [0: "a", 2: "c", 3: "a"])
+                var lost: [Int] = []
+                for target in engine.lostTargets {
+                    lost.append(await target.xstream.run { target.value.index })
+                }
+                #expect(lost == [1, 4])
+                await engine.stop()
+            }
+        }
+        node.store.restore(before, path: "b")
+        node.run { world, _ in
+            let engine = try await Engine.start(
+                Node.configuration(Self.paths, targets: 5), world: world)
+            #expect(engine.targets.count == 5 && engine.lostTargets.isEmpty)
+            await engine.stop()
+            #expect(node.store.image(path: "b").hasUnreadable == false)
         }
     }
 

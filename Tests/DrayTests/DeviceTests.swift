@@ -150,6 +150,78 @@ import Testing
         }
     }
 
+    /// An engine starts without a device that has died: what is on it cannot be had, and who asks
+    /// hears so at once; everything else goes on. With the device all is there again.
+    @Test func anEngineWithoutOneOfItsDevices() {
+        Self.run { rig in
+            var objects: [DrayObject] = []
+            for target in 0..<UInt32(Self.targets) {
+                let object = try await Self.object(rig, rank: 1, target: target)
+                try await object.put("a", "old")
+                objects.append(object)
+            }
+            var replicated: DrayObject
+            repeat {
+                replicated = try await rig.makeObject()
+            } while try !replicated.layout().contains { $0.rank == 1 && Self.device(of: $0) == 1 }
+            try await replicated.put("a", "old")
+            await rig.sleep(.milliseconds(100))
+            let path = Self.path(rig, device: 1)
+            rig.cluster.kill(rank: 1)
+            let image = rig.cluster.devices.image(path: path).crashed(.keep, seed: 1)
+            // Both superblocks of its first store.
+            for place in [0, 4096] as [UInt64] {
+                rig.cluster.devices.makeUnreadable(path: path, at: place)
+            }
+            try await rig.cluster.start(rank: 1)
+            for (target, object) in objects.enumerated() {
+                guard target % Self.devices == 1 else {
+                    try await object.put("a", "new")
+                    #expect(try await object.get("a") == "new")
+                    continue
+                }
+                for body in [
+                    { _ = try await object.get("a") }, { try await object.put("a", "lost") },
+                    { _ = try await object.listDkeys() },
+                ] as [() async throws -> Void] {
+                    let (error, time) = try await rig.failure { try await body() }
+                    #expect(error.code == .unavailable, "\(error)")
+                    #expect("\(error)".contains("target 1.\(target) is out of service"), "\(error)")
+                    #expect("\(error)".contains("device \(path) "), "\(error)")
+                    #expect(time < .seconds(1), "\(time)")
+                }
+            }
+            #expect(try await replicated.get("a") == "old")
+            let (late, _) = try await rig.failure { try await replicated.put("a", "new") }
+            #expect(late.code == .unavailable, "\(late)")
+            // A pool and a snapshot are of all targets; a container is what the engine knows.
+            let pool = rig.container.pool
+            let (unmade, _) = try await rig.failure {
+                _ = try await rig.client.createPool(label: "more", size: 256 << 20)
+            }
+            #expect(unmade.code == .unavailable, "\(unmade)")
+            #expect("\(unmade)".contains("target 1.1 is out of service"), "\(unmade)")
+            let (untaken, _) = try await rig.failure {
+                _ = try await rig.container.createSnapshot()
+            }
+            #expect(untaken.code == .unavailable, "\(untaken)")
+            try await pool.createContainer(label: "more", objectClass: .s1)
+            let usage = try await pool.query()
+            let lost = usage.targets.filter { $0.deviceFree == 0 }.map(\.address)
+            #expect(lost == [1, 3].map { TargetAddress(rank: 1, target: $0) })
+
+            rig.cluster.kill(rank: 1)
+            rig.cluster.devices.restore(image, path: path)
+            try await rig.cluster.start(rank: 1)
+            for (target, object) in objects.enumerated() {
+                #expect(try await object.get("a") == (target % Self.devices == 1 ? "old" : "new"))
+                try await object.put("a", "newer")
+            }
+            try await replicated.put("a", "newer")
+            #expect(try await replicated.verify().isEqual)
+        }
+    }
+
     /// The power fails while all targets of all devices are written to.
     @Test(arguments: 1...3) func aPowerCutOfAllDevices(seed: UInt64) {
         Self.run(seed: seed) { rig in
