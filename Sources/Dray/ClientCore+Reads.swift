@@ -27,7 +27,8 @@ extension ClientCore {
         let end = transaction?.end ?? operationEnd(in: object.container)
         let members = Array(try layout(of: object).members(ofGroup: group))
         var backoff = Backoff()
-        var corruption: RPCError?
+        // The last replica that was damaged; the device that it names is one of its engine.
+        var damage: (error: RPCError, engine: UInt32)?
         var earlier: RPCError?
         while true {
             var failure = RPCError.unreachable
@@ -46,11 +47,11 @@ extension ClientCore {
                     engine = member.rank
                 }
                 if !ClientCore.isTooOld(failure) { areTooOld = false }
+                if ClientCore.isDamage(failure) { damage = (failure, member.rank) }
                 guard members.count > 1 else { break }
                 if ClientCore.isSilence(failure) {
                     suspects[member] = xstream.now + ClientCore.suspicionTime
                 }
-                if ClientCore.isDamage(failure) { corruption = failure }
                 guard ClientCore.mayAskAnother(failure), xstream.now < end.time, !Task.isCancelled
                 else {
                     throw DrayError(
@@ -62,11 +63,13 @@ extension ClientCore {
             }
             let isFinal =
                 members.count == 1 || leaderOnly
-                ? !ClientCore.mayRetry(failure) : corruption != nil
+                ? !ClientCore.mayRetry(failure) : damage != nil
             guard !isFinal, !Task.isCancelled, await pause(&backoff, until: end) else {
+                if let damage {
+                    throw DrayError(damage.error, "\(subject(object)), engine \(damage.engine)")
+                }
                 throw DrayError(
-                    corruption ?? ClientCore.cause(failure, after: earlier), subject(object),
-                    engine: engine)
+                    ClientCore.cause(failure, after: earlier), subject(object), engine: engine)
             }
             earlier = failure
         }

@@ -417,9 +417,7 @@ extension RPCError {
                 .noSpace, "the target is full: \(requested) bytes wanted, \(free) free")
         case .corrupt(let location, let what):
             self = .service(
-                .corrupt,
-                "stored data is damaged (\(location.byteCount) bytes at offset "
-                    + "\(location.offset)): \(what)")
+                .corrupt, "stored data is damaged: \(what); \(location.objectText)")
         case .damaged(let what): self = .service(.corrupt, "the index is damaged: \(what)")
         case .keyTooLong(let length, let maximum):
             self = .service(

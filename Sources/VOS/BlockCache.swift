@@ -86,9 +86,8 @@ internal import DrayRuntime
         }
         guard entries != nil || filterBits > 0 else {
             if let start = info.extents.block(place) { store.noteDamage(at: start) }
-            throw .damaged(
-                what: "block \(place) of table \(table) of the index on \(store.device.name) "
-                    + "does not match its checksum")
+            throw info.damage(
+                "block \(place) does not match its checksum", at: place, in: store)
         }
     }
 }

@@ -25,7 +25,8 @@ final class IndexTable {
     ) async throws(VOSError) -> CachedBlock {
         if let block = cached(place) { return block }
         guard place >= 0, blocks > 0, place + blocks <= info.blocks else {
-            throw .damaged(what: "the fences of table \(info.id) of the index")
+            throw info.damage(
+                "its fences name \(blocks) blocks from \(place) on", at: info.fencePlace, in: store)
         }
         let block = try await CachedBlock.read(
             kind, of: info, place: place, blocks: blocks, from: store)
@@ -64,7 +65,7 @@ final class IndexTable {
             guard let entries = block.entries else { return nil }
             let position = unsafe target.withUnsafeBytes { unsafe entries.lowerBound($0) }
             guard position == entries.count else {
-                return try entry(position, in: entries, ifPrefixed: target, prefix)
+                return try entry(position, in: block, ifPrefixed: target, prefix)
             }
             index += 1
         }
@@ -72,8 +73,9 @@ final class IndexTable {
     }
 
     private func entry(
-        _ index: Int, in entries: EntryBlock, ifPrefixed target: IndexKey.Bytes, _ prefix: Int
+        _ index: Int, in block: CachedBlock, ifPrefixed target: IndexKey.Bytes, _ prefix: Int
     ) throws(VOSError) -> (key: IndexKey.Bytes, record: IndexRecord)? {
+        guard let entries = block.entries else { return nil }
         let (rest, value) = unsafe entries.entry(index)
         var key = IndexKey.Bytes()
         key.reserveCapacity(entries.prefixLength + rest.count)
@@ -83,8 +85,13 @@ final class IndexTable {
         let record = unsafe key.withUnsafeBytes { key in
             unsafe EntryCoding.record(key: key, value: value)
         }
-        guard let record else { throw .damaged(what: "an entry of table \(info.id)") }
+        guard let record else { throw malformed(block.place) }
         return (key, record)
+    }
+
+    /// The error for a block, or for fences, with something that is no entry.
+    func malformed(_ place: Int) -> VOSError {
+        info.damage("block \(place) has what is no entry", at: place, in: store)
     }
 }
 

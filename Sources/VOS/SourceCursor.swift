@@ -203,17 +203,21 @@ final class RunCursor: SourceCursor {
     }
 
     override func readHead() throws(VOSError) -> EntryHead {
-        guard let head = unsafe EntryCoding.head(key: key, value: value) else { throw damaged }
+        guard let head = unsafe EntryCoding.head(key: key, value: value) else { throw malformed }
         return head
     }
 
     override func record() throws(VOSError) -> IndexRecord {
-        guard let record = unsafe EntryCoding.record(key: key, value: value) else { throw damaged }
+        guard let record = unsafe EntryCoding.record(key: key, value: value) else {
+            throw malformed
+        }
         return record
     }
 
-    private var damaged: VOSError {
-        .damaged(what: "an entry of table \(block?.table ?? 0) of the index")
+    /// The block with the current entry has others that are none.
+    private var malformed: VOSError {
+        guard let block else { preconditionFailure("no current entry") }
+        return tables[tableIndex].malformed(block.place)
     }
 
     override func step() -> Bool {
@@ -297,7 +301,9 @@ final class RunCursor: SourceCursor {
         }
         let fences = try await tables[tableIndex].fences()
         self.fences = fences
-        guard let fenceEntries = fences.entries else { throw damaged }
+        guard let fenceEntries = fences.entries else {
+            throw tables[tableIndex].malformed(fences.place)
+        }
         fenceIndex = unsafe target.withUnsafeBytes { target in
             unsafe TableFences.index(of: target, in: fenceEntries)
         }
@@ -322,7 +328,7 @@ final class RunCursor: SourceCursor {
                 self.fences = fences
                 fenceIndex = isReversed ? (fences.entries?.count ?? 0) - 1 : 0
             }
-            guard let fenceEntries = fences.entries else { throw damaged }
+            guard let fenceEntries = fences.entries else { throw table.malformed(fences.place) }
             while fenceIndex >= 0, fenceIndex < fenceEntries.count {
                 let (place, blocks) = TableFences.place(fenceIndex, in: fenceEntries)
                 let block: CachedBlock
@@ -331,7 +337,7 @@ final class RunCursor: SourceCursor {
                 } else {
                     block = try await table.block(.entries, place: place, blocks: blocks)
                 }
-                guard let entries = block.entries else { throw damaged }
+                guard let entries = block.entries else { throw table.malformed(place) }
                 self.block = block
                 let bound =
                     target.map { target in
@@ -371,7 +377,8 @@ final class PieceReader {
     ) async throws(VOSError) -> CachedBlock {
         let info = table.info
         guard place >= 0, blocks > 0, place + blocks <= info.fencePlace else {
-            throw .damaged(what: "the fences of table \(info.id) of the index")
+            throw info.damage(
+                "its fences name \(blocks) blocks from \(place) on", at: info.fencePlace, in: store)
         }
         let unit = BlockDevice.blockSize
         guard blocks * unit <= PieceReader.pieceBytes else {

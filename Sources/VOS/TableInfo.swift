@@ -44,6 +44,13 @@ struct TableInfo {
 
     var byteCount: Int { blocks * BlockDevice.blockSize }
 
+    /// The error that says what is wrong with it, in its block `place`.
+    func damage(_ what: String, at place: Int, in store: BlockStore) -> VOSError {
+        let location = extents.block(place).flatMap { store.location(of: $0) }
+        let text = location.map { " (\($0.device) at byte \($0.offset))" } ?? ""
+        return .damaged(what: "table \(id) of the index: \(what)\(text)")
+    }
+
     /// Where the versions of what its first key names begin, and those of its last end, or how far
     /// its punches reach: who merges it needs all of them to see what is hidden.
     var bounds: (start: IndexKey.Bytes, end: IndexKey.Bytes) {

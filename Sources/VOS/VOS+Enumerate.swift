@@ -14,7 +14,8 @@ extension VOS {
     ) async throws(VOSError) -> (objects: [ObjectID], next: ObjectID?) {
         try begin()
         defer { end() }
-        let names = ListedNames(prefix: IndexKey.container(pool, container), areObjects: true)
+        let names = ListedNames(
+            prefix: IndexKey.container(pool, container), device: indexDevice, areObjects: true)
         try await waitForUpdates(ofContainer: names.prefix, upTo: epoch, until: patience)
         try checkEpoch(epoch, in: ContainerName(pool: pool, container: container))
         var page = NamePage(limit: limit, bytesMax: .max)
@@ -134,7 +135,7 @@ extension VOS {
         try checkEpoch(epoch, in: unsafe parent.withUnsafeBytes { unsafe ContainerName($0) })
         if isTransactional { try noteRead(KeyLocks.object(parent), nil, snapshot: epoch) }
         var page = NamePage(limit: limit, bytesMax: bytesMax)
-        let names = ListedNames(prefix: parent + [IndexKey.childTag])
+        let names = ListedNames(prefix: parent + [IndexKey.childTag], device: indexDevice)
         try await list(names, in: range, after: anchor, epoch: epoch, &page)
         return (page.names, page.hasMore ? page.names.last : nil)
     }
@@ -207,6 +208,8 @@ extension VOS {
 /// What is listed: the names that come behind a prefix.
 private struct ListedNames {
     let prefix: IndexKey.Bytes
+    /// That of the index, for messages.
+    let device: String
     /// They are identifiers of objects, of 16 bytes; else keys.
     var areObjects = false
 
@@ -224,7 +227,7 @@ private struct ListedNames {
             return (Array(key[prefix.count..<IndexKey.objectLength]), IndexKey.objectLength)
         }
         guard let found = IndexKey.name(in: key, at: prefix.count) else {
-            throw .damaged(what: "a key of the index")
+            throw .damaged(what: "a key of the index on \(device) has no name")
         }
         return found
     }

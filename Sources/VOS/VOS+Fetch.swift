@@ -473,7 +473,9 @@ extension VOS {
                 .copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[piece.first..<piece.end]))
             return true
         }
-        guard intact else { throw corrupt(piece.record, fetch, what: "in the index") }
+        guard intact else {
+            throw corrupt(piece.record, fetch, what: "it does not match its checksum")
+        }
     }
 
     /// Reads a piece from its blocks: whole chunks straight into the buffer where that is possible,
@@ -536,16 +538,18 @@ extension VOS {
             unsafe target.initializeMemory(as: UInt8.self, repeating: 0)
             noteDamage(record, chunk: bad)
             throw corrupt(
-                record, fetch,
-                what: "chunk \(bad) does not match its checksum\(placeText(record, chunk: bad))")
+                record, fetch, chunk: bad, what: "chunk \(bad) does not match its checksum")
         }
     }
 
-    private func corrupt(_ record: IndexRecord, _ fetch: Fetch, what: String) -> VOSError {
+    private func corrupt(
+        _ record: IndexRecord, _ fetch: Fetch, chunk: Int = 0, what: String
+    ) -> VOSError {
+        let place = place(of: record, chunk: chunk)
         let location = ValueLocation(
             pool: fetch.pool, container: fetch.container, object: fetch.object, dkey: fetch.dkey,
             akey: fetch.akey, offset: record.offset, byteCount: Int(record.byteCount),
-            epoch: record.epoch)
+            epoch: record.epoch, device: place.device, deviceOffset: place.offset)
         log.error("\(what): \(location)")
         return .corrupt(location, what: what)
     }

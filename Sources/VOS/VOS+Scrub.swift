@@ -45,17 +45,20 @@ extension VOS {
         startScrub()
     }
 
+    /// The device that has the index, for messages.
+    var indexDevice: String { (store.metadataDevice ?? store.device).name }
+
     /// The block where a chunk of a value begins.
     private func block(_ record: IndexRecord, chunk: Int) -> UInt32? {
         record.blocks.block(chunk * VOSLimits.checksumChunk / BlockDevice.blockSize)
     }
 
-    /// Where a chunk of a value is, for messages.
-    func placeText(_ record: IndexRecord, chunk: Int) -> String {
+    /// Where a chunk of a value is, for messages; without an offset when it is in the index.
+    func place(of record: IndexRecord, chunk: Int) -> (device: String, offset: UInt64?) {
         guard let block = block(record, chunk: chunk), let place = store.location(of: block) else {
-            return ""
+            return (indexDevice, nil)
         }
-        return " (\(place.device) at byte \(place.offset))"
+        return (place.device, place.offset)
     }
 
     /// Counts a chunk of a value that does not match its checksum, for the health of the device.

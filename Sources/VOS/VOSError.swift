@@ -13,7 +13,7 @@ public enum VOSError: Error, Hashable, Sendable {
     case noSpace(requested: UInt64, free: UInt64)
     /// What is stored does not match its checksum: the value, and what was expected.
     case corrupt(ValueLocation, what: String)
-    /// The index itself, in the checkpoint or the log, is damaged.
+    /// The index itself, in the checkpoint or the log, is damaged: what, and where.
     case damaged(what: String)
     /// A distribution or attribute key is too long, in bytes.
     case keyTooLong(length: Int, maximum: Int)
@@ -51,25 +51,35 @@ public struct ValueLocation: Hashable, Sendable {
     /// The length of the value or extent in bytes.
     public var byteCount: Int
     public var epoch: UInt64
+    /// The device that has what is wrong.
+    public var device: String
+    /// The byte where that begins there; nil for a value that stands in the index.
+    public var deviceOffset: UInt64?
 }
 
 extension ValueLocation: CustomStringConvertible {
-    public var description: String {
-        "pool \(pool), container \(container), object \(object), dkey "
-            + "\(ValueLocation.text(of: dkey)), akey \(ValueLocation.text(of: akey)), "
-            + "offset \(offset), \(byteCount) bytes, epoch \(epoch)"
+    public var description: String { "pool \(pool), container \(container), \(objectText)" }
+
+    /// The same for who knows the container. Not longer than 800 bytes, whatever the keys are, but
+    /// for the name of the device.
+    public var objectText: String {
+        let place = deviceOffset.map { "\(device) at byte \($0)" } ?? "the index on \(device)"
+        return "object \(object), dkey \(ValueLocation.text(of: dkey)), akey "
+            + "\(ValueLocation.text(of: akey)), offset \(offset), \(byteCount) bytes, epoch "
+            + "\(epoch), in \(place)"
     }
 
-    /// The beginning of a key, as a line can show it.
+    /// A key as a line can show it: its beginning, and how long it is, where it is long.
     static func text(of key: [UInt8]) -> String {
         var text = ""
+        let special = [UInt8(ascii: "\\"), UInt8(ascii: "'")]
         for byte in key.prefix(64) {
-            if (32..<127).contains(byte), byte != UInt8(ascii: "\\") {
+            if (32..<127).contains(byte), !special.contains(byte) {
                 text.unicodeScalars.append(Unicode.Scalar(byte))
             } else {
                 text += "\\x" + (byte < 16 ? "0" : "") + String(byte, radix: 16)
             }
         }
-        return "'\(text)'" + (key.count > 64 ? "…" : "")
+        return "'\(text)'" + (key.count > 64 ? "… (\(key.count) bytes)" : "")
     }
 }

@@ -176,6 +176,11 @@ import Testing
                 Issue.record("it was read")
             } catch {
                 #expect((error as? DrayError)?.code == .corrupt, "\(error)")
+                let name =
+                    "object \(trusted.id), dkey '\\x01', akey '\\x01', offset 0, \(size) bytes"
+                #expect("\(error)".contains(name), "\(error)")
+                let place = size < 4096 ? "in the index on device-0" : "in device-0 at byte "
+                #expect("\(error)".contains(place), "\(error)")
             }
             #expect(try await !trusted.verify().isEqual)
         }

@@ -103,6 +103,15 @@ import Testing
             }
             #expect(error.code == .corrupt)
             #expect(!error.mayHaveHappened)
+            // Which value, and where: one of the replicas.
+            let text = "object \(object.id), dkey 'large', akey '', offset 0, 10000 bytes, epoch "
+            #expect(error.message.contains(text), "\(error)")
+            let places = layout.map { replica in
+                let device = rig.cluster.devicePath(rank: Int(replica.rank), device: 0)
+                return error.message.contains("data, engine \(replica.rank): ")
+                    && error.message.contains("in \(device) at byte ")
+            }
+            #expect(places.count(where: { $0 }) == 1, "\(error)")
         }
     }
 

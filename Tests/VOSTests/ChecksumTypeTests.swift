@@ -109,7 +109,8 @@ import Testing
                 guard case .corrupt(let place, let what) = error else { throw error }
                 #expect(type != .off && place.byteCount == 100_001 && what.hasPrefix("chunk 1 "))
                 let byte = (2 + 64 + UInt64(record.blocks[0].start) + 8) * 4096
-                #expect(what.hasSuffix("(\(SimulatedTarget.path) at byte \(byte))"))
+                #expect(place.device == SimulatedTarget.path && place.deviceOffset == byte)
+                #expect("\(place)".hasSuffix("in \(SimulatedTarget.path) at byte \(byte)"))
                 #expect("\(place)".contains("object \(Names.object), dkey '\\x01'"))
             }
             #expect(vos.startScrub(rate: 1 << 40))

@@ -27,7 +27,8 @@ import Testing
             target.devices.damage(path: SimulatedTarget.path, at: offset + 70_000, mask: 4)
             let expected = ValueLocation(
                 pool: Names.pool, container: Names.container, object: Names.object, dkey: [1],
-                akey: [2], offset: 1000, byteCount: 100_000, epoch: 5)
+                akey: [2], offset: 1000, byteCount: 100_000, epoch: 5,
+                device: SimulatedTarget.path, deviceOffset: offset + 65_536)
             // Chunk 2 is damaged: reads of any part of it fail, others do not.
             for (range, isHit) in [
                 (1000..<101_000, true), (80_000..<80_010, true), (70_000..<71_000, true),
@@ -46,6 +47,81 @@ import Testing
             try await vos.checkInvariants()
         }
         #expect(finished)
+    }
+
+    /// A value in the index is named, too, and the device that has the index.
+    @Test func aValueInTheIndexThatWasDamagedOnItsWay() {
+        let target = SimulatedTarget(seed: 21)
+        let finished = target.run {
+            let vos = try await target.open()
+            try await vos.put(
+                { value in
+                    .array(
+                        dkey: [1], akey: [2], offset: 7,
+                        ValueBytes(value.bytes, checksums: [1], isVerified: false))
+                }, [1, 2, 3], epoch: 5)
+            let expected = ValueLocation(
+                pool: Names.pool, container: Names.container, object: Names.object, dkey: [1],
+                akey: [2], offset: 7, byteCount: 3, epoch: 5, device: SimulatedTarget.path,
+                deviceOffset: nil)
+            await #expect(
+                throws: VOSError.corrupt(expected, what: "it does not match its checksum")
+            ) {
+                _ = try await vos.getArray([1], [2], 7..<10)
+            }
+            #expect("\(expected)".hasSuffix("epoch 5, in the index on disk"))
+        }
+        #expect(finished)
+    }
+
+    /// Each kind of block of a table says where it is.
+    @Test func damageOfTheIndexSaysWhere() {
+        let target = SimulatedTarget(seed: 22)
+        target.run {
+            let vos = try await target.open()
+            try await vos.putSingle([1], [2], [3], epoch: 5)
+            try await vos.checkpoint()
+            await target.close(vos)
+        }
+        target.restart()
+        let finished = target.run {
+            let vos = try await target.open()
+            let info = try #require(vos.version.tables.first).info
+            // In the order in which they are read: what was read once stays in memory.
+            for place in [info.filterPlace, info.fencePlace, 0] {
+                let block = try #require(info.extents.block(place))
+                let offset = try #require(vos.store.location(of: block)).offset
+                let expected = VOSError.damaged(
+                    what: "table \(info.id) of the index: block \(place) does not match its "
+                        + "checksum (disk at byte \(offset))")
+                target.devices.damage(path: SimulatedTarget.path, at: offset)
+                await #expect(throws: expected) { _ = try await vos.getSingle([1], [2]) }
+                // And back.
+                target.devices.damage(path: SimulatedTarget.path, at: offset)
+            }
+            #expect(try await vos.getSingle([1], [2]) == [3])
+        }
+        #expect(finished)
+    }
+
+    /// Messages are short and printable, whatever the keys are.
+    @Test func keysInMessages() {
+        for (key, text) in [
+            ([], "''"), (Array("a b".utf8), "'a b'"),
+            ([0, 39, 92, 127, 255, 10], #"'\x00\x27\x5c\x7f\xff\x0a'"#),
+            (Array("Straße".utf8), #"'Stra\xc3\x9fe'"#),
+            (
+                [UInt8](repeating: 255, count: 65_536),
+                "'" + String(repeating: #"\xff"#, count: 64) + "'… (65536 bytes)"
+            ),
+        ] as [([UInt8], String)] {
+            let location = ValueLocation(
+                pool: Names.pool, container: Names.container, object: Names.object, dkey: key,
+                akey: key, offset: .max, byteCount: 1 << 20, epoch: .max, device: "/dev/ng0n1",
+                deviceOffset: .max)
+            #expect(location.objectText.contains("dkey \(text), akey \(text), offset "))
+            #expect(location.objectText.utf8.count <= 800 + location.device.utf8.count)
+        }
     }
 
     @Test func unreadableSectorsAndFailedWritesAreErrorsOfTheDevice() {
