@@ -48,7 +48,9 @@ struct ManifestPiece: Equatable {
         }
         let bytes = unsafe UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<byteCount])
         guard unsafe CRC32C.checksum(of: bytes) == checksum else {
-            throw .damaged(what: "copy \(copy) of \(name) does not match its checksum")
+            throw .damaged(
+                what: "copy \(copy) of \(name) does not match its checksum"
+                    + store.placeText(copies[copy], 0))
         }
         return buffer
     }

@@ -46,9 +46,7 @@ struct TableInfo {
 
     /// The error that says what is wrong with it, in its block `place`.
     func damage(_ what: String, at place: Int, in store: BlockStore) -> VOSError {
-        let location = extents.block(place).flatMap { store.location(of: $0) }
-        let text = location.map { " (\($0.device) at byte \($0.offset))" } ?? ""
-        return .damaged(what: "table \(id) of the index: \(what)\(text)")
+        .damaged(what: "table \(id) of the index: \(what)\(store.placeText(extents, place))")
     }
 
     /// Where the versions of what its first key names begin, and those of its last end, or how far

@@ -67,6 +67,14 @@ extension VOS {
     }
 }
 
+extension BlockStore {
+    /// Where a block of `extents` is, for messages; nothing when there is no such block.
+    func placeText(_ extents: [BlockExtent], _ index: Int) -> String {
+        let place = extents.block(index).flatMap { location(of: $0) }
+        return place.map { " (\($0.device) at byte \($0.offset))" } ?? ""
+    }
+}
+
 extension [BlockExtent] {
     /// The block with this index, counted through all extents; nil when there are not so many.
     func block(_ index: Int) -> UInt32? {
