@@ -304,6 +304,7 @@ final class SystemService {
 
     /// Makes a change on all engines.
     private func change(_ change: MetadataChange) async throws(RPCError) -> ClusterMetadata {
+        log.info("coordinates \(change.kind) '\(change.label)'")
         switch change.kind {
         case .createPool:
             return try await agree(on: change, capacity: try await targetCapacity())
