@@ -124,15 +124,17 @@ final class SharedWorkload {
         }
     }
 
-    private func remove(_ index: Int) async {
+    /// Returns whether the outcome is known.
+    @discardableResult
+    func remove(_ index: Int) async -> Bool {
         let condition: RegisterModel.Condition = entropy.chance(1, in: 2) ? .none : .update
-        await change(index, .remove(condition), condition) { [map] () async throws(DrayError) in
+        return await change(index, .remove(condition), condition) {
+            [map] () async throws(DrayError) in
             try await map.object.remove(
                 dkey: SharedValues.key(index), condition: condition.asked(ofKey: index))
         }
     }
 
-    @discardableResult
     private func change(
         _ index: Int, _ action: RegisterModel.Action, _ condition: RegisterModel.Condition,
         _ body: () async throws(DrayError) -> Void
@@ -160,7 +162,9 @@ final class SharedWorkload {
         return first..<(first + 1 + Int(entropy.below(UInt64(SharedValues.cellCount - first))))
     }
 
-    private func write(_ index: Int) async {
+    /// Returns whether the outcome is known.
+    @discardableResult
+    func write(_ index: Int) async -> Bool {
         operations += 1
         let number = shared.nextWrite()
         let cells = pickCells()
@@ -175,8 +179,9 @@ final class SharedWorkload {
                 range: 0..<buffer.count)
             shared.arrays.withLock { $0.finish(token, as: action) }
             acknowledgedWrites += 1
+            return true
         } catch {
-            _ = judge.isUnknown(error, "shared array \(index)")
+            return !judge.isUnknown(error, "shared array \(index)")
         }
     }
 

@@ -67,15 +67,16 @@ final class TransactionWorkload {
         return Int(min(entropy.below(count), entropy.below(count)))
     }
 
-    /// Moves money from one account to another.
-    private func transfer() async {
+    /// Moves money from one account to another. Returns whether that has committed.
+    @discardableResult
+    func transfer() async -> Bool {
         let from = pickAccount()
         let to =
             (from + 1 + Int(entropy.below(UInt64(TransactionWorkload.accountCount - 1))))
             % TransactionWorkload.accountCount
         let amount = Int64(entropy.below(20))
         let pause = entropy.chance(1, in: 4) ? entropy.below(5_000) : 0
-        await run { (transaction, token) in
+        return await run { (transaction, token) in
             let first = try await self.read(from, transaction, token)
             if pause > 0 { await self.xstream.sleep(for: .microseconds(Int64(pause))) }
             let second = try await self.read(to, transaction, token)
@@ -185,8 +186,9 @@ final class TransactionWorkload {
         }
     }
 
-    /// Writes both values of the pair in one request.
-    private func writePair() async {
+    /// Writes both values of the pair in one request. Returns whether that has committed.
+    @discardableResult
+    func writePair() async -> Bool {
         operations += 1
         let token = shared.transactions.withLock { $0.begin(client: client) }
         let number = shared.nextValue()
@@ -198,8 +200,10 @@ final class TransactionWorkload {
             try await pair.update(
                 numbers.map { .put(dkey: dkey($0.key), akey: [1], value: bytes($0.value, 0)) })
             commit(token)
+            return true
         } catch {
             end(token, error)
+            return false
         }
     }
 

@@ -206,8 +206,23 @@ package final class Workload {
     /// Once nothing is wrong any more: operations of every kind, again and again until all of
     /// them succeed. Returns what still fails at `limit`.
     package func converge(until limit: Instant) async -> String? {
+        // Clients are in each other's way here: what has succeeded once is not done again.
+        var changes: [() async -> Bool] = [
+            { [self] in await shared.remove(0) }, { [self] in await shared.write(0) },
+            { [self] in await transactions.transfer() },
+            { [self] in await transactions.writePair() },
+            { [self] in await listKeys() },
+        ]
+        for lane in 0..<Workload.laneMax {
+            changes.append { [self] in await removeKey(lane, lane) }
+            changes.append { [self] in await writeArray(lane, lane) }
+        }
         while xstream.now < limit {
+            var left: [() async -> Bool] = []
+            for change in changes where !(await change()) { left.append(change) }
+            changes = left
             var succeeds = await shared.readAll()
+            if !changes.isEmpty { succeeds = false }
             if !(await shared.put(0)) { succeeds = false }
             if !(await transactions.readAll()) { succeeds = false }
             for lane in 0..<Workload.laneMax {
@@ -233,7 +248,7 @@ package final class Workload {
         judge.mayBeDamaged = rotten
         for index in 0..<Workload.keyCount { await readKey(index, mustSucceed: true) }
         for index in 0..<Workload.arrayCount { await readArray(index, mustSucceed: true) }
-        await verifyList()
+        await listKeys(mustSucceed: true)
         other.takeOver(self)
     }
 
@@ -325,12 +340,11 @@ package final class Workload {
         return true
     }
 
-    private func removeKey(_ index: Int, _ lane: Int) async {
+    /// Returns whether the outcome is known.
+    @discardableResult
+    private func removeKey(_ index: Int, _ lane: Int) async -> Bool {
         keys[index].settle(at: xstream.now)
-        if keys[index].needsLook {
-            await readKey(index)
-            return
-        }
+        if keys[index].needsLook { return await readKey(index) }
         let condition: RegisterModel.Condition = entropy.chance(1, in: 2) ? .none : .update
         ownOperations += 1
         let until = lastMoment
@@ -350,10 +364,12 @@ package final class Workload {
                 if !keys[index].observe(at: xstream.now, { $0 == nil }) {
                     violation("key \(index): 'not found', but it must be there")
                 }
-            } else if judge.isUnknown(error, "key \(index)") {
-                doubt()
+            } else {
+                if judge.isUnknown(error, "key \(index)") { doubt() }
+                return false
             }
         }
+        return true
     }
 
     @discardableResult
@@ -382,8 +398,11 @@ package final class Workload {
         }
     }
 
-    private func verifyList() async {
+    /// Lists the client's keys: those that are there, in order. Returns whether that could be done.
+    @discardableResult
+    private func listKeys(mustSucceed: Bool = false) async -> Bool {
         ownOperations += 1
+        for index in 0..<Workload.keyCount { keys[index].settle(at: xstream.now) }
         let prefix = Array("\(name)/".utf8)
         var listed: [[UInt8]] = []
         var after: [UInt8]?
@@ -395,14 +414,20 @@ package final class Workload {
                 after = last
             }
         } catch {
-            readFailed(error, "list", mustSucceed: true)
-            return
+            readFailed(error, "list", mustSucceed: mustSucceed)
+            return false
         }
-        let expected = (0..<Workload.keyCount).filter { keys[$0].states[0] != nil }.map(key)
-            .sorted { $0.lexicographicallyPrecedes($1) }
-        if listed != expected {
-            violation("list has \(listed.count) keys, expected \(expected.count)")
+        let present = (0..<Workload.keyCount).filter { listed.contains(key($0)) }
+        for index in 0..<Workload.keyCount {
+            let isListed = present.contains(index)
+            if !keys[index].observe(at: xstream.now, { ($0 != nil) == isListed }) {
+                violation("key \(index): \(isListed ? "" : "not ")listed, but it cannot be")
+            }
         }
+        if listed != present.map(key).sorted(by: { $0.lexicographicallyPrecedes($1) }) {
+            violation("list has \(listed.count) keys, \(present.count) of them once, in order")
+        }
+        return true
     }
 
     private func describe(_ value: [UInt8]?) -> String {
@@ -423,12 +448,11 @@ package final class Workload {
         }
     }
 
-    private func writeArray(_ index: Int, _ lane: Int) async {
+    /// Returns whether the outcome is known.
+    @discardableResult
+    private func writeArray(_ index: Int, _ lane: Int) async -> Bool {
         arrays[index].settle(at: xstream.now)
-        if arrays[index].needsLook {
-            await readArray(index)
-            return
-        }
+        if arrays[index].needsLook { return await readArray(index) }
         writeCount += 1
         let write = writeCount
         let first = Int(entropy.below(UInt64(Workload.cellCount)))
@@ -452,8 +476,10 @@ package final class Workload {
             }
             arrays[index].acknowledge(at: xstream.now, applied)
             ownWrites += 1
+            return true
         } catch {
             if judge.isUnknown(error, "array \(index)") { doubt() }
+            return false
         }
     }
 
