@@ -9,8 +9,8 @@ import Testing
     /// A small benchmark of everything, short of speed.
     private static let small = [
         "bench", "vos", "--time", "100ms", "--keys", "3000", "--cache", "256KiB", "--working-set",
-        "512KiB", "--overwrite", "128KiB", "--retention", "100ms", "--rounds", "2", "--device-size",
-        "200MiB",
+        "512KiB", "--overwrite", "128KiB", "--overwrite-time", "1s", "--retention", "100ms",
+        "--rounds", "2", "--device-size", "200MiB", "--index-memory", "1MiB",
     ]
 
     private func run(_ program: Program, _ path: LocalPath?, _ more: String...) throws
@@ -39,6 +39,7 @@ import Testing
             run(program, file, "--no-fio", "--json", "--size", "64,4KiB", "--depth", "1,5"))
         #expect(found.deviceSize == 200 << 20 && found.logSize == 12 << 20)
         #expect(found.keySize == 32 && found.cache == 256 << 10)
+        #expect(found.indexMemory == 1 << 20)
         let rows = found.rates.map { "\($0.what.rawValue) \($0.size) \($0.depth)" }
         var wanted: [String] = []
         for size in [64, 4096] {
@@ -59,15 +60,27 @@ import Testing
         #expect(opening.residentFilled <= opening.residentFillPeak)
         #expect(opening.openSeconds > 0)
         #expect(opening.fillWritten > 3000 * 64)
+        #expect(opening.readsPerSecond > 0 && opening.opened.allSatisfy { $0.reads > 0 })
+        let recovered = found.recoveries.map { [$0.size, $0.depth] }
+        #expect(recovered == [[64, 1], [64, 64], [4096, 1], [4096, 64]])
+        for row in found.recoveries {
+            // The log is there, within its bounds.
+            #expect(row.logged.records > 0 && row.logged.logBytes >= 4096)
+            #expect(row.logged.logBytes <= 12 << 20 && row.logged.entries >= row.logged.records)
+            #expect(row.openSeconds > 0 && row.opened.count == 2)
+            #expect(row.opened.allSatisfy { $0.reads > 0 && $0.keys >= row.values })
+        }
         #expect(found.background.map(\.isOn) == [true, false, true, false])
         #expect(found.background.map(\.size) == [64, 64, 4096, 4096])
         #expect(found.background.allSatisfy { $0.perSecond > 0 && $0.latency.maximum > 0 })
-        #expect(found.overwrites.map(\.size) == [64, 4096])
+        #expect(found.overwrites.map(\.size) == [64, 4096, 1 << 20])
         for row in found.overwrites {
             // Each byte reaches the device at least once.
             #expect(row.updates * UInt64(row.size) >= 128 << 10)
             #expect(row.updatedBytes == row.updates * UInt64(row.size + 32 + 4))
             #expect(row.writeAmplification > 1)
+            #expect(row.writeAmplificationOfValues >= row.writeAmplification)
+            #expect(row.spaceAmplificationOfValues >= row.spaceAmplification)
             #expect(row.flushes > 0 && row.flushes <= row.updates + 100)
             #expect(row.usedMost >= row.usedAtRest)
         }
@@ -88,7 +101,7 @@ import Testing
                 "--log-size", "1MiB")
             try #require(result.status == 0, "\(result.error)")
             let lines = result.text.split(separator: "\n").map(String.init)
-            #expect(lines.count == 2 + 3 + 3)
+            #expect(lines.count == 2 + 3 + 4)
             #expect(lines[0].hasPrefix("WHAT") && lines[0].hasSuffix("RATIO"))
             #expect(lines[1].hasPrefix("update   100      3"), "\(lines[1])")
             #expect(lines[2].hasPrefix("BACKGROUND") && lines[3].hasPrefix("off"))
@@ -180,7 +193,7 @@ import Testing
         ["--rounds", "0"], ["--keys", "0"], ["--key-size", "7"], ["--key-size", "1025"],
         ["--device-size", "1MiB"], ["--log-size", "1KiB"], ["--log-size", "65537"],
         ["--background", "maybe"], ["--time", "0"], ["--overwrite-time", "0"], ["a", "b"],
-        ["--log-size", "150MiB"], ["--log", "loud"],
+        ["--log-size", "150MiB"], ["--log", "loud"], ["--index-memory", "255KiB"],
     ])
     func badArgumentsAreRefused(arguments: [String]) throws {
         let program = try Program()

@@ -54,7 +54,7 @@ final class BenchTarget {
 
     /// Opens the store.
     static func open(
-        _ file: BenchFile, cache: Int, retention: Duration, world: World, on xstream: XStream
+        _ file: BenchFile, _ plan: VOSBenchPlan, world: World, on xstream: XStream
     ) async throws(CommandFailure) -> BenchTarget {
         let start = xstream.now
         let store = try await onDevice(file.path) { () async throws(BIOError) in
@@ -66,8 +66,9 @@ final class BenchTarget {
         }
         let middle = xstream.now
         var options = VOSOptions()
-        options.cacheBytes = cache
-        options.retention = retention.nanosecondsClamped
+        options.cacheBytes = plan.cache
+        options.indexBytes = plan.indexMemory
+        options.retention = plan.retention.nanosecondsClamped
         do throws(VOSError) {
             let vos = try await VOS.open(store: store, world: world, on: xstream, options: options)
             let opening = Opening(log: middle.since(start), store: xstream.now.since(middle))

@@ -1,92 +1,9 @@
 internal import BIO
 internal import DrayRuntime
-internal import Glibc
 internal import VOS
 
-/// Long loads: many keys, overwriting, work in the background.
+/// Long loads: overwriting, work in the background.
 extension VOSBench {
-    // MARK: - Opening
-
-    /// Fills a store with keys, looks at its memory, and has other processes open it.
-    func measureOpening() async throws(CommandFailure) {
-        let values = values(VOSBenchPlan.filledSize, count: plan.keys)
-        try await format()
-        ProcessFigures.resetPeak()
-        let before = try ProcessFigures.current()
-        let target = try await open()
-        let start = xstream.now
-        var after = before
-        var seconds = 0.0
-        var written: UInt64 = 0
-        try await with(target) { () async throws(CommandFailure) in
-            try await fill(target, values)
-            seconds = HumanDuration(xstream.now.since(start)).seconds
-            written = target.statistics.bytesWritten
-            after = try ProcessFigures.current()
-        }
-        var opened: [VOSBenchOpened] = []
-        for _ in 0..<plan.rounds { opened.append(try await openElsewhere()) }
-        for one in opened where one.keys != plan.keys {
-            throw CommandFailure(
-                .different, file.path.text, "has \(one.keys) keys, where \(plan.keys) are",
-                advice: "keep the file as it is and report this")
-        }
-        report.opening = VOSBenchOpening(
-            keys: plan.keys, keySize: plan.keySize, valueSize: VOSBenchPlan.filledSize,
-            fillSeconds: seconds, fillWritten: written,
-            residentBefore: before.resident, residentFillPeak: after.residentPeak,
-            residentFilled: after.resident, opened: opened,
-            openSeconds: Median.of(opened.map { $0.logSeconds + $0.storeSeconds }))
-    }
-
-    /// Opens the store in a process that has done nothing else, and returns what that tells.
-    private func openElsewhere() async throws(CommandFailure) -> VOSBenchOpened {
-        let output = LocalPath(file.path.bytes + Array(".\(getpid()).json".utf8))
-        defer { try? LocalFiles.remove(output) }
-        let arguments = [
-            Array("bench".utf8), Array("vos".utf8), file.path.bytes, Array("--open-only".utf8),
-            Array("--cache=\(plan.cache)".utf8),
-            Array("--retention=\(plan.retention.nanosecondsClamped)ns".utf8),
-        ]
-        let program = try ChildProcess.ownPath()
-        let pid: Int32
-        do throws(Errno) {
-            pid = try ChildProcess.spawn(
-                program, arguments, input: .null, output: .append(output), error: .descriptor(2),
-                detached: false)
-        } catch {
-            throw CommandFailure(program.text, error.text)
-        }
-        var status = ChildProcess.reap(pid)
-        while status == nil {
-            await xstream.sleep(for: .milliseconds(5))
-            status = ChildProcess.reap(pid)
-        }
-        guard status == 0 else {
-            throw CommandFailure(file.path.text, "cannot be opened again")
-        }
-        let bytes = (try? LocalFiles.read(output)) ?? []
-        return try JSON.decode(VOSBenchOpened.self, from: bytes, file: output.text)
-    }
-
-    /// What the process that opens the store does: it opens it and looks at its memory.
-    static func openOnly(
-        _ file: BenchFile, _ plan: VOSBenchPlan, world: World, on xstream: XStream
-    ) async throws(CommandFailure) -> VOSBenchOpened {
-        let before = try ProcessFigures.current()
-        let target = try await BenchTarget.open(
-            file, cache: plan.cache, retention: plan.retention, world: world, on: xstream)
-        let after = try ProcessFigures.current()
-        // Each key has one version, once aggregation has been there; none was overwritten.
-        let keys = target.vos.pools.reduce(0) { $0 + target.vos.usage(pool: $1).entries }
-        let opening = target.opening
-        await target.close()
-        return VOSBenchOpened(
-            keys: keys, logSeconds: HumanDuration(opening.log).seconds,
-            storeSeconds: HumanDuration(opening.store).seconds, residentBefore: before.resident,
-            resident: after.resident, residentPeak: after.residentPeak)
-    }
-
     // MARK: - Background
 
     /// Updates with work in the background and without, in turn. Each time the store is opened

@@ -21,19 +21,22 @@ final class VOSBench {
         entropy = Entropy(seed: plan.seed)
         report = VOSBenchReport(
             device: file.path.text, deviceSize: file.range.upperBound, logSize: plan.logSize,
-            cache: plan.cache, keySize: plan.keySize)
+            cache: plan.cache, indexMemory: plan.indexMemory, keySize: plan.keySize)
     }
 
     /// Measures every part of the plan.
     func run() async throws(CommandFailure) -> VOSBenchReport {
         // First, while nothing else has used memory.
         if plan.parts.contains(.open) { try await measureOpening() }
+        if plan.parts.contains(.recover) {
+            for size in VOSBenchPlan.backgroundSizes { try await measureRecovery(size) }
+        }
         if !plan.parts.isDisjoint(with: [.update, .fetch]) {
             for size in plan.sizes { try await measureTransfers(size) }
         }
         if plan.parts.contains(.enumerate) { try await measureEnumeration() }
         if plan.parts.contains(.background) {
-            for size in VOSBenchPlan.overwriteSizes { try await measureBackground(size) }
+            for size in VOSBenchPlan.backgroundSizes { try await measureBackground(size) }
         }
         if plan.parts.contains(.overwrite) {
             for size in VOSBenchPlan.overwriteSizes { try await measureOverwrite(size) }
@@ -52,8 +55,7 @@ final class VOSBench {
     }
 
     func open(background: Bool = true) async throws(CommandFailure) -> BenchTarget {
-        let target = try await BenchTarget.open(
-            file, cache: plan.cache, retention: plan.retention, world: world, on: xstream)
+        let target = try await BenchTarget.open(file, plan, world: world, on: xstream)
         if background { target.startBackground(on: xstream) }
         return target
     }

@@ -13,12 +13,14 @@ struct VOSBenchCommand: ParsableCommand {
             the same transfers, with the same size, depth and device, to a file of its own. What \
             this command has not made itself is never overwritten; a block device must be empty.
 
-            The parts (--only): 'open' fills a store with --keys, and opens it in a new process; \
-            'update' and 'fetch' use --cache times ten, in bytes of values, keys and what belongs \
-            to them, and then as much as the cache holds; 'enumerate' lists keys that the cache \
-            holds; 'background' compares updates while aggregation and checkpoints run, and while \
-            they do not; 'overwrite' tells the bytes written for each byte updated, and the \
-            blocks in use for each live byte.
+            The parts (--only): 'open' fills a store with --keys, opens it in a new process, and \
+            reads any of them there; 'recover' kills a process when its log is as full as it \
+            gets between two checkpoints, and opens the store; 'update' and 'fetch' use --cache \
+            times ten, in bytes of values, keys and what belongs to them, and then as much as \
+            the cache holds; 'enumerate' lists keys that the cache holds; 'background' compares \
+            updates while aggregation and checkpoints run, and while they do not; 'overwrite' \
+            tells the bytes written for each byte updated, and the blocks in use for each live \
+            byte, of values and keys and of values alone.
 
             What is read is compared with what was written. Updates are on stable storage.
             """)
@@ -44,6 +46,8 @@ struct VOSBenchCommand: ParsableCommand {
     var depth = [CommaList([1, 16, 64])]
     @Option(name: .long, help: "Memory of the store for values.")
     var cache = Size(bytes: 16 << 20)
+    @Option(name: .long, help: "Memory of the store for its index, of whatever size that is.")
+    var indexMemory = Size(bytes: 64 << 20)
     @Option(name: .long, help: "How long each measurement takes.")
     var time = HumanDuration(.seconds(3))
     @Option(name: .long, help: "Rounds of each measurement, in turn with fio; medians are shown.")
@@ -56,7 +60,8 @@ struct VOSBenchCommand: ParsableCommand {
     var workingSet = Size(bytes: 256 << 20)
     @Option(name: .long, help: "Bytes of values that overwrite them (default: 4 × --working-set).")
     var overwrite: Size?
-    @Option(name: .long, help: "How long overwriting takes at most.")
+    @Option(
+        name: .long, help: "How long overwriting, or filling the log before a kill, takes at most.")
     var overwriteTime = HumanDuration(.seconds(60))
     @Option(name: .long, help: "How long versions are kept that newer ones hide.")
     var retention = HumanDuration(.seconds(1))
@@ -66,8 +71,10 @@ struct VOSBenchCommand: ParsableCommand {
     @Option(name: .long, help: "What keys and contents are made from.") var seed: UInt64 = 1
     @Option(name: .long, help: "What to log: LEVEL, then FACILITY=LEVEL for exceptions.")
     var log: String = "error"
-    /// Opens what is there, prints what that took, and ends.
+    /// Opens what is there, reads it, prints what that took, and ends.
     @Flag(name: .long, help: .hidden) var openOnly = false
+    /// Opens what is there, overwrites it, prints what the log holds, and is killed.
+    @Flag(name: .long, help: .hidden) var loadOnly = false
     @OptionGroup var output: OutputOptions
 
     static let sizeMax: UInt64 = 1 << 20
@@ -93,6 +100,9 @@ struct VOSBenchCommand: ParsableCommand {
         if let logSize, logSize.bytes < BlockStore.logSizeMin || logSize.bytes % 4096 != 0 {
             throw ValidationError("--log-size is at least 64KiB, in whole blocks of 4KiB.")
         }
+        guard (256 << 10...1 << 40).contains(indexMemory.bytes) else {
+            throw ValidationError("--index-memory is 256KiB to 1TiB.")
+        }
         guard cache.bytes <= 1 << 40, workingSet.bytes <= 1 << 50 else {
             throw ValidationError("--cache is at most 1TiB, --working-set 1PiB.")
         }
@@ -112,7 +122,16 @@ struct VOSBenchCommand: ParsableCommand {
         var world = World.real(log: logs)
         world.devices = RealDeviceStore(log: logs)
         if openOnly {
-            return try Terminal.print(try JSON.text(try open(world)))
+            return try Terminal.print(
+                try JSON.text(
+                    try onStore(world) { bench async throws(CommandFailure) in
+                        try await bench.openOnly()
+                    }))
+        }
+        if loadOnly {
+            return try onStore(world) { bench async throws(CommandFailure) in
+                try await bench.loadOnly()
+            }
         }
         let report = try measure(world)
         try output.print(report, text: report.text)
@@ -144,14 +163,18 @@ struct VOSBenchCommand: ParsableCommand {
         }
     }
 
-    private func open(_ world: World) throws(CommandFailure) -> VOSBenchOpened {
-        guard let path else { throw CommandFailure(.usage, "--open-only", "needs a path") }
+    /// Does something with the store that another process has made.
+    private func onStore<Value: Sendable>(
+        _ world: World,
+        _ body: sending @escaping (VOSBench) async throws(CommandFailure) -> Value
+    ) throws(CommandFailure) -> Value {
+        guard let path else { throw CommandFailure(.usage, "the path", "is missing") }
         let command = self
         return try Interruptible(temporary: []).run(world) { xstream async throws(CommandFailure) in
             let file = try await BenchFile.prepare(
                 LocalPath(path.bytes), size: command.deviceSize.bytes, world: world, on: xstream)
-            return try await VOSBench.openOnly(
-                file, try command.plan(for: file), world: world, on: xstream)
+            return try await body(
+                VOSBench(try command.plan(for: file), file, fio: nil, world: world, on: xstream))
         }
     }
 
@@ -163,7 +186,8 @@ struct VOSBenchCommand: ParsableCommand {
         return VOSBenchPlan(
             parts: Set(only.isEmpty ? VOSBenchPlan.Part.allCases : only.flatMap(\.elements)),
             sizes: size.flatMap(\.elements).map { Int($0.bytes) },
-            depths: depth.flatMap(\.elements), cache: Int(cache.bytes), logSize: log,
+            depths: depth.flatMap(\.elements), cache: Int(cache.bytes),
+            indexMemory: Int(indexMemory.bytes), logSize: log,
             time: time.duration, rounds: rounds, keys: keys, keySize: keySize,
             workingSet: workingSet.bytes,
             overwrite: overwrite?.bytes ?? 4 * workingSet.bytes,

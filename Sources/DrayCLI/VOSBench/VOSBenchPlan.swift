@@ -4,8 +4,10 @@ internal import ArgumentParser
 struct VOSBenchPlan: Sendable {
     /// What can be measured by itself.
     enum Part: String, CaseIterable, ExpressibleByArgument, Codable, Sendable {
-        /// Many keys: filling, memory, opening.
+        /// Many keys: filling, memory, opening, reading.
         case open
+        /// Opening after a kill, with as much in the log as there ever is.
+        case recover
         /// Durable updates.
         case update
         /// Reads, of more than the cache holds and of less.
@@ -24,6 +26,8 @@ struct VOSBenchPlan: Sendable {
     var depths: [Int]
     /// Memory that the store may use for values, in bytes.
     var cache: Int
+    /// Memory that the store may use for its index, in bytes.
+    var indexMemory: Int
     var logSize: UInt64
     /// Of each measurement.
     var time: Duration
@@ -47,11 +51,18 @@ struct VOSBenchPlan: Sendable {
     static let cacheFactor = 10
     /// Values of the part `open`, in bytes.
     static let filledSize = 64
-    /// The sizes that `overwrite` and `background` measure: one that lives in the index, and one
-    /// that has a block of its own.
-    static let overwriteSizes = [64, 4096]
+    /// The sizes that `background` and `recover` measure: one that lives in the index, and one that
+    /// has a block of its own.
+    static let backgroundSizes = [64, 4096]
+    /// Those that `overwrite` measures: large values as well.
+    static let overwriteSizes = backgroundSizes + [1 << 20]
     /// Updates in flight of `overwrite` and `background`.
     static let overwriteDepth = 16
+    /// Those of `recover`: records that have a block of the log each, and as many as there can be
+    /// in one.
+    static let recoverDepths = [1, 64]
+    /// Reads in flight after opening.
+    static let openedDepth = 16
 
     /// How many values of `size` take `bytes`, with what the store has to know of each.
     func count(of size: Int, in bytes: UInt64) -> UInt64 {

@@ -6,9 +6,11 @@ struct VOSBenchReport: Codable, Hashable, Sendable {
     var deviceSize: UInt64
     var logSize: UInt64
     var cache: Int
+    var indexMemory: Int
     var keySize: Int
     var rates: [VOSBenchRate] = []
     var opening: VOSBenchOpening?
+    var recoveries: [VOSBenchRecovery] = []
     var background: [VOSBenchBackground] = []
     var overwrites: [VOSBenchOverwrite] = []
 
@@ -16,7 +18,8 @@ struct VOSBenchReport: Codable, Hashable, Sendable {
     var text: String {
         var tables: [String] = []
         if !rates.isEmpty { tables.append(VOSBenchRate.table(rates)) }
-        if let opening { tables.append(opening.text) }
+        if let opening { tables.append(opening.text(indexMemory: indexMemory)) }
+        if !recoveries.isEmpty { tables.append(VOSBenchRecovery.table(recoveries)) }
         if !background.isEmpty { tables.append(VOSBenchBackground.table(background)) }
         if !overwrites.isEmpty { tables.append(VOSBenchOverwrite.table(overwrites)) }
         return tables.joined(separator: "\n\n")
@@ -154,54 +157,6 @@ struct VOSBenchRate: Codable, Hashable, Sendable {
     }
 }
 
-/// What one process found that opened a store.
-struct VOSBenchOpened: Codable, Hashable, Sendable {
-    var keys: UInt64
-    /// Reading the superblocks and the log, and then the index.
-    var logSeconds: Double
-    var storeSeconds: Double
-    var residentBefore: UInt64
-    var resident: UInt64
-    var residentPeak: UInt64
-}
-
-/// A store with many keys.
-struct VOSBenchOpening: Codable, Hashable, Sendable {
-    var keys: UInt64
-    var keySize: Int
-    var valueSize: Int
-    var fillSeconds: Double
-    /// Bytes given to the device meanwhile.
-    var fillWritten: UInt64
-    /// Memory before, the most while it was filled, and then.
-    var residentBefore: UInt64
-    var residentFillPeak: UInt64
-    var residentFilled: UInt64
-    /// Each by a process of its own.
-    var opened: [VOSBenchOpened]
-    /// The median of the times to open.
-    var openSeconds = 0.0
-
-    var text: String {
-        var table = Table([
-            ("KEYS", .right), ("KEY SIZE", .right), ("FILL", .right), ("KEYS/S", .right),
-            ("MEMORY BEFORE", .right), ("PEAK", .right), ("FILLED", .right), ("OPEN", .right),
-            ("OF WHICH LOG", .right), ("MEMORY OPEN", .right), ("PEAK OPEN", .right),
-        ])
-        let rate = fillSeconds > 0 ? Double(keys) / fillSeconds : 0
-        table.add([
-            "\(keys)", "\(keySize)", VOSBenchLatency.time(fillSeconds),
-            Decimal.text(rate, digits: 0), "\(Size(bytes: residentBefore))",
-            "\(Size(bytes: residentFillPeak))", "\(Size(bytes: residentFilled))",
-            VOSBenchLatency.time(openSeconds),
-            VOSBenchLatency.time(Median.of(opened.map(\.logSeconds))),
-            "\(Size(bytes: UInt64(Median.of(opened.map { Double($0.resident) }))))",
-            "\(Size(bytes: UInt64(Median.of(opened.map { Double($0.residentPeak) }))))",
-        ])
-        return table.text
-    }
-}
-
 /// Updates with work in the background, or without.
 struct VOSBenchBackground: Codable, Hashable, Sendable {
     var size: Int
@@ -251,16 +206,22 @@ struct VOSBenchOverwrite: Codable, Hashable, Sendable {
     var usedMost: UInt64
     var usedAtRest: UInt64
     var latency: VOSBenchLatency
-    /// Bytes written for each that was updated.
+    /// Bytes written for each that was updated, of values and keys, and of values alone.
     var writeAmplification = 0.0
+    var writeAmplificationOfValues = 0.0
     /// Bytes in use for each that is live: at rest, and at most.
     var spaceAmplification = 0.0
     var spaceAmplificationMost = 0.0
+    /// The same at rest, for each byte of values alone.
+    var spaceAmplificationOfValues = 0.0
 
     /// The same with the quotients.
     consuming func divided() -> VOSBenchOverwrite {
+        let size = UInt64(size)
         writeAmplification = Double(written) / Double(max(1, updatedBytes))
+        writeAmplificationOfValues = Double(written) / Double(max(1, updates * size))
         spaceAmplification = Double(usedAtRest) / Double(max(1, liveBytes))
+        spaceAmplificationOfValues = Double(usedAtRest) / Double(max(1, values * size))
         spaceAmplificationMost = Double(usedMost) / Double(max(1, liveBytes))
         return self
     }
@@ -268,8 +229,9 @@ struct VOSBenchOverwrite: Codable, Hashable, Sendable {
     static func table(_ rows: [VOSBenchOverwrite]) -> String {
         var table = Table([
             ("OVERWRITE", .right), ("VALUES", .right), ("LIVE", .right), ("UPDATED", .right),
-            ("WRITTEN", .right), ("WRITE AMPL.", .right), ("SPACE AMPL.", .right),
-            ("MOST", .right), ("UPDATES/S", .right), ("P99", .right), ("WAITS", .right),
+            ("WRITTEN", .right), ("WRITE AMPL.", .right), ("OF VALUES", .right),
+            ("SPACE AMPL.", .right), ("OF VALUES", .right), ("MOST", .right),
+            ("UPDATES/S", .right), ("P99", .right), ("WAITS", .right),
         ])
         for row in rows {
             let rate = row.seconds > 0 ? Double(row.updates) / row.seconds : 0
@@ -277,7 +239,9 @@ struct VOSBenchOverwrite: Codable, Hashable, Sendable {
                 Size(bytes: UInt64(row.size)).exact, "\(row.values)",
                 "\(Size(bytes: row.liveBytes))", "\(Size(bytes: row.updatedBytes))",
                 "\(Size(bytes: row.written))", Decimal.text(row.writeAmplification, digits: 2),
+                Decimal.text(row.writeAmplificationOfValues, digits: 2),
                 Decimal.text(row.spaceAmplification, digits: 2),
+                Decimal.text(row.spaceAmplificationOfValues, digits: 2),
                 Decimal.text(row.spaceAmplificationMost, digits: 2),
                 Decimal.text(rate, digits: 0), VOSBenchLatency.time(row.latency.percentile99),
                 "\(row.waits)",
