@@ -115,7 +115,7 @@ extension BlockStore {
         let superblock = try await mainSuperblock(first, device, metadata, identity)
         let places = StorePlaces(
             data: device, metadata: metadata?.device, superblock: superblock)
-        var scan = LogScan(places: places, superblock: superblock)
+        var scan = LogScan(places: places, superblock: superblock, xstream: xstream)
         try await scan.run()
         if let checkpoint = superblock.checkpoint, scan.head.sequence <= checkpoint.logSequence {
             throw .corrupt(

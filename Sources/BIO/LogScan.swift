@@ -9,6 +9,7 @@ internal import DrayRuntime
 struct LogScan {
     private let places: StorePlaces
     private let superblock: Superblock
+    private let xstream: XStream
     private let window: IOBuffer
     private var windowStart: UInt64 = 0
     private var windowBlocks: UInt64 = 0
@@ -26,13 +27,17 @@ struct LogScan {
 
     private var device: BlockDevice { places.log }
 
-    init(places: StorePlaces, superblock: Superblock) {
+    /// Blocks of one read, and the most that are read at once: four groups of the largest.
+    private static let pieceBlocks: UInt64 = 64
+    private static let windowBlocksMax = 4 * BlockStore.groupBlocksMax
+
+    init(places: StorePlaces, superblock: Superblock, xstream: XStream) {
         self.places = places
         self.superblock = superblock
+        self.xstream = xstream
         head = superblock.tail
         window = IOBuffer(
-            count: Int(min(superblock.logBlocks, BlockStore.groupBlocksMax))
-                * BlockDevice.blockSize)
+            count: Int(min(superblock.logBlocks, LogScan.windowBlocksMax)) * BlockDevice.blockSize)
     }
 
     private var end: UInt64 { superblock.tail.position + superblock.logBlocks }
@@ -101,17 +106,37 @@ struct LogScan {
         let count = min(UInt64(window.count) / unit, end - position)
         precondition(blocks <= count)
         windowBlocks = 0
+        var pieces: [(offset: UInt64, range: Range<Int>)] = []
         var done: UInt64 = 0
         while done < count {
             let place = (position + done) % superblock.logBlocks
-            let run = min(count - done, superblock.logBlocks - place)
-            try unsafe await device.read(
-                into: window.writable(Int(done * unit)..<Int((done + run) * unit)),
-                at: superblock.logOffset + place * unit)
+            let run = min(count - done, superblock.logBlocks - place, LogScan.pieceBlocks)
+            pieces.append(
+                (superblock.logOffset + place * unit, Int(done * unit)..<Int((done + run) * unit)))
             done += run
         }
+        try await read(pieces)
         windowStart = position
         windowBlocks = count
+    }
+
+    /// Reads pieces of the log into ranges of the window, all at once.
+    private func read(_ pieces: [(offset: UInt64, range: Range<Int>)]) async throws(BIOError) {
+        let gather = Gather<BIOError?>(count: pieces.count)
+        let (device, window) = (device, window)
+        for (index, piece) in pieces.enumerated() {
+            xstream.spawn {
+                do throws(BIOError) {
+                    // SAFETY: the window lives until all have ended, and the ranges are apart.
+                    try unsafe await device.read(
+                        into: window.writable(piece.range), at: piece.offset)
+                    gather.finish(index, with: nil)
+                } catch {
+                    gather.finish(index, with: error)
+                }
+            }
+        }
+        for case let error? in await gather.results() { throw error }
     }
 
     /// The group expected at `cursor`, wholly in the window; nil when it is not intact.

@@ -1,4 +1,4 @@
-internal import DrayRuntime
+package import DrayRuntime
 
 /// Reads a closed store, and changes nothing: it does not repair a superblock, write a seal, or
 /// take the log's word for a record that is torn. For tools; an engine uses `BlockStore`.
@@ -41,17 +41,17 @@ package final class StoreReader {
     private let places: StorePlaces
     private var scan: LogScan
 
-    private init(_ superblock: Superblock, _ places: StorePlaces) {
+    private init(_ superblock: Superblock, _ places: StorePlaces, on xstream: XStream) {
         self.superblock = superblock
         self.places = places
-        scan = LogScan(places: places, superblock: superblock)
+        scan = LogScan(places: places, superblock: superblock, xstream: xstream)
     }
 
-    /// Reads the superblocks and the log. Throws `.corrupt` or `.foreign` when there is no intact
-    /// superblock, `.mismatch` when the devices do not belong together.
+    /// Reads the superblocks and the log, on the calling xstream. Throws `.corrupt` or `.foreign`
+    /// when there is no intact superblock, `.mismatch` when the devices do not belong together.
     package static func open(
         _ device: BlockDevice, partition: Range<UInt64>,
-        metadata: BlockStore.MetadataPartition? = nil
+        metadata: BlockStore.MetadataPartition? = nil, on xstream: XStream
     ) async throws(BIOError) -> StoreReader {
         let first = try await Copies.read(device, partition)
         var all = [first]
@@ -83,7 +83,8 @@ package final class StoreReader {
                 found: "one that needs none")
         }
         let reader = StoreReader(
-            main, StorePlaces(data: device, metadata: metadata?.device, superblock: main))
+            main, StorePlaces(data: device, metadata: metadata?.device, superblock: main),
+            on: xstream)
         for copies in all {
             reader.damage += copies.damage
             reader.notes += copies.notes

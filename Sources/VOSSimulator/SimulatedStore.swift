@@ -187,7 +187,7 @@ package final class SimulatedStore {
                 metadata: metadata.map {
                     BlockStore.MetadataPartition(
                         device: ReadOnlyDevice($0.device), partition: $0.partition)
-                })
+                }, on: xstream)
             return await StoreInspector.inspect(reader, depth: .values, visit: visit)
         }
         await closeDevices()

@@ -41,6 +41,56 @@ import Testing
     }
 }
 
+/// Logs that are longer than what is read of them at once.
+@Suite struct LongLogTests {
+    /// Groups of all sizes, so that they begin and end anywhere in what is read.
+    @Test func everyRecordComesBack() {
+        let node = SimulatedNode(seed: 4, blocks: 3000)
+        var written: [[UInt8]] = []
+        let finished = node.run {
+            try await node.format(logBlocks: 2600)
+            let store = try await node.openStore()
+            _ = try await store.replayed()
+            var entropy = Entropy(seed: 4)
+            var total = 0
+            while total < 9 << 20 {
+                let most: UInt64 = entropy.chance(1, in: 4) ? 900_000 : 20_000
+                let record = [UInt8](
+                    repeating: UInt8(entropy.below(256)), count: Int(entropy.below(most)))
+                _ = try await store.append(record)
+                written.append(record)
+                total += record.count + 4096
+            }
+        }
+        #expect(finished)
+        node.restart()
+        let again = node.run {
+            let store = try await node.openStore()
+            let records = try await store.replayed()
+            #expect(records.map(\.0) == Array(1...UInt64(written.count)))
+            #expect(records.map(\.1) == written)
+            await store.close()
+        }
+        #expect(again)
+    }
+
+    @Test func severalReadsAreUnderWayAtOnce() {
+        var faults = DeviceFaults()
+        faults.latencyMin = .milliseconds(1)
+        faults.latencyMax = .milliseconds(1)
+        let node = SimulatedNode(seed: 5, blocks: 2200, faults: faults)
+        let finished = node.run {
+            try await node.format(logBlocks: 2048)
+            let start = node.xstream.now
+            let store = try await node.openStore()
+            // Two superblocks, and a log of 8 MiB: one MiB after the other takes eight.
+            #expect(node.xstream.now.since(start) < .milliseconds(6))
+            await store.close()
+        }
+        #expect(finished)
+    }
+}
+
 /// Records that are appended while their blocks are being written.
 @Suite struct RecordBesideWriteTests {
     private func check(_ extent: BlockExtent, _ data: IOBuffer) -> BlockCheck {

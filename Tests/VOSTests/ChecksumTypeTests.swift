@@ -121,7 +121,8 @@ import Testing
             await target.close(vos)
             let device = ReadOnlyDevice(
                 try target.devices.open(path: SimulatedTarget.path, on: target.xstream))
-            let reader = try await StoreReader.open(device, partition: 0..<device.size)
+            let reader = try await StoreReader.open(
+                device, partition: 0..<device.size, on: target.xstream)
             let report = await StoreInspector.inspect(reader, depth: .values)
             #expect(report.findings.count == (type == .off ? 0 : 1))
             await device.close()

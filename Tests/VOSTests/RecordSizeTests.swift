@@ -556,7 +556,8 @@ import Testing
         target.run {
             let device = ReadOnlyDevice(
                 try target.devices.open(path: SimulatedTarget.path, on: target.xstream))
-            let reader = try await StoreReader.open(device, partition: 0..<device.size)
+            let reader = try await StoreReader.open(
+                device, partition: 0..<device.size, on: target.xstream)
             let report = await StoreInspector.inspect(reader, depth: .values) { entry in
                 sizes[entry.name.akey ?? [], default: []].append(entry.name.recordSize)
             }
@@ -703,7 +704,8 @@ import Testing
         target.run {
             let device = ReadOnlyDevice(
                 try target.devices.open(path: SimulatedTarget.path, on: target.xstream))
-            let reader = try await StoreReader.open(device, partition: 0..<device.size)
+            let reader = try await StoreReader.open(
+                device, partition: 0..<device.size, on: target.xstream)
             findings = await StoreInspector.inspect(reader, depth: .values).findings
             await device.close()
         }

@@ -56,7 +56,8 @@ import VOSSimulator
         target.run {
             let device = ReadOnlyDevice(
                 try target.devices.open(path: Self.path, on: target.xstream))
-            let reader = try await StoreReader.open(device, partition: 0..<device.size)
+            let reader = try await StoreReader.open(
+                device, partition: 0..<device.size, on: target.xstream)
             report = await StoreInspector.inspect(reader, depth: depth, visit: visit)
             await device.close()
         }
@@ -375,7 +376,8 @@ import VOSSimulator
                     try process.devices.open(path: SimulatedStore.path, on: process.xstream))
                 let reader: StoreReader
                 do {
-                    reader = try await StoreReader.open(device, partition: 0..<device.size)
+                    reader = try await StoreReader.open(
+                        device, partition: 0..<device.size, on: process.xstream)
                 } catch is BIOError {
                     found += 1
                     return
@@ -420,7 +422,8 @@ import VOSSimulator
             other.run {
                 let device = ReadOnlyDevice(
                     try other.devices.open(path: SimulatedStore.path, on: other.xstream))
-                let reader = try await StoreReader.open(device, partition: 0..<device.size)
+                let reader = try await StoreReader.open(
+                    device, partition: 0..<device.size, on: other.xstream)
                 let report = await StoreInspector.inspect(reader, depth: .values)
                 // A torn copy of the superblock cannot be told from a damaged one.
                 let torn = report.findings.filter { $0.part == .superblock }

@@ -222,7 +222,7 @@ struct VOSCommand: ParsableCommand {
                 part = BlockStore.MetadataPartition(device: metadata, partition: pair.partition)
             }
             let reader = try await StoreReader.open(
-                device, partition: label.partition, metadata: part)
+                device, partition: label.partition, metadata: part, on: xstream)
             let bar = ProgressBar(
                 "\(title) \(row.name)", unit: "entries", now: xstream.now)
             let report = await StoreInspector.inspect(

@@ -90,7 +90,7 @@ struct StorageNode: AsyncParsableCommand {
             second = BlockStore.MetadataPartition(device: other, partition: 0..<other.size)
         }
         let reader = try await StoreReader.open(
-            device, partition: 0..<device.size, metadata: second)
+            device, partition: 0..<device.size, metadata: second, on: xstream)
         let report = await StoreInspector.inspect(reader, depth: .values)
         await device.close()
         await second?.device.close()
