@@ -50,6 +50,14 @@ struct ByteReader {
         return Array(bytes[index..<index + count])
     }
 
+    /// The first and the last of a range of epochs.
+    mutating func epochs() throws(MalformedBytes) -> ClosedRange<UInt64> {
+        let first = try quad()
+        let last = try quad()
+        guard first <= last else { throw MalformedBytes(what: "epochs \(first) to \(last)") }
+        return first...last
+    }
+
     /// A length of 4 bytes, not above `maximum`, and that many bytes.
     mutating func countedString(maximum: Int) throws(MalformedBytes) -> [UInt8] {
         let count = Int(try long())

@@ -7,6 +7,8 @@ internal import DrayRuntime
     @safe @exclusivity(unchecked) private var sources: [SourceCursor]
     @safe @exclusivity(unchecked) private var current: SourceCursor?
     private let isReversed: Bool
+    /// What is passed over.
+    private let destroyed: DestroyedRanges?
 
     /// Of a view. `name`: the path of the dkey or akey that the prefix belongs to, which the
     /// filters know.
@@ -14,6 +16,7 @@ internal import DrayRuntime
         _ view: ReadView, prefix: IndexKey.Prefix, name: IndexKey.Bytes?, isReversed: Bool = false
     ) async throws(VOSError) {
         self.isReversed = isReversed
+        destroyed = view.destroyed?.overlapping(prefix)
         sources = []
         sources.reserveCapacity(4)
         view.forEachMemtable { memtable in
@@ -41,6 +44,7 @@ internal import DrayRuntime
     init(merging sources: [SourceCursor]) {
         self.sources = sources
         isReversed = false
+        destroyed = nil
     }
 
     var isValid: Bool { current != nil }
@@ -62,14 +66,33 @@ internal import DrayRuntime
             }
         }
         choose()
+        if let destroyed { try await pass(destroyed) }
     }
 
     /// Goes to the next entry.
     @inline(__always)
     func next() async throws(VOSError) {
+        try await step()
+        if let destroyed { try await pass(destroyed) }
+    }
+
+    @inline(__always)
+    private func step() async throws(VOSError) {
         guard let current else { return }
         if !current.step() { try await current.finish() }
         if sources.count > 1 || !current.isValid { choose() }
+    }
+
+    /// From the current entry on, goes to the first that is not garbage.
+    private func pass(_ destroyed: DestroyedRanges) async throws(VOSError) {
+        var passed = 0
+        while let current {
+            let head = try current.head()
+            guard unsafe destroyed.hide(current.key, head) else { return }
+            try await step()
+            passed += 1
+            await destroyed.giveWay(after: passed)
+        }
     }
 
     private func choose() {

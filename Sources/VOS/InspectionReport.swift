@@ -81,7 +81,8 @@ package struct InspectionReport: Sendable {
         package var chunks: Int
         package var transactions: UInt64
         package var snapshots: Int
-        /// Containers, or pools, that were destroyed and still have something in tables.
+        /// Destroyed containers and pools, and discarded epochs, that may still have something in
+        /// tables.
         package var destroyed: Int
         /// The blocks of each of its copies.
         package var copies: [[BlockExtent]]

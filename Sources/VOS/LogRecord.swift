@@ -24,6 +24,7 @@ struct PreparedOperation {
 ///               12 = type of the checksums, 32 = with a record size), dkey 4 + n, akey 4 + n (what
 ///               the kind has), value (`RecordCoding`)
 ///     range:    from 4 + n, to 4 + n
+///     discard:  from 4 + n, to 4 + n, first epoch 8, last epoch 8
 ///     snapshot: pool 16, container 16, epoch 8, 1 (taken) or 0 (dropped) 1
 ///     prepared: transaction 16, epoch 8, leader 1, members 4 + n, locks 2 (each key 8, mode 1),
 ///               changes of objects 2 (each: changes)
@@ -33,7 +34,7 @@ struct PreparedOperation {
 /// Numbers are little-endian; identifiers and keys big-endian, as in
 /// `IndexKey`.
 enum LogRecord {
-    static let version: UInt8 = 4
+    static let version: UInt8 = 5
 
     private enum RecordType: UInt8 {
         case update = 1
@@ -41,11 +42,14 @@ enum LogRecord {
         case range = 3
         case prepared = 4
         case outcomes = 5
+        case discard = 6
     }
 
     case update(epoch: UInt64, transaction: UniqueID, operations: [PreparedOperation])
     /// Everything from one key up to another is destroyed.
     case range(from: IndexKey.Bytes, to: IndexKey.Bytes)
+    /// What has some epochs, from one key up to another, is discarded.
+    case discard(from: IndexKey.Bytes, to: IndexKey.Bytes, epochs: ClosedRange<UInt64>)
     /// An epoch of a container is kept, or no longer.
     case snapshot(ContainerName, epoch: UInt64, isTaken: Bool)
     /// This target's part of a distributed transaction is durable, and undecided.
@@ -209,6 +213,17 @@ enum LogRecord {
         return bytes
     }
 
+    static func encodeDiscard(
+        from: IndexKey.Bytes, to: IndexKey.Bytes, epochs: ClosedRange<UInt64>
+    ) -> [UInt8] {
+        var bytes: [UInt8] = [RecordType.discard.rawValue, version]
+        bytes.put(string: from)
+        bytes.put(string: to)
+        bytes.put(epochs.lowerBound)
+        bytes.put(epochs.upperBound)
+        return bytes
+    }
+
     static func encodeSnapshot(_ name: ContainerName, epoch: UInt64, isTaken: Bool) -> [UInt8] {
         var bytes: [UInt8] = [RecordType.snapshot.rawValue, version]
         bytes.append(id: name.pool)
@@ -235,6 +250,7 @@ enum LogRecord {
             record = .range(
                 from: try reader.countedString(maximum: IndexKey.lengthMax),
                 to: try reader.countedString(maximum: IndexKey.lengthMax))
+        case .discard: record = try decodeDiscard(&reader)
         case .snapshot:
             record = .snapshot(
                 ContainerName(pool: try reader.id(), container: try reader.id()),
@@ -255,6 +271,14 @@ enum LogRecord {
         return .update(
             epoch: epoch, transaction: try reader.id(),
             operations: try decodeOperations(&reader, epoch: epoch))
+    }
+
+    private static func decodeDiscard(
+        _ reader: inout ByteReader
+    ) throws(MalformedBytes) -> LogRecord {
+        let from = try reader.countedString(maximum: IndexKey.lengthMax)
+        let to = try reader.countedString(maximum: IndexKey.lengthMax)
+        return .discard(from: from, to: to, epochs: try reader.epochs())
     }
 
     private static func decodePrepared(

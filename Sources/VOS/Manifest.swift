@@ -12,7 +12,7 @@ internal import DrayRuntime
 ///               extents of records that are not bytes 8
 ///     pages of the block map 4, each: blocks of the two copies 4 (0xffffffff: none), checksum 4
 ///     snapshots 4, each: pool 16, container 16, epoch 8
-///     destroyed ranges 4, each: from 4 + n, to 4 + n, stamp 8
+///     destroyed ranges 4, each: from 4 + n, to 4 + n, first epoch 8, last epoch 8, stamp 8
 ///
 /// It lies, twice, in the blocks that BIO's `CheckpointRoot` names. A chunk of type 1 has
 /// transactions (id 16, epoch 8, committed 1), one of type 3 undecided transactions (sequence 8,
@@ -20,7 +20,7 @@ internal import DrayRuntime
 /// members 4 + n). All of it is as it was after the log record `sequence`.
 struct Manifest {
     static let magic: UInt32 = 0x534f_5644  // "DVOS"
-    static let version: UInt32 = 5
+    static let version: UInt32 = 6
 
     enum ChunkType: UInt8 {
         case transactions = 1
@@ -117,6 +117,8 @@ struct Manifest {
         for range in destroyed {
             bytes.put(string: range.from)
             bytes.put(string: range.to)
+            bytes.put(range.epochs.lowerBound)
+            bytes.put(range.epochs.upperBound)
             bytes.put(range.stamp)
         }
         return bytes
@@ -168,7 +170,7 @@ struct Manifest {
                 DestroyedRange(
                     from: try reader.countedString(maximum: IndexKey.lengthMax),
                     to: try reader.countedString(maximum: IndexKey.lengthMax),
-                    stamp: try reader.quad()))
+                    epochs: try reader.epochs(), stamp: try reader.quad()))
         }
         guard reader.remaining == 0 else {
             throw MalformedBytes(what: "\(reader.remaining) bytes after a manifest")

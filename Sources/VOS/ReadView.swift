@@ -10,12 +10,17 @@ struct ReadView {
     let version: IndexVersion
     /// Entries with this stamp or a later one are not in it.
     let limit: UInt64
+    /// Nor are these.
+    let destroyed: DestroyedRanges?
 
     /// The first entry that is not below `target` and begins with its first `prefix` bytes: one of
     /// an akey, of which this is the path.
     func first(
         from target: IndexKey.Bytes, prefix: Int, name: NamePath
     ) async throws(VOSError) -> (key: IndexKey.Bytes, record: IndexRecord)? {
+        if isAnythingDestroyed(below: target, prefix) {
+            return try await firstLeft(from: target, prefix: prefix, name: name.bytes)
+        }
         var best: (key: IndexKey.Bytes, record: IndexRecord)?
         forEachMemtable { memtable in
             if let found = memtable.first(from: target, prefix: prefix, below: limit) {
@@ -32,6 +37,21 @@ struct ReadView {
             }
         }
         return best
+    }
+
+    private func isAnythingDestroyed(below target: IndexKey.Bytes, _ prefix: Int) -> Bool {
+        destroyed?.overlapping(IndexKey.Prefix(target, count: prefix)) != nil
+    }
+
+    /// The same as `first` where something is destroyed. `name`: as a cursor takes it.
+    private func firstLeft(
+        from target: IndexKey.Bytes, prefix: Int, name: IndexKey.Bytes?
+    ) async throws(VOSError) -> (key: IndexKey.Bytes, record: IndexRecord)? {
+        let cursor = try await IndexCursor(
+            self, prefix: IndexKey.Prefix(target, count: prefix), name: name)
+        try await cursor.seek(target)
+        guard cursor.isValid else { return nil }
+        return (unsafe IndexKey.Bytes(cursor.entry.key), try cursor.entry.record())
     }
 
     private func choose(
@@ -80,6 +100,9 @@ struct ReadView {
         target.append(contentsOf: key[0..<length])
         target.append(IndexKey.punchTag)
         target.append(word: ~epoch)
+        if isAnythingDestroyed(below: target, length + 1) {
+            return try await firstLeft(from: target, prefix: length + 1, name: nil)?.record
+        }
         var best: (key: IndexKey.Bytes, record: IndexRecord)?
         forEachMemtable { memtable in
             guard memtable.punchCount > 0 else { return }

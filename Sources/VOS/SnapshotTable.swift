@@ -76,15 +76,3 @@ struct SnapshotTable {
         }
     }
 }
-
-/// Everything between two keys that was logged before a stamp is garbage: a container or pool was
-/// destroyed.
-struct DestroyedRange: Hashable {
-    let from: IndexKey.Bytes
-    let to: IndexKey.Bytes
-    let stamp: UInt64
-
-    func contains(_ key: IndexKey.Bytes) -> Bool {
-        IndexKey.compare(key, from) >= 0 && IndexKey.compare(key, to) < 0
-    }
-}

@@ -79,14 +79,21 @@ extension StoreInspector {
             if isTaken { snapshots.insert(epoch, name) } else { snapshots.remove(epoch, name) }
         case .range(let from, let to):
             snapshots.removeAll(between: from, to)
-            let range = DestroyedRange(
-                from: from, to: to, stamp: (sequence + 1) &* VOSLimits.stampsPerRecord)
-            destroyed.append(range)
-            // The order makes no difference.
-            for dtx in replay.undecided.values {
-                release(dtx.operations.filter { range.contains($0.key) })
-                dtx.operations.removeAll { range.contains($0.key) }
-            }
+            destroy(
+                DestroyedRange(from: from, to: to, stamp: VOS.stamp(after: sequence)), &replay)
+        case .discard(let from, let to, let epochs):
+            destroy(
+                DestroyedRange(
+                    from: from, to: to, epochs: epochs, stamp: VOS.stamp(after: sequence)), &replay)
+        }
+    }
+
+    private func destroy(_ range: DestroyedRange, _ replay: inout LogReplay) {
+        destroyed.append(range)
+        // The order makes no difference.
+        for dtx in replay.undecided.values where range.epochs.contains(dtx.epoch) {
+            release(dtx.operations.filter { range.contains($0.key) })
+            dtx.operations.removeAll { range.contains($0.key) }
         }
     }
 

@@ -304,7 +304,12 @@ package final class StoreInspector {
 
     /// Has `recordSizes` see a version that nobody has destroyed since.
     func addVersion(_ key: IndexKey.Bytes, _ head: EntryHead, _ name: StoreEntry.Name) {
-        let isDestroyed = destroyed.contains { name.stamp < $0.stamp && $0.contains(key) }
+        // In the log it is not in the key.
+        var head = head
+        head.stamp = name.stamp
+        let isDestroyed = unsafe key.withUnsafeBytes { key in
+            destroyed.contains { unsafe $0.hides(key, head) }
+        }
         if !isDestroyed { recordSizes.add(key, head, name) }
     }
 

@@ -1,5 +1,5 @@
 internal import BIO
-public import DrayRuntime
+internal import DrayRuntime
 internal import Logging
 
 extension VOS {
@@ -17,6 +17,7 @@ extension VOS {
         isAggregating = true
         defer { isAggregating = false }
         raiseAggregatedEpoch(to: epoch)
+        try await reclaimDestroyed()
         guard aggregatedEpoch > 0 else { return }
         let state = AggregationState(
             epoch: aggregatedEpoch, sequence: lastSequence, snapshots: snapshots.changes)
@@ -35,7 +36,7 @@ extension VOS {
     }
 
     /// Returns when all that is logged now is in tables.
-    private func flushAll() async throws(VOSError) {
+    func flushAll() async throws(VOSError) {
         let sequence = lastSequence
         // A transaction that was decided may be in it without a record of its own.
         let memtable = active
@@ -77,55 +78,7 @@ extension VOS {
     private func hasGarbage(_ info: TableInfo) -> Bool {
         info.hiddenEpoch <= aggregatedEpoch || info.punches > 0
             || info.held > 0 && snapshots.changes != aggregated?.snapshots
-            || destroyed.contains { info.overlaps($0.from, $0.to) }
-    }
-
-    // MARK: - Destruction
-
-    /// Removes everything of a container, all versions at once, and frees its space. Cooperative.
-    ///
-    /// Not atomic: after a crash part of it may be left, and the caller calls this again. Nobody
-    /// may use the container any more.
-    public func destroyContainer(pool: UniqueID, container: UniqueID) async throws(VOSError) {
-        try await destroy(IndexKey.container(pool, container))
-    }
-
-    /// Removes everything of a pool: otherwise like `destroyContainer`.
-    public func destroyPool(_ pool: UniqueID) async throws(VOSError) {
-        try await destroy(IndexKey.pool(pool))
-    }
-
-    private func destroy(_ prefix: IndexKey.Bytes) async throws(VOSError) {
-        try begin()
-        defer { end() }
-        let end = IndexKey.successor(ofPrefix: prefix)
-        if hasUndecided(from: prefix, to: end) || isAnything(below: prefix)
-            || snapshots.isAny(between: prefix, end)
-        {
-            try await append(LogRecord.encodeRange(from: prefix, to: end)) { [self] sequence in
-                apply(.range(from: prefix, to: end), sequence: sequence)
-            }
-        }
-        guard let range = destroyed.first(where: { $0.from == prefix && $0.to == end }) else {
-            return
-        }
-        try await flushAll()
-        try await mergeLock.withLock { () async throws(VOSError) in
-            // Each gets rid of its own.
-            for table in version.tables where table.info.overlaps(prefix, end) {
-                try await run(MergeJob(inputs: [table], level: table.info.level))
-            }
-            var edit = VersionEdit()
-            edit.finished = [range]
-            try await publish(edit)
-        }
-    }
-
-    private func isAnything(below prefix: IndexKey.Bytes) -> Bool {
-        let pool = UniqueID(high: prefix.word(at: 0), low: prefix.word(at: 8))
-        guard prefix.count == 32 else { return usage(pool: pool).entries > 0 }
-        let container = UniqueID(high: prefix.word(at: 16), low: prefix.word(at: 24))
-        return usage(pool: pool, container: container).entries > 0
+            || destroyed.contains { $0.overlaps(info) }
     }
 
     // MARK: - Background
@@ -154,6 +107,7 @@ extension VOS {
                 if now > kept {
                     try await aggregateIfWorth(upTo: min(now - kept, transactions.newest))
                 }
+                try await reclaimIfQuiet()
             }
             await attempt("flushing", \.flushRetry) { () async throws(VOSError) in
                 // Also what could not be flushed for want of space.

@@ -20,7 +20,13 @@ extension VOS {
             if isTaken { snapshots.insert(epoch, name) } else { snapshots.remove(epoch, name) }
         case .range(let from, let to):
             lastSequence = sequence
-            destroy(from: from, to: to, sequence: sequence)
+            let range = DestroyedRange(from: from, to: to, stamp: VOS.stamp(after: sequence))
+            snapshots.removeAll(between: from, to)
+            destroy(range)
+        case .discard(let from, let to, let epochs):
+            lastSequence = sequence
+            let stamp = VOS.stamp(after: sequence)
+            destroy(DestroyedRange(from: from, to: to, epochs: epochs, stamp: stamp))
         }
     }
 
@@ -46,14 +52,16 @@ extension VOS {
         }
     }
 
-    /// Everything between two keys is garbage from now on.
-    private func destroy(from: IndexKey.Bytes, to: IndexKey.Bytes, sequence: UInt64) {
+    /// All changes of log records up to this one have stamps below it.
+    static func stamp(after sequence: UInt64) -> UInt64 {
+        (sequence &+ 1) &* VOSLimits.stampsPerRecord
+    }
+
+    /// What a range is about is garbage from now on.
+    private func destroy(_ range: DestroyedRange) {
         records.didChangeAll()
-        removeUndecided(from: from, to: to)
-        snapshots.removeAll(between: from, to)
-        destroyed.removeAll { $0.from == from && $0.to == to }
-        destroyed.append(
-            DestroyedRange(
-                from: from, to: to, stamp: (sequence + 1) * VOSLimits.stampsPerRecord))
+        removeUndecided(range)
+        destroyed.removeAll(where: range.covers)
+        destroyed.append(range)
     }
 }

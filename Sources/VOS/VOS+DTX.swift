@@ -362,12 +362,12 @@ extension VOS {
         }
     }
 
-    /// Takes the changes between two keys out of what is undecided: their container is destroyed.
-    func removeUndecided(from: IndexKey.Bytes, to: IndexKey.Bytes) {
-        for dtx in undecided {
+    /// Takes the changes that are garbage now out of what is undecided.
+    func removeUndecided(_ range: DestroyedRange) {
+        for dtx in undecided where range.epochs.contains(dtx.epoch) {
             var kept: [PreparedOperation] = []
             for operation in dtx.operations {
-                if operation.isIn(from, to) {
+                if range.contains(operation.key) {
                     freeAfterFlush(operation.record.blocks)
                 } else {
                     kept.append(operation)

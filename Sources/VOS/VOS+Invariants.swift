@@ -59,7 +59,7 @@ extension VOS {
         precondition(inProgress.isEmpty)
         precondition(dtxs.count == undecided.count, "a transaction is neither here nor there")
         precondition(
-            epochsInFlight.count == dtxs.count + snapshotsUnderWay, "an epoch is still in flight")
+            epochsInFlight.count == dtxs.count + epochsHeld, "an epoch is still in flight")
         let held = undecided.reduce(0) { $0 + $1.locks.count }
         precondition(locks.heldCount == held, "a key is still locked")
         precondition(preparedBytes == undecided.reduce(0) { $0 + $1.record.count })

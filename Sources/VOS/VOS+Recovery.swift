@@ -213,7 +213,7 @@ extension VOS {
         switch record {
         case .update(_, _, let list): operations = list
         case .prepared(let dtx): operations = dtx.operations
-        case .outcomes, .range, .snapshot: return
+        case .outcomes, .range, .discard, .snapshot: return
         }
         do throws(BIOError) {
             for operation in operations {

@@ -17,17 +17,24 @@ extension VOS {
         guard !snapshots.epochs(of: name).contains(epoch) else { return }
         try checkEpoch(epoch)
         // Aggregation stays below it until the snapshot is in the log.
-        epochsInFlight.append(epoch)
-        snapshotsUnderWay += 1
-        defer {
-            snapshotsUnderWay -= 1
-            removeInFlight(epoch)
-        }
+        holdEpoch(epoch)
+        defer { releaseEpoch(epoch) }
         try await append(
             LogRecord.encodeSnapshot(name, epoch: epoch, isTaken: true)
         ) { [self] sequence in
             apply(.snapshot(name, epoch: epoch, isTaken: true), sequence: sequence)
         }
+    }
+
+    /// Keeps aggregation below an epoch, until `releaseEpoch`.
+    func holdEpoch(_ epoch: UInt64) {
+        epochsInFlight.append(epoch)
+        epochsHeld += 1
+    }
+
+    func releaseEpoch(_ epoch: UInt64) {
+        epochsHeld -= 1
+        removeInFlight(epoch)
     }
 
     /// Gives up a snapshot: aggregation drops what only it held. Throws `.notFound`, `.noSpace`,

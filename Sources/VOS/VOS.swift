@@ -36,7 +36,10 @@ internal import Logging
     @safe @exclusivity(unchecked) var nextTable: UInt64 = 1
     let blockCache: BlockCache
     @safe @exclusivity(unchecked) var snapshots = SnapshotTable()
+    /// What is garbage and may still be in the index, oldest first.
     @safe @exclusivity(unchecked) var destroyed: [DestroyedRange] = []
+    /// The last of these when the background last looked.
+    @safe @exclusivity(unchecked) var destroyedMark: DestroyedRange?
     /// Held while a manifest is written, and while tables are merged.
     let manifestLock = AsyncLock()
     let mergeLock = AsyncLock()
@@ -90,8 +93,9 @@ internal import Logging
     @safe @exclusivity(unchecked) public var onCommitsDurable: (([UniqueID]) -> Void)?
     /// The epochs of updates under way: aggregation stays below them.
     @safe @exclusivity(unchecked) var epochsInFlight = ContiguousArray<UInt64>()
-    /// Snapshots that are being taken: each holds its epoch meanwhile.
-    var snapshotsUnderWay = 0
+    /// Snapshots that are being taken, and epochs that are being discarded: each holds an epoch
+    /// meanwhile.
+    var epochsHeld = 0
     /// Versions that nobody can see from this epoch on may be gone. Updates must be above it.
     @safe @exclusivity(unchecked) public internal(set) var aggregatedEpoch: UInt64 = 0
     /// The last record that was applied.
@@ -224,7 +228,8 @@ internal import Logging
     func makeView() -> ReadView {
         ReadView(
             active: active, frozen: frozen?.memtable, version: version,
-            limit: (lastSequence + 1) * VOSLimits.stampsPerRecord)
+            limit: (lastSequence + 1) * VOSLimits.stampsPerRecord,
+            destroyed: DestroyedRanges(destroyed, on: xstream))
     }
 
     /// How much a memtable may take before it is flushed.

@@ -24,7 +24,7 @@ struct VersionFilter {
 
     /// Of the container that the last entry belongs to.
     private(set) var epochs: [UInt64] = []
-    private var destroyedStamp: UInt64 = 0
+    private var destroyedThere: [DestroyedRange] = []
     private var previous: IndexKey.Bytes = []
     /// The punches of the object, dkey and akey that the last entry belongs to, newest first, and
     /// how long their names are.
@@ -57,7 +57,7 @@ struct VersionFilter {
     mutating func judge(_ key: UnsafeRawBufferPointer, _ head: EntryHead) -> Verdict {
         unsafe enter(key)
         hiddenFrom = nil
-        guard head.stamp >= destroyedStamp else { return .drop }
+        for range in destroyedThere where unsafe range.hides(key, head) { return .drop }
         if isHiddenByPunch(head) { return .drop }
         switch head.kind {
         case .objectPunch, .dkeyPunch, .akeyPunch:
@@ -96,13 +96,9 @@ struct VersionFilter {
 
     private mutating func enterContainer(_ key: UnsafeRawBufferPointer) {
         epochs = unsafe snapshots.epochs(of: ContainerName(key))
-        destroyedStamp = 0
-        for range in destroyed
-        where unsafe range.from.withUnsafeBytes({ unsafe IndexKey.compare($0, key) <= 0 })
-            && range.to.withUnsafeBytes({ unsafe IndexKey.compare($0, key) > 0 })
-        {
-            destroyedStamp = max(destroyedStamp, range.stamp)
-        }
+        guard !destroyed.isEmpty else { return }
+        let container = IndexKey.Prefix(unsafe IndexKey.Bytes(key[0..<32]))
+        destroyedThere = destroyed.filter { $0.overlaps(container) }
     }
 
     // MARK: - Punches

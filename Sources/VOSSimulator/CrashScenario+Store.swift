@@ -7,8 +7,8 @@ extension CrashScenario {
     static var store: [CrashScenario] {
         [
             aggregation, cutExtents, checkpointsUnderLoad, repeatedCheckpoints, theLogWraps,
-            aFullDevice,
-            destruction, backgroundWork, format, closingAndOpening, recovery, transactions,
+            aFullDevice, destruction, discard, backgroundWork, format, closingAndOpening, recovery,
+            transactions,
             outcomes, tinyLimits, longKeysAndManyKeys,
         ]
     }
@@ -149,6 +149,31 @@ extension CrashScenario {
             try await player.put(3, 6000, epoch: 300)
             try await player.destroy(container2)
             try await player.destroy()
+        }
+    }
+
+    private static var discard: CrashScenario {
+        CrashScenario("discard", boundaries: 30) { player in
+            for step in 0..<6 as Range<UInt64> {
+                try await player.put(UInt8(step % 4), 200 + 2000 * Int(step), epoch: 100 + step)
+                try await player.update(
+                    [
+                        .value(UInt8(step), 5000, seed: step),
+                        StoreChange(other, [1], [1], .single([1])),
+                    ], epoch: 200 + step, container: container2)
+            }
+            try await player.update([StoreChange(object, [1])], epoch: 110)
+            try await player.checkpoint()
+            let first = try await player.prepare(1, [.value(9, 5000, seed: 9)], epoch: 120)
+            try await player.discard(
+                StoreJournal.Discard(StoreNames.container, nil, 104...UInt64.max))
+            player.commit(first)
+            try await player.put(3, 6000, epoch: 105)
+            try await player.discard(StoreJournal.Discard(container2, object, 0...203))
+            try await player.discard(StoreJournal.Discard(container2, object, 202...204))
+            try await player.vos.aggregate(upTo: 104)
+            try await player.checkpoint()
+            try await player.put(3, 6000, epoch: 106)
         }
     }
 

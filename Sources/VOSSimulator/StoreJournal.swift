@@ -8,6 +8,8 @@ package struct StoreJournal: Sendable {
     /// What became of a distributed transaction.
     package struct Fate: Sendable {
         package var update: StoreUpdate
+        /// What it was prepared with: it holds these keys, though changes may be discarded.
+        package var held: [StoreChange]
         package var isLeader = false
         package var isPrepared = false
         package var isCommitTold = false
@@ -35,6 +37,22 @@ package struct StoreJournal: Sendable {
     package private(set) var acknowledged: [UniqueID: StoreUpdate] = [:]
     /// In the order in which they were begun.
     package private(set) var fates: [Fate] = []
+    /// What is discarded at once.
+    package struct Discard: Hashable, Sendable {
+        package var container: UniqueID
+        /// Nil: all of them.
+        package var object: ObjectID?
+        package var epochs: ClosedRange<UInt64>
+
+        package init(
+            _ container: UniqueID, _ object: ObjectID? = nil, _ epochs: ClosedRange<UInt64>
+        ) {
+            (self.container, self.object, self.epochs) = (container, object, epochs)
+        }
+    }
+
+    /// What was begun to be discarded, and not acknowledged.
+    package private(set) var discarding: [Discard] = []
     /// Containers whose destruction was begun and not acknowledged.
     package private(set) var destroying: [UniqueID] = []
     /// Snapshots by container: those that were taken and not given up.
@@ -87,6 +105,27 @@ package struct StoreJournal: Sendable {
         unsettledSnapshots[container] = nil
         for index in fates.indices where fates[index].update.container == container {
             fates[index].update.changes = []
+        }
+    }
+
+    package mutating func beginDiscard(_ discard: Discard) {
+        version += 1
+        discarding.append(discard)
+    }
+
+    /// It was acknowledged, or has thrown and so changed nothing.
+    package mutating func endDiscard(_ discard: Discard, isApplied: Bool) {
+        version += 1
+        discarding.removeAll { $0 == discard }
+        guard isApplied else { return }
+        model.discard(discard.container, discard.object, discard.epochs)
+        for index in fates.indices
+        where fates[index].update.container == discard.container
+            && discard.epochs.contains(fates[index].update.epoch)
+        {
+            fates[index].update.changes.removeAll {
+                discard.object == nil || discard.object == $0.object
+            }
         }
     }
 
@@ -196,7 +235,7 @@ package struct StoreJournal: Sendable {
 
     package mutating func beginPreparation(_ update: StoreUpdate, isLeader: Bool) {
         version += 1
-        fates.append(Fate(update: update, isLeader: isLeader))
+        fates.append(Fate(update: update, held: update.changes, isLeader: isLeader))
     }
 
     package mutating func refuse(_ id: UniqueID, isDurable: Bool) {

@@ -32,7 +32,7 @@ final class StoreLane {
     }
 
     private func isHeld(_ object: ObjectID) -> Bool {
-        pending.contains { $0.update.changes.contains { $0.object == object } }
+        pending.contains { $0.held.contains { $0.object == object } }
     }
 
     func step() async throws {
@@ -44,7 +44,12 @@ final class StoreLane {
         case 85...92: try await transaction()
         case 93...96: try await decide()
         case 97, 98: try await resend()
-        default: if entropy.chance(1, in: 5) { try await destroy() }
+        default:
+            if entropy.chance(1, in: 5) {
+                try await destroy()
+            } else {
+                try await discard()
+            }
         }
     }
 
@@ -107,6 +112,35 @@ final class StoreLane {
         for fate in pending { try await player.abort(fate.update.transaction) }
         try await player.destroy(container)
         simulation.report.destructions += 1
+    }
+
+    /// The first epochs there are, the last, or some between; of what is undecided, too.
+    private func discard() async throws {
+        let newest = simulation.newestEpoch
+        let first = newest - min(newest, entropy.below(60))
+        let epochs: ClosedRange<UInt64> =
+            switch entropy.below(3) {
+            case 0: 0...newest - min(newest, entropy.below(600))
+            case 1: first...UInt64.max
+            default: first...first + entropy.below(20)
+            }
+        let object = entropy.chance(1, in: 2) ? nil : pick(generator.names.objects)
+        do throws(VOSError) {
+            try await player.discard(StoreJournal.Discard(container, object, epochs))
+            simulation.report.epochsDiscarded += 1
+        } catch .epochTooOld {
+            if epochs.lowerBound <= 1 || epochs.lowerBound > player.vos.aggregatedEpoch {
+                player.violate("epochs \(epochs) are too old to be discarded")
+            }
+        } catch .badArgument {
+            if epochs.lowerBound <= 1 || epochs.upperBound == .max {
+                player.violate("epochs \(epochs) cannot be discarded")
+            }
+        } catch .noSpace {
+            try await simulation.didFill(player)
+        } catch {
+            throw error
+        }
     }
 
     private func resend() async throws {
@@ -268,7 +302,7 @@ final class StoreLane {
         let buffer = player.buffers.take()
         defer { player.buffers.give(buffer) }
         let isHeld = pending.contains { fate in
-            fate.update.changes.contains {
+            fate.held.contains {
                 $0.object == name.object && ($0.dkey == nil || $0.dkey == name.dkey)
             }
         }

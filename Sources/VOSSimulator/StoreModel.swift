@@ -32,21 +32,31 @@ package struct StoreModel: Sendable {
         var singles: [Single] = []
         var extents: [Extent] = []
 
-        mutating func remove(_ epoch: UInt64) {
-            punches.removeAll { $0.epoch == epoch }
-            singles.removeAll { $0.point.epoch == epoch }
-            extents.removeAll { $0.point.epoch == epoch }
+        mutating func discard(_ epochs: ClosedRange<UInt64>) {
+            punches.removeAll { epochs.contains($0.epoch) }
+            singles.removeAll { epochs.contains($0.point.epoch) }
+            extents.removeAll { epochs.contains($0.point.epoch) }
         }
     }
 
     private struct Dkey: Sendable {
         var punches: [Point] = []
         var akeys: [[UInt8]: Akey] = [:]
+
+        mutating func discard(_ epochs: ClosedRange<UInt64>) {
+            punches.removeAll { epochs.contains($0.epoch) }
+            for akey in akeys.keys { akeys[akey]?.discard(epochs) }
+        }
     }
 
     private struct Object: Sendable {
         var punches: [Point] = []
         var dkeys: [[UInt8]: Dkey] = [:]
+
+        mutating func discard(_ epochs: ClosedRange<UInt64>) {
+            punches.removeAll { epochs.contains($0.epoch) }
+            for dkey in dkeys.keys { dkeys[dkey]?.discard(epochs) }
+        }
     }
 
     /// A visible part of an array and where it comes from.
@@ -115,11 +125,20 @@ package struct StoreModel: Sendable {
         guard let dkey = change.dkey else { return }
         object.dkeys[dkey, default: Dkey()].punches.removeAll { $0.epoch == epoch }
         guard let akey = change.akey else { return }
-        object.dkeys[dkey, default: Dkey()].akeys[akey, default: Akey()].remove(epoch)
+        object.dkeys[dkey, default: Dkey()].akeys[akey, default: Akey()].discard(epoch...epoch)
     }
 
     /// The container was destroyed, with everything that was ever in it.
     package mutating func destroy(container: UniqueID) { containers[container] = nil }
+
+    /// Epochs of a container, or of one object, were discarded.
+    package mutating func discard(
+        _ container: UniqueID, _ object: ObjectID?, _ epochs: ClosedRange<UInt64>
+    ) {
+        for name in (containers[container] ?? [:]).keys where object == nil || object == name {
+            containers[container]?[name]?.discard(epochs)
+        }
+    }
 
     // MARK: - Reading
 

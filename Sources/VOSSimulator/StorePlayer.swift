@@ -144,6 +144,24 @@ package final class StorePlayer {
         journal.endDestruction(of: container)
     }
 
+    package func discard(_ discard: StoreJournal.Discard) async throws(VOSError) {
+        journal.beginDiscard(discard)
+        let told = journal.told
+        do throws(VOSError) {
+            try await vos.discard(
+                pool: StoreNames.pool, container: discard.container, object: discard.object,
+                epochs: discard.epochs)
+        } catch .device(let error) {
+            // It may have happened after the next start.
+            throw .device(error)
+        } catch {
+            journal.endDiscard(discard, isApplied: false)
+            throw error
+        }
+        journal.endDiscard(discard, isApplied: true)
+        settle(told)
+    }
+
     // MARK: - Snapshots
 
     package func takeSnapshot(
@@ -278,12 +296,25 @@ package final class StorePlayer {
         guard violations.isEmpty else { return }
         // What a destruction has left of a container may be anything.
         for container in journal.destroying { try await destroy(container) }
+        // Once more is as good as once.
+        for discard in journal.discarding { try await discardAgain(discard) }
         if let wrong = journal.resolveSnapshots(vos) { return violate(wrong) }
         // A flush may go on meanwhile: a crash in the middle must find the journal as it was.
         var resolved = journal
         if let wrong = try await resolved.resolve(vos, epochs(2), traces) { return violate(wrong) }
         journal = resolved
         try await compare()
+    }
+
+    private func discardAgain(_ discard: StoreJournal.Discard) async throws(VOSError) {
+        do throws(VOSError) {
+            try await self.discard(discard)
+        } catch .epochTooOld {
+            // Aggregation stays below it until it has happened.
+            journal.endDiscard(discard, isApplied: true)
+        } catch {
+            throw error
+        }
     }
 
     /// What was prepared is decided: as was said before the crash, or by chance.

@@ -254,6 +254,7 @@ package struct StoreReport: Sendable {
     package var lists = 0
     package var transactions = 0
     package var destructions = 0
+    package var epochsDiscarded = 0
     package var snapshotsTaken = 0
     package var snapshotsDropped = 0
     /// Transactions that were refused although nothing of their user was in their way.
@@ -293,6 +294,7 @@ package struct StoreReport: Sendable {
             ("updates", updates, steps / 5), ("reads", reads, steps / 20),
             ("starts", starts, steps / 500), ("aggregations", aggregations, 1),
             ("snapshots taken", snapshotsTaken, steps / 500),
+            ("discards of epochs", epochsDiscarded, steps / 2000),
             ("writes with another record size", mismatches, steps / 1000),
             ("discards", Int(discards), devices == .single ? 0 : steps / 2000),
             ("extents cut", extentsCut, steps / 1000),
@@ -306,7 +308,8 @@ package struct StoreReport: Sendable {
         "seed \(seed), \(devices.rawValue): \(steps) steps, \(updates) updates, "
             + "\(refusals) refused, \(mismatches) of these with another record size, "
             + "\(reads) reads, \(lists) lists, \(transactions) transactions, "
-            + "\(destructions) destructions, \(snapshotsTaken) snapshots taken, "
+            + "\(destructions) destructions, \(epochsDiscarded) times epochs discarded, "
+            + "\(snapshotsTaken) snapshots taken, "
             + "\(snapshotsDropped) given up, \(checkpoints) checkpoints, "
             + "\(aggregations) aggregations, \(extentsCut) extents cut, "
             + "full \(full) times, \(discards) discards, "

@@ -513,7 +513,11 @@ import Testing
         #expect(operations.map(\.record.recordSize) == [1, 1, 1, 1, 3])
         #expect(operations[3].record.blocks.map(\.count) == [1, 2])
         #expect(operations[2].record.inline == [1, 2, 3])
-        for bytes in [record, LogRecord.encodeRange(from: object, to: object + [9])] {
+        let discard = LogRecord.encodeDiscard(from: object, to: object + [9], epochs: 2...5)
+        guard case .discard(object, object + [9], 2...5) = try LogRecord.decode(discard) else {
+            return #expect(Bool(false))
+        }
+        for bytes in [record, discard, LogRecord.encodeRange(from: object, to: object + [9])] {
             _ = try LogRecord.decode(bytes)
             for length in 0..<bytes.count {
                 #expect(throws: MalformedBytes.self) {
