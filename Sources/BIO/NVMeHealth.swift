@@ -49,7 +49,8 @@ public struct NVMeHealth: Hashable, Sendable {
 
 extension StorageScan {
     /// The health of an NVMe device, generic or block; nil for any other, and where the kernel does
-    /// not let us ask. Locks nothing: an engine may use the device. Takes an administrative command.
+    /// not let us ask. Locks nothing: an engine may use the device. Takes a command to the
+    /// controller.
     public static func health(of path: String) -> NVMeHealth? {
         let descriptor = unsafe path.withCString {
             unsafe dray_file_open($0, O_RDONLY | O_NONBLOCK)

@@ -1,5 +1,5 @@
-/// The first bytes of a key behind a prefix that it shares with its neighbours, as a number. Those of
-/// several keys lie side by side, so that a search among them looks at few places in memory.
+/// The first bytes of a key behind a prefix that it shares with its neighbours, as a number. Those
+/// of several keys lie side by side, so that a search among them looks at few places in memory.
 enum KeyHead {
     /// Eight bytes, most significant first; zeros stand for those that are not there. Keys of one
     /// order have heads of that order, or equal ones.

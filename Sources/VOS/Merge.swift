@@ -1,8 +1,8 @@
 internal import BIO
 internal import DrayRuntime
 
-/// Where a merge may write keys that were not there before: behind the tables of its level that come
-/// before its own, and before those that come after.
+/// Where a merge may write keys that were not there before: behind the tables of its level that
+/// come before its own, and before those that come after.
 struct MergeRoom {
     var after: IndexKey.Bytes = []
     var before: IndexKey.Bytes?

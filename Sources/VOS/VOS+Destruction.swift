@@ -56,9 +56,9 @@ extension VOS {
     /// have read are not told.
     ///
     /// Versions that aggregation has dropped do not come back: `epochs` begins with 0 or 1, or
-    /// above `aggregatedEpoch`. Nor may two record sizes meet where a punch goes: when the container
-    /// has arrays of records, `epochs` begins with 0 or 1, or ends with `UInt64.max`. Throws
-    /// `.epochTooOld`, `.badArgument`, `.noSpace`, `.device`, `.closed`.
+    /// above `aggregatedEpoch`. Nor may two record sizes meet where a punch goes: when the
+    /// container has arrays of records, `epochs` begins with 0 or 1, or ends with `UInt64.max`.
+    /// Throws `.epochTooOld`, `.badArgument`, `.noSpace`, `.device`, `.closed`.
     public func discard(
         pool: UniqueID, container: UniqueID, object: ObjectID? = nil, epochs: ClosedRange<UInt64>
     ) async throws(VOSError) {

@@ -318,7 +318,7 @@ package final class StorePlayer {
     }
 
     /// What was prepared is decided: as was said before the crash, or by chance.
-    private func decide() async throws(VOSError) {
+    package func decide() async throws(VOSError) {
         let before = journal
         guard !vos.undecided.isEmpty || !before.fates.isEmpty else { return }
         // Updates come later: their values may be behind keys that are held.

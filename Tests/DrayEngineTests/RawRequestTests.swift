@@ -259,8 +259,8 @@ import Testing
         }
     }
 
-    /// A transaction is aborted while a member looks at the device whether its condition holds, which
-    /// it does not. The member remembers the abort until then, and no longer.
+    /// A transaction is aborted while a member looks at the device whether its condition holds,
+    /// which it does not. The member remembers the abort until then, and no longer.
     @Test func anAbortDuringAPrepareThatFailsIsForgotten() {
         Rig.run { rig in
             let object = try await makeObject(rig, .crc32c)

@@ -54,7 +54,8 @@ import Testing
         let finished = target.run {
             let device = ReadOnlyDevice(
                 try target.devices.open(path: SimulatedTarget.path, on: target.xstream))
-            let reader = try await StoreReader.open(device, partition: 0..<device.size)
+            let reader = try await StoreReader.open(
+                device, partition: 0..<device.size, on: target.xstream)
             findings = await StoreInspector.inspect(reader, depth: .values).findings
             await device.close()
         }

@@ -119,7 +119,7 @@ import VOSSimulator
                     player.violate("a transaction of epoch \(update.epoch) is not remembered")
                 }
             }
-            if let wrong = player.journal.resolveFates(player.vos) { player.violate(wrong) }
+            try await player.decide()
             try await self.compare(player, &damaged)
             // It goes on, or says why not.
             do {

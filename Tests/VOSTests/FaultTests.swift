@@ -352,7 +352,8 @@ import Testing
     private func findings(_ target: SimulatedTarget) async throws -> [StoreFinding] {
         let device = ReadOnlyDevice(
             try target.devices.open(path: SimulatedTarget.path, on: target.xstream))
-        let reader = try await StoreReader.open(device, partition: 0..<device.size)
+        let reader = try await StoreReader.open(
+            device, partition: 0..<device.size, on: target.xstream)
         let report = await StoreInspector.inspect(reader, depth: .values)
         await device.close()
         return report.findings
