@@ -8,8 +8,7 @@ extension CrashScenario {
         [
             aggregation, cutExtents, checkpointsUnderLoad, repeatedCheckpoints, theLogWraps,
             aFullDevice, destruction, discard, backgroundWork, format, closingAndOpening, recovery,
-            transactions,
-            outcomes, tinyLimits, longKeysAndManyKeys,
+            transactions, outcomes, tinyLimits, longKeysAndManyKeys,
         ]
     }
 
@@ -157,10 +156,11 @@ extension CrashScenario {
             for step in 0..<6 as Range<UInt64> {
                 try await player.put(UInt8(step % 4), 200 + 2000 * Int(step), epoch: 100 + step)
                 try await player.update(
-                    [
-                        .value(UInt8(step), 5000, seed: step),
-                        StoreChange(other, [1], [1], .single([1])),
-                    ], epoch: 200 + step, container: container2)
+                    [.value(UInt8(step), 5000, seed: step)], epoch: 200 + step,
+                    container: container2)
+                try await player.update(
+                    [StoreChange(other, [1], [1], .single([1]))], epoch: 200 + step,
+                    container: container2)
             }
             try await player.update([StoreChange(object, [1])], epoch: 110)
             try await player.checkpoint()

@@ -297,7 +297,6 @@ package struct StoreReport: Sendable {
             ("discards of epochs", epochsDiscarded, steps / 2000),
             ("writes with another record size", mismatches, steps / 1000),
             ("discards", Int(discards), devices == .single ? 0 : steps / 2000),
-            ("extents cut", extentsCut, steps / 1000),
         ] where count < least { shortfalls.append("\(count) \(what), at least \(least)") }
         return shortfalls
     }

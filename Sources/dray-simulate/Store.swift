@@ -37,11 +37,12 @@ struct Store: ParsableCommand {
         var options = StoreSimulation.Options()
         options.steps = steps
         options.isScrubbed = scrub
-        var (failed, total, crashes) = (0, 0, 0)
+        var (failed, total, crashes, cut) = (0, 0, 0, 0)
         for seed in seed..<seed + UInt64(seeds) {
             let report = StoreSimulation(seed: seed, options: options).run()
             total += report.steps
             crashes += report.crashes
+            cut += report.extentsCut
             if !quiet || !report.passed { print(report.summary) }
             for violation in report.violations { print("  VIOLATION \(violation)") }
             for shortfall in report.shortfalls { print("  TOO LITTLE: \(shortfall)") }
@@ -50,7 +51,14 @@ struct Store: ParsableCommand {
             let length = (steps == 2_000 ? "" : " --steps \(steps)") + (scrub ? " --scrub" : "")
             print("  repeat with: scripts/simulate vos --seed \(seed)\(length)")
         }
-        print("\(seeds) seeds of the store: \(total) steps, \(crashes) crashes; \(failed) failed")
+        print(
+            "\(seeds) seeds of the store: \(total) steps, \(crashes) crashes, \(cut) extents cut; "
+                + "\(failed) failed")
+        // In one seed alone there may be none.
+        if total >= 10_000, cut < total / 2_000 {
+            print("  TOO LITTLE: \(cut) extents cut, at least \(total / 2_000)")
+            throw ExitCode(1)
+        }
         if failed > 0 { throw ExitCode(1) }
     }
 }
