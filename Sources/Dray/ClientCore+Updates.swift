@@ -185,17 +185,17 @@ extension ClientCore {
             } catch {
                 failure = error
             }
-            let next = Retry(after: failure, isRestarted: isRestarted, wasUnknown: isUnknown)
+            let next = UpdateRetry(after: failure, isRestarted: isRestarted, wasUnknown: isUnknown)
             guard next != .giveUp, !Task.isCancelled, await pause(&backoff, until: end) else {
-                if next == .asNew, Retry.isConflict(failure) {
-                    throw conflictError(object)
+                if next != .giveUp, UpdateRetry.isConflict(failure) {
+                    throw conflictError(object, isUnknown: isUnknown)
                 }
                 throw updateError(
                     ClientCore.cause(failure, after: earlier), object, leader,
                     isUnknown: isUnknown || ClientCore.isUnknown(failure))
             }
             // After a conflict, an attempt that gets no answer is what it is.
-            earlier = Retry.isConflict(failure) ? nil : failure
+            earlier = UpdateRetry.isConflict(failure) ? nil : failure
             switch next {
             case .giveUp: break
             case .again: isUnknown = isUnknown || ClientCore.isUnknown(failure)
@@ -207,11 +207,11 @@ extension ClientCore {
     }
 
     /// No time was left to begin again after a conflict.
-    private func conflictError(_ object: DrayObject) -> DrayError {
+    private func conflictError(_ object: DrayObject, isUnknown: Bool) -> DrayError {
         let code: DrayError.Code = Task.isCancelled ? .cancelled : .timedOut
         var result = DrayError(
             code, "\(subject(object)): others change the same keys all the time")
-        result.mayHaveHappened = false
+        result.mayHaveHappened = isUnknown
         return result
     }
 
@@ -225,36 +225,6 @@ extension ClientCore {
             result.mayHaveHappened = false
         }
         return result
-    }
-
-    /// What to do after a failed attempt.
-    private enum Retry {
-        case giveUp
-        /// The same transaction: it will be applied once, whatever became of the first attempt.
-        case again
-        /// It was aborted for good: another transaction.
-        case asNew
-
-        init(after error: RPCError, isRestarted: Bool, wasUnknown: Bool) {
-            if case .application(let code, _) = error {
-                switch ServiceCode(rawValue: code) {
-                case .aborted: self = .asNew
-                case .conflict: self = isRestarted ? .asNew : .giveUp
-                case .tooOld: self = wasUnknown ? .giveUp : .asNew
-                case .busy, .undecided, .staleMap: self = .again
-                case .notFound, .exists, .noSpace, .unavailable, .invalidArgument, .corrupt,
-                    .device, nil:
-                    self = .giveUp
-                }
-                return
-            }
-            self = ClientCore.mayRetry(error) ? .again : .giveUp
-        }
-
-        static func isConflict(_ error: RPCError) -> Bool {
-            guard case .application(let code, _) = error else { return false }
-            return code == ServiceCode.conflict.rawValue
-        }
     }
 
     /// Throws when the object is seen as it was.
