@@ -285,7 +285,7 @@ extension TargetService {
         if length > 0 {
             let used = vos.usage(pool: pool.id).bytes + promised[pool.id, default: 0]
             // Much of it may be versions that nobody sees any more.
-            if used > pool.sizePerTarget / 8 * 7 { vos.pressForSpace() }
+            if used + UInt64(length) > pool.sizePerTarget / 8 * 7 { vos.pressForSpace() }
             guard used + UInt64(length) <= pool.sizePerTarget else {
                 throw .service(
                     .noSpace,

@@ -21,8 +21,8 @@ import Testing
     }
 
     /// What was overwritten a moment ago does not fill a pool that is nearly full.
-    @Test func overwritingInASmallPool() {
-        ClusterRig.run { rig in
+    @Test(arguments: UInt64(1)...5) func overwritingInASmallPool(seed: UInt64) {
+        ClusterRig.run(seed: seed) { rig in
             let pool = try await rig.client.createPool(label: "small", size: 48 << 20)
             let container = try await pool.createContainer(label: "data", objectClass: .s1)
             let object = container.object(try await container.makeObjectID())
