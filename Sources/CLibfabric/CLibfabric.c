@@ -71,6 +71,10 @@ static bool ring(const struct dray_fabric_endpoint *endpoint, const char *name) 
     return errno != ECONNREFUSED;
 }
 
+bool dray_fabric_is_open(const struct dray_fabric_endpoint *endpoint, const char *name) {
+    return ring(endpoint, name);
+}
+
 #define FILE_PREFIX "dray."
 #define NONCE_DIGITS 16
 

@@ -201,6 +201,14 @@ internal import DrayRuntime
     override func listening(at address: FabricAddress) -> Listening {
         precondition(!isClosed)
         listener?.answer()
+        if isNamed {
+            // The kernel takes the name from a process that ends.
+            let isOpen = unsafe (address.bytes + [0]).withUnsafeBytes { name in
+                unsafe dray_fabric_is_open(
+                    handle, name.baseAddress?.assumingMemoryBound(to: CChar.self))
+            }
+            return isOpen ? .accepted : .refused
+        }
         guard asksKernel, let socket = SocketAddress(bytes: address.bytes) else { return .unknown }
         return probes.ask(socket)
     }

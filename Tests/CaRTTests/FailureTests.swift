@@ -155,8 +155,8 @@ import Testing
         }
     }
 
-    /// Over TCP nobody waits for a peer that is gone until his deadline, neither with a request
-    /// that is under way nor with a new one.
+    /// Nobody waits for a peer that is gone until his deadline, neither with a request that is
+    /// under way nor with a new one.
     @Test(arguments: FabricKind.knownToKernels)
     func noticesThatAPeerIsGone(kind: FabricKind) async throws {
         try await withRig(kind) { rig in

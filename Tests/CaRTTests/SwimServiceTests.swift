@@ -312,12 +312,12 @@ import Testing
         #expect(hash(13) != hash(14))
     }
 
-    /// Over every fabric: members find each other, and one that closes its context is dead. Where
-    /// ports can be tried, at once; else after the suspicion time.
+    /// Over every fabric: members find each other, and one that closes its context is known to be
+    /// gone, long before the suspicion time is over.
     @Test(arguments: FabricKind.allCases) func realFabrics(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             var options = SwimOptions()
-            options.suspicionTimeout = .seconds(1)
+            options.suspicionTimeout = .seconds(30)
             var contexts: [Context] = []
             for rank in 0..<3 { contexts.append(try rig.makeContext { $0.rank = UInt32(rank) }) }
             let members = contexts.map { Group.Member(rank: $0.rank!, addresses: [$0.address]) }
@@ -343,8 +343,8 @@ import Testing
                 services.prefix(2).allSatisfy { $0.members.last?.state == .dead }
             }
             let verdicts = services.prefix(2).map { $0.members.last?.verdict }
-            #expect(verdicts.allSatisfy { $0 == (kind == .sharedMemory ? .silent : .gone) })
-            #expect(kind != .sharedMemory || rig.xstream.now.since(begin) >= .seconds(1))
+            #expect(verdicts.allSatisfy { $0 == .gone })
+            #expect(rig.xstream.now.since(begin) < .seconds(10))
             #expect(services.prefix(2).allSatisfy { $0.members.first?.state == .alive })
             for service in services { service.stop() }
         }

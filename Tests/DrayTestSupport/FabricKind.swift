@@ -32,7 +32,7 @@ package enum FabricKind: String, CaseIterable, CustomStringConvertible, Sendable
     /// Those with connections, which end with the process at the other end.
     package static let connected = real.filter { $0 != .sharedMemory }
     /// Those whose peers' kernels know whether anybody listens.
-    package static let knownToKernels = connected
+    package static let knownToKernels = real
 
     /// What an endpoint of this kind listens at, on a free port or with a new name.
     package var address: String { FabricKind.tested.first { $0.kind == self }?.address ?? rawValue }

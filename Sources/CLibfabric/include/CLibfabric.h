@@ -156,6 +156,9 @@ void dray_fabric_remove(struct dray_fabric_endpoint *endpoint, uint64_t peer);
 int dray_fabric_resolve(
     struct dray_fabric_endpoint *endpoint, struct dray_fabric_named_peer *peer);
 
+/// Whether the shared-memory endpoint of that name is open and its process alive. Rings it.
+bool dray_fabric_is_open(const struct dray_fabric_endpoint *endpoint, const char *name);
+
 /// Whether the owner of a shared-memory endpoint may sleep until its bell rings: nothing has
 /// happened for a while and nothing is under way.
 bool dray_fabric_may_sleep(struct dray_fabric_endpoint *endpoint);
