@@ -69,7 +69,7 @@ public struct DeviceFaultCounts: Hashable, Sendable {
 
 /// A moment at which a test can crash a process.
 public enum DeviceBoundary: String, Sendable {
-    /// A write was asked for; nothing of it is stored.
+    /// A write was asked for: any of it may be stored when there is a crash now.
     case writeBegins
     /// A write is stored; its caller does not know yet.
     case writeEnds

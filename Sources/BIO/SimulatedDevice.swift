@@ -47,10 +47,10 @@ final class SimulatedDevice: BlockDevice {
         unsafe try check(buffer, offset)
         simulation.record("disk write", offset)
         unsafe simulation.record("disk bytes", bytes: buffer)
-        store.reached(.writeBegins, node: node)
         let id =
             simulation.isDead(node)
             ? 0 : disk.contents.withLock { unsafe $0.medium.begin(buffer, at: offset) }
+        store.reached(.writeBegins, node: node)
         try await perform(durable ? .durableWrite : .write, bytes: buffer.count) {
             let error = unsafe self.endWrite(id, buffer, at: offset, durable: durable)
             self.store.reached(.writeEnds, node: self.node)
@@ -120,10 +120,10 @@ final class SimulatedDevice: BlockDevice {
         try checkDiscard(range)
         guard !range.isEmpty else { return }
         simulation.record("disk discard", range.lowerBound)
-        store.reached(.writeBegins, node: node)
         let id =
             simulation.isDead(node)
             ? 0 : disk.contents.withLock { $0.medium.beginDiscard(range) }
+        store.reached(.writeBegins, node: node)
         try await perform(.discard, bytes: range.count) {
             self.disk.contents.withLock { $0.medium.end(id, durable: false) }
             self.store.reached(.writeEnds, node: self.node)

@@ -155,7 +155,7 @@ package final class CrashExplorer {
             do throws(VOSError) {
                 try await player.openStore()
             } catch {
-                guard !scenario.isFormatted, case .device(.foreign) = error else { throw error }
+                guard !scenario.isFormatted, CrashExplorer.isNoStore(error) else { throw error }
                 // The format did not come to its end.
                 if !moment.journal.model.epochs.isEmpty { player.violate("the store is gone") }
                 try await process.format(overwrite: true)
@@ -197,6 +197,14 @@ package final class CrashExplorer {
             report.none += 1
         } else {
             report.whole += 1
+        }
+    }
+
+    /// Whether an error says that there is no store, or only a torn superblock of one.
+    private static func isNoStore(_ error: VOSError) -> Bool {
+        switch error {
+        case .device(.foreign), .device(.corrupt): true
+        default: false
         }
     }
 }
