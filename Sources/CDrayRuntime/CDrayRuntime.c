@@ -1,7 +1,6 @@
 #define _GNU_SOURCE 1
 #include "CDrayRuntime.h"
 #include <errno.h>
-#include <pthread.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -19,13 +18,6 @@ int dray_poll(struct pollfd *descriptors, unsigned long count, int64_t nanosecon
         limit_pointer = &limit;
     }
     return ppoll(descriptors, count, limit_pointer, NULL);
-}
-
-int dray_pin_to_processor(int processor) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(processor, &set);
-    return pthread_setaffinity_np(pthread_self(), sizeof set, &set);
 }
 
 void dray_yield_processor(void) { sched_yield(); }

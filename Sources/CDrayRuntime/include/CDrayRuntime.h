@@ -34,9 +34,6 @@ static inline uint64_t dray_clock_nanoseconds(clockid_t clock) {
 /// Polls `count` descriptors for at most `nanoseconds` (negative: without limit).
 int dray_poll(struct pollfd *descriptors, unsigned long count, int64_t nanoseconds);
 
-/// Pins the calling thread to one processor; returns 0 or an errno.
-int dray_pin_to_processor(int processor);
-
 /// Gives the processor to another thread that wants it, if there is one.
 void dray_yield_processor(void);
 

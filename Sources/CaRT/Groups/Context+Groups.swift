@@ -3,9 +3,6 @@ internal import DrayFabric
 internal import DrayRuntime
 
 extension Context {
-    /// Members that are asked in turn where a rank is.
-    static let lookUpsMax = 8
-
     /// The group as the peer at `destination` knows it.
     ///
     /// Apply it to `group`, or, in a process that calls several groups, to one made for it:

@@ -190,7 +190,7 @@ struct EngineRunner {
         guard addresses.contains(where: { $0.hasPrefix("ofi+shm:") }) else { return nil }
         return "ofi+shm: a process that is killed may leave memory locked that it shares with this "
             + "engine, which then ends with status 75 and has to be started again; processes "
-            + "that share memory are trusted, and are 256 at most"
+            + "that share memory are trusted, and it knows 256 of them at most in all its life"
     }
 
     /// Starts the engine, waits for one of `signals`, and stops it. The signals must be blocked.
