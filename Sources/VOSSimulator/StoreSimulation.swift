@@ -283,10 +283,10 @@ package struct StoreReport: Sendable {
 
     mutating func fold(_ hash: UInt64) { eventHash = (eventHash &* 31) ^ hash }
 
-    /// The floors that the run did not reach.
     /// More of them than places that are shared by chance explain.
     var hasStrangeConflicts: Bool { chanceConflicts > 2 + transactions / 20 }
 
+    /// The floors that the run did not reach.
     package var shortfalls: [String] {
         guard violations.isEmpty, steps >= 500 else { return [] }
         var shortfalls: [String] = []
