@@ -48,6 +48,7 @@ final class LostTarget {
         refuse(TransactionProtocol.prepare, on: contexts.primary)
         refuse(TransactionProtocol.decide, on: contexts.primary)
         refuse(TransactionProtocol.query, on: contexts.primary)
+        refuse(TransactionProtocol.forward, on: contexts.primary)
         self.contexts = contexts
     }
 

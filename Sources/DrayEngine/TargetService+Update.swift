@@ -18,7 +18,9 @@ extension TargetService {
             reply.epoch = epoch
             return reply
         case .aborted: throw .service(.aborted, "the transaction was aborted")
-        case .active: throw .service(.busy, "the same request is being served")
+        case .active(let dtx):
+            reply.epoch = try await transactions.forward(request, dtx, call)
+            return reply
         case .unknown:
             guard request.transaction.low > vos.transactionHorizon else {
                 throw .service(

@@ -10,7 +10,7 @@ internal import VOS
 /// its own, decide, and answer the client.
 extension TransactionService {
     /// Who does what in one transaction.
-    private struct Plan {
+    struct Plan {
         /// This target first.
         var members: [TargetAddress]
         /// The parts of each member, by its place.
@@ -79,7 +79,7 @@ extension TransactionService {
         return try await finish(run, plan, call)
     }
 
-    private func plan(_ request: ObjectUpdateRequest) throws(RPCError) -> Plan {
+    func plan(_ request: ObjectUpdateRequest) throws(RPCError) -> Plan {
         var plan = Plan(own)
         var offset = 0
         for (index, part) in request.parts.enumerated() {
@@ -117,15 +117,8 @@ extension TransactionService {
         _ place: Int, _ member: TargetAddress, _ request: ObjectUpdateRequest, _ plan: Plan,
         _ run: TransactionRun, _ payload: Payload
     ) {
-        var prepare = PrepareRequest()
-        prepare.transaction = request.transaction
-        prepare.epoch = run.dtx.epoch
-        prepare.deadline = run.deadline
-        prepare.members = run.members
-        prepare.snapshot = request.snapshot
-        prepare.parts = plan.parts[place]
-        prepare.bulk = request.bulk
-        prepare.network = UInt8(clamping: target.contexts?.network(of: run.call.context) ?? 0)
+        let prepare = prepareRequest(
+            place, request, plan, epoch: run.dtx.epoch, members: run.members, run.call)
         let entry = OutgoingPrepare(request: prepare, payload: payload, run: run, place: place)
         outgoing[member, default: []].append(entry)
         // Whoever puts in the first one sends what has gathered.
@@ -135,6 +128,23 @@ extension TransactionService {
                 await sendBatches(to: member)
             }
         }
+    }
+
+    /// What a member is sent: all but where its data is in the payload.
+    func prepareRequest(
+        _ place: Int, _ request: ObjectUpdateRequest, _ plan: Plan, epoch: UInt64,
+        members: TransactionMembers, _ call: RequestContext
+    ) -> PrepareRequest {
+        var prepare = PrepareRequest()
+        prepare.transaction = request.transaction
+        prepare.epoch = epoch
+        prepare.deadline = call.deadline
+        prepare.members = members
+        prepare.snapshot = request.snapshot
+        prepare.parts = plan.parts[place]
+        prepare.bulk = request.bulk
+        prepare.network = UInt8(clamping: target.contexts?.network(of: call.context) ?? 0)
+        return prepare
     }
 
     /// The most rounds of the xstream that a batch waits for more.

@@ -1,3 +1,4 @@
+internal import BIO
 internal import CaRT
 internal import DrayPlacement
 internal import DrayProtocol
@@ -18,8 +19,12 @@ extension TransactionService {
             return
         }
         xstream.spawn { [self] in
+            let end = xstream.now + TransactionService.resendWindow
             while !isStopped, dtx.phase == .prepared {
-                await tryToResolve(dtx, members, own: place)
+                let mayBeForwarded = dtx.isLeader && xstream.now < end
+                await tryToResolve(dtx, members, own: place) { asked in
+                    await ask(asked, dtx, members, own: place, mayBeForwarded: mayBeForwarded)
+                }
                 guard dtx.phase == .prepared else { break }
                 let jitter = entropy.below(
                     TransactionService.retryPause.nanosecondsClamped)
@@ -30,14 +35,20 @@ extension TransactionService {
         }
     }
 
-    private func tryToResolve(_ dtx: DTX, _ members: [TargetAddress], own place: Int) async {
+    /// Asks once; `ask` gets the places of those to be asked.
+    func tryToResolve(
+        _ dtx: DTX, _ members: [TargetAddress], own place: Int,
+        ask: ([Int]) async -> [ResolutionMachine.Event]
+    ) async {
+        // What the leader has written last may be there or not: the next start will tell.
+        guard !dtx.isLeader || !target.blocks.isOutOfService else { return }
         var machine = ResolutionMachine(own: place, count: members.count)
         var actions = machine.start()
         while let action = actions.first {
             actions.removeFirst()
             switch action {
             case .ask(let asked):
-                for event in await ask(asked, dtx, members, own: place) {
+                for event in await ask(asked) {
                     actions += machine.on(event)
                 }
             case .commit:
@@ -66,24 +77,36 @@ extension TransactionService {
 
     /// Asks members at once what they know.
     private func ask(
-        _ asked: [Int], _ dtx: DTX, _ members: [TargetAddress], own place: Int
+        _ asked: [Int], _ dtx: DTX, _ members: [TargetAddress], own place: Int,
+        mayBeForwarded: Bool
+    ) async -> [ResolutionMachine.Event] {
+        await gatherAnswers(of: asked, members) {
+            (member, context, destination) async throws(RPCError) -> QueryReply in
+            var query = QueryRequest()
+            query.transaction = dtx.id
+            query.epoch = dtx.epoch
+            query.asksAsLeader = place == 0
+            query.asksLeader = member == 0
+            query.mayBeForwarded = mayBeForwarded
+            return try await context.call(
+                TransactionProtocol.query, query, to: destination,
+                deadline: .after(TransactionService.peerTimeout))
+        }
+    }
+
+    /// Calls members at once; `call` gets the place of one, and where it is.
+    private func gatherAnswers(
+        of asked: [Int], _ members: [TargetAddress],
+        _ call: @escaping (Int, Context, Destination) async throws(RPCError) -> QueryReply
     ) async -> [ResolutionMachine.Event] {
         guard let context else { return asked.map { .silent($0) } }
         let gather = Gather<ResolutionMachine.Event>(count: asked.count)
         for (index, member) in asked.enumerated() {
-            var request = QueryRequest()
-            request.transaction = dtx.id
-            request.epoch = dtx.epoch
-            request.asksAsLeader = place == 0
-            request.asksLeader = member == 0
             let address = members[member]
-            let query = request
             xstream.spawn {
                 do throws(RPCError) {
-                    let reply = try await context.call(
-                        TransactionProtocol.query, query,
-                        to: .rank(address.rank, tag: address.tag),
-                        deadline: .after(TransactionService.peerTimeout))
+                    let reply = try await call(
+                        member, context, .rank(address.rank, tag: address.tag))
                     let answer = ResolutionMachine.Answer(rawValue: reply.answer)
                     gather.finish(
                         index, with: answer.map { .answered(member, $0) } ?? .silent(member))
@@ -94,6 +117,59 @@ extension TransactionService {
         }
         return await gather.results()
     }
+
+    // MARK: - Sent again
+
+    /// Goes on with a transaction that its client has sent again, and that is prepared here since
+    /// before a restart: asks the other members what they have of it, and sends it to those that
+    /// may lack it. Returns its epoch.
+    ///
+    /// Throws `.aborted` when a member has not got it and never will, `.busy` while another request
+    /// does the same, or somebody has not answered.
+    func forward(
+        _ request: ObjectUpdateRequest, _ dtx: DTX, _ call: RequestContext
+    ) async throws(RPCError) -> UInt64 {
+        let busy = RPCError.service(.busy, "the same request is being served")
+        guard dtx.isLeader, dtx.phase == .prepared, leading.insert(dtx.id).inserted else {
+            throw busy
+        }
+        defer { leading.remove(dtx.id) }
+        let plan = try plan(request)
+        guard members(dtx.members) == plan.members else { throw busy }
+        let payload = try Payload(of: call)
+        await tryToResolve(dtx, plan.members, own: 0) { asked in
+            await send(request, again: dtx, to: asked, plan, payload, call)
+        }
+        switch vos.state(of: dtx.id) {
+        case .committed(let epoch): return epoch
+        case .aborted: throw aborted
+        case .active, .unknown: throw busy
+        }
+    }
+
+    /// Sends members their parts once more. All data goes to each: this is rare.
+    private func send(
+        _ request: ObjectUpdateRequest, again dtx: DTX, to asked: [Int], _ plan: Plan,
+        _ payload: Payload, _ call: RequestContext
+    ) async -> [ResolutionMachine.Event] {
+        let limit =
+            target.worldClock.wallNanoseconds
+            + TransactionService.prepareTimeout.nanosecondsClamped
+        return await gatherAnswers(of: asked, plan.members) {
+            [self] (place, context, destination) async throws(RPCError) -> QueryReply in
+            let prepare = prepareRequest(
+                place, request, plan, epoch: dtx.epoch, members: TransactionMembers(plan.members),
+                call)
+            let reply = try await context.call(
+                TransactionProtocol.forward, prepare, to: destination,
+                payload: unsafe payload.bytes, deadline: .at(min(call.deadline, limit)),
+                trace: call.trace)
+            withExtendedLifetime(payload) {}
+            return reply
+        }
+    }
+
+    // MARK: - Telling and answering
 
     /// Tells members, once, that a transaction was aborted. Who does not hear of it will ask.
     func tellAborted(_ id: UniqueID, _ members: [TargetAddress]) {
@@ -146,7 +222,9 @@ extension TransactionService {
             if request.asksLeader { return .aborted }
             // And tells of one only when it has written it down: it would not have to ask.
             if request.asksAsLeader, request.epoch <= vos.transactionHorizon { return .aborted }
-            guard request.epoch > vos.transactionHorizon else { return .undecided }
+            guard request.epoch > vos.transactionHorizon, !request.mayBeForwarded else {
+                return .undecided
+            }
             do throws(VOSError) {
                 try await vos.refuse(id, epoch: request.epoch)
             } catch {

@@ -56,6 +56,9 @@ final class TransactionService {
     static let patience: Duration = .seconds(1)
     /// The pause between attempts to find out about a transaction, or to tell of it.
     static let retryPause: Duration = .milliseconds(200)
+    /// How long a leader that was restarted asks members without a promise of those that have
+    /// nothing of a transaction: its client may send it again. Longer than a client pauses.
+    static let resendWindow: Duration = .milliseconds(500)
 
     init(_ target: TargetService) {
         self.target = target
@@ -80,6 +83,10 @@ final class TransactionService {
         context.register(TransactionProtocol.query) {
             (request, _) async throws(RPCError) -> QueryReply in
             try await self.query(request)
+        }
+        context.register(TransactionProtocol.forward) {
+            (request, call) async throws(RPCError) -> QueryReply in
+            try await self.receiveForwarded(request, call)
         }
         vos.onBlocked = { [unowned self] dtx in
             if !leading.contains(dtx.id) { resolve(dtx) }
@@ -312,6 +319,13 @@ final class TransactionService {
         case .replyFailed, .commit, .abort, .refuse, .acknowledge, .report, .protest, nil:
             throw aborted
         }
+        try await startPrepare(request, payload, call)
+    }
+
+    /// The same of a transaction that is not here.
+    private func startPrepare(
+        _ request: PrepareRequest, _ payload: Payload, _ call: RequestContext
+    ) async throws(RPCError) {
         guard request.members.targets.dropFirst().contains(own) else {
             throw .service(.invalidArgument, "this target has no part in the transaction")
         }
@@ -361,7 +375,27 @@ final class TransactionService {
         waiting.append((xstream.now, dtx.id))
     }
 
-    private var aborted: RPCError { .service(.aborted, "the transaction was aborted") }
+    /// Says what is here of a transaction that its client has sent again, after preparing it if it
+    /// was not here. Who could not has promised by its answer that it never will.
+    private func receiveForwarded(
+        _ request: PrepareRequest, _ call: RequestContext
+    ) async throws(RPCError) -> QueryReply {
+        var machine = participant(request.transaction)
+        if machine.on(.forward).first == .startPrepare {
+            do throws(RPCError) {
+                try await startPrepare(request, try Payload(of: call), call)
+            } catch {
+                log.info("transaction \(request.transaction) cannot be prepared late: \(error)")
+            }
+        }
+        var question = QueryRequest()
+        question.transaction = request.transaction
+        question.epoch = request.epoch
+        question.asksAsLeader = true
+        return try await query(question)
+    }
+
+    var aborted: RPCError { .service(.aborted, "the transaction was aborted") }
 
     /// What was read must have been read from this incarnation.
     func checkReads(_ parts: [PreparePart]) throws(RPCError) {

@@ -148,6 +148,9 @@ public struct QueryRequest: Message, Hashable {
     public var asksAsLeader = false
     /// Whether the one who is asked leads the transaction.
     public var asksLeader = false
+    /// Whether the leader may get the transaction again and forward it: who has nothing of it
+    /// promises nothing yet.
+    public var mayBeForwarded = false
 
     public init() {}
 
@@ -156,6 +159,7 @@ public struct QueryRequest: Message, Hashable {
         try coder.code(&epoch)
         try coder.code(&asksAsLeader)
         try coder.code(&asksLeader)
+        try coder.code(&mayBeForwarded)
     }
 }
 
@@ -172,7 +176,7 @@ public struct QueryReply: Message, Hashable {
 
 /// The protocol between the targets that take part in a transaction (DAOS: DTX).
 public enum TransactionProtocol {
-    public static let id = ProtocolID(base: 0x14, version: 4)
+    public static let id = ProtocolID(base: 0x14, version: 5)
 
     public static let prepare = Procedure<PrepareBatchRequest, PrepareBatchReply>(
         id, index: 0, name: "transaction.prepare")
@@ -180,4 +184,8 @@ public enum TransactionProtocol {
         id, index: 1, name: "transaction.decide")
     public static let query = Procedure<QueryRequest, QueryReply>(
         id, index: 2, name: "transaction.query")
+    /// Asks what the member has of a transaction whose client has sent it again, and gives it what
+    /// it may lack: who has nothing of it prepares it, or promises that it never will.
+    public static let forward = Procedure<PrepareRequest, QueryReply>(
+        id, index: 3, name: "transaction.forward")
 }

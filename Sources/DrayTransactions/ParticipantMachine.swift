@@ -28,6 +28,11 @@ public struct ParticipantMachine: Sendable {
         case abort
         /// Another member wants to know; it will abort if nothing is here.
         case query
+        /// The leader wants to know, and may send the part again.
+        case peek
+        /// The leader, whom the client has sent it again, sends the part once more, and wants to
+        /// know what became of it here.
+        case forward
     }
 
     /// What is to be done, in this order.
@@ -61,7 +66,7 @@ public struct ParticipantMachine: Sendable {
     /// Takes note of what happened; returns what is to be done about it.
     public mutating func on(_ event: Event) -> [Action] {
         switch (state, event) {
-        case (.unknown, .prepare):
+        case (.unknown, .prepare), (.unknown, .forward):
             state = .preparing
             return [.startPrepare]
         case (.preparing, .prepare), (.doomed, .prepare), (.aborted, .prepare):
@@ -100,7 +105,8 @@ public struct ParticipantMachine: Sendable {
             state = .aborted
             return [.refuse, .report]
         case (.preparing, .query), (.doomed, .query), (.prepared, .query), (.committed, .query),
-            (.aborted, .query):
+            (.aborted, .query), (_, .peek), (.preparing, .forward), (.doomed, .forward),
+            (.prepared, .forward), (.committed, .forward), (.aborted, .forward):
             return [.report]
         case (.unknown, .didPrepare), (.unknown, .didFail), (.prepared, .didPrepare),
             (.prepared, .didFail), (.committed, .didPrepare), (.committed, .didFail),

@@ -4,7 +4,8 @@
 /// It asks the leader. When the leader does not answer, it asks the others: any that knows the
 /// outcome tells it, and one that has nothing promises never to prepare, so the leader can never
 /// commit. When all others have prepared too, only the leader knows: no guess is made. A leader
-/// that restarted asks all others and decides: all have prepared, commit; else abort.
+/// that restarted asks all others and decides: all have prepared, commit; else abort. When its
+/// client has sent the transaction again, it asks by forwarding it: who lacks it may take it.
 public struct ResolutionMachine: Sendable {
     /// A member, by its place in the list of members. 0 is the leader.
     public typealias Member = Int

@@ -28,6 +28,8 @@ import Testing
         Row(.unknown, .commit, .unknown, .acknowledge),
         Row(.unknown, .abort, .aborted, .refuse, .acknowledge),
         Row(.unknown, .query, .aborted, .refuse, .report),
+        Row(.unknown, .peek, .unknown, .report),
+        Row(.unknown, .forward, .preparing, .startPrepare),
 
         Row(.preparing, .prepare, .preparing, .replyFailed),
         Row(.preparing, .didPrepare, .prepared, .replyPrepared),
@@ -35,6 +37,8 @@ import Testing
         Row(.preparing, .commit, .preparing, .protest),
         Row(.preparing, .abort, .doomed, .acknowledge),
         Row(.preparing, .query, .preparing, .report),
+        Row(.preparing, .peek, .preparing, .report),
+        Row(.preparing, .forward, .preparing, .report),
 
         Row(.doomed, .prepare, .doomed, .replyFailed),
         Row(.doomed, .didPrepare, .aborted, .abort, .replyFailed),
@@ -42,21 +46,29 @@ import Testing
         Row(.doomed, .commit, .doomed, .protest),
         Row(.doomed, .abort, .doomed, .acknowledge),
         Row(.doomed, .query, .doomed, .report),
+        Row(.doomed, .peek, .doomed, .report),
+        Row(.doomed, .forward, .doomed, .report),
 
         Row(.prepared, .prepare, .prepared, .replyPrepared),
         Row(.prepared, .commit, .committed, .commit, .acknowledge),
         Row(.prepared, .abort, .aborted, .abort, .acknowledge),
         Row(.prepared, .query, .prepared, .report),
+        Row(.prepared, .peek, .prepared, .report),
+        Row(.prepared, .forward, .prepared, .report),
 
         Row(.committed, .prepare, .committed, .replyPrepared),
         Row(.committed, .commit, .committed, .acknowledge),
         Row(.committed, .abort, .committed, .protest),
         Row(.committed, .query, .committed, .report),
+        Row(.committed, .peek, .committed, .report),
+        Row(.committed, .forward, .committed, .report),
 
         Row(.aborted, .prepare, .aborted, .replyFailed),
         Row(.aborted, .commit, .aborted, .protest),
         Row(.aborted, .abort, .aborted, .acknowledge),
         Row(.aborted, .query, .aborted, .report),
+        Row(.aborted, .peek, .aborted, .report),
+        Row(.aborted, .forward, .aborted, .report),
     ]
 
     /// A prepare that ends without being under way is a mistake of the caller: it traps.

@@ -161,7 +161,10 @@ struct ProtocolExplorer {
         rest = rest << 1 | (model.isContradicted ? 1 : 0)
         rest = rest << 4 | UInt64(model.crashesLeft)
         var attempts = UInt64(leader.attempt) << 8 | UInt64(model.committedAttempts)
-        for member in model.members { attempts = attempts << 2 | UInt64(member.attempt) }
+        attempts = attempts << 2 | (leader.isForwarding ? 2 : 0) | (leader.hasForwarded ? 1 : 0)
+        for member in model.members {
+            attempts = attempts << 3 | UInt64(member.attempt) << 1 | (member.isForwarded ? 1 : 0)
+        }
         return Key(
             network: model.network, answers: model.answers, processes: processes, rest: rest,
             attempts: attempts)

@@ -37,7 +37,20 @@ extension ProtocolModel {
             members[member - 1].hasForgotten = true
             members[member - 1].machine = ParticipantMachine(.unknown)
         case .resent: resend()
+        case .forwarded: forward()
         }
+    }
+
+    /// The leader asks by what it got again.
+    private mutating func forward() {
+        leader.hasForwarded = true
+        startResolution(0)
+        leader.isForwarding = true
+        for member in 1..<count {
+            network &= ~ProtocolModel.query(0, member)
+            send(.forward, member)
+        }
+        if client == .unknown { client = .waiting }
     }
 
     /// What the process before has sent or was to hear is lost.
@@ -100,6 +113,7 @@ extension ProtocolModel {
             if leader.machine != nil {
                 leaderHears(.abortIsDurable)
             } else {
+                if client == .waiting { client = .aborted }
                 for member in 1..<count { send(.abort, member) }
             }
         }
@@ -120,7 +134,21 @@ extension ProtocolModel {
                 for member in 1..<count { leaderHears(.acknowledged(member)) }
             }
         case .query: preconditionFailure("queries are delivered by themselves")
+        case .forward: forwarded(member)
         }
+    }
+
+    /// A member gets the transaction with the leader's question.
+    private mutating func forwarded(_ member: Int) {
+        let isNew =
+            !members[member - 1].hasForgotten
+            && members[member - 1].machine.on(.forward).first == .startPrepare
+        guard isNew else {
+            asked(by: 0, member)
+            return
+        }
+        members[member - 1].attempt = leader.attempt
+        members[member - 1].isForwarded = true
     }
 
     private mutating func prepare(_ member: Int) {
@@ -151,9 +179,19 @@ extension ProtocolModel {
         }
     }
 
-    /// Answers the leader who asked, if that is the one there is.
+    /// Answers the leader who asked, if that is the one there is. That it is refused must be on
+    /// stable storage before, when it was forwarded.
     private mutating func answerPrepare(_ kind: Message, _ member: Int) {
-        if members[member - 1].attempt == leader.attempt { send(kind, member) }
+        if members[member - 1].isForwarded {
+            members[member - 1].isForwarded = false
+            if kind == .prepareSucceeded {
+                answers |= ProtocolModel.answer(member, 0, .prepared)
+            } else {
+                members[member - 1].owesAnswers |= 1
+            }
+        } else if members[member - 1].attempt == leader.attempt {
+            send(kind, member)
+        }
     }
 
     private mutating func committed(_ member: Int) {
@@ -278,7 +316,9 @@ extension ProtocolModel {
         } else {
             members[process - 1].resolution = machine
         }
-        if machine == nil { answers &= ~ProtocolModel.answers(to: process) }
+        guard machine == nil else { return }
+        answers &= ~ProtocolModel.answers(to: process)
+        if process == 0 { leader.isForwarding = false }
     }
 
     private mutating func resolve(_ process: Int, _ event: ResolutionMachine.Event) {
@@ -290,6 +330,11 @@ extension ProtocolModel {
             rules.has(.undecidedCountsAsPrepared)
         {
             event = .answered(member, .prepared)
+        }
+        if process == 0, leader.isForwarding, case .silent(let member) = event,
+            rules.has(.silenceMeansRefusal)
+        {
+            event = .answered(member, .aborted)
         }
         let actions = machine.on(event)
         set(process, machine)
@@ -311,6 +356,7 @@ extension ProtocolModel {
                 didFindAbort(process)
             case .wait:
                 set(process, nil)
+                if process == 0, client == .waiting { client = .unknown }
                 if process > 0, case .askingOthers = state, rules.has(.silenceMeansAbort) {
                     didFindAbort(process)
                 }
@@ -322,6 +368,7 @@ extension ProtocolModel {
         guard process > 0 else {
             commit(attempt: leader.attempt)
             leader.pending = .commit
+            if client == .waiting { client = .committed }
             leader.machine = LeaderMachine(committedBy: count)
             if !rules.tellsWhenDurable { tellCommitted() }
             return

@@ -120,7 +120,9 @@ extension ProtocolModel {
         /// a restarted leader that asks has told nobody, and who has forgotten can deny.
         var tellsWhenDurable = false
         /// The client, whom a leader that was restarted did not answer, sends the transaction
-        /// again; the leader has nothing of it, and begins it at another epoch.
+        /// again; the leader has nothing of it, and begins it at another epoch, or has prepared it,
+        /// and forwards it. That it asks without a promise before is to nobody's harm: who has
+        /// nothing might as well be silent.
         var resends = false
         var flaws: Set<Flaw> = []
 
@@ -151,6 +153,9 @@ extension ProtocolModel {
         case tellsBeforeItsFailureIsDurable
         /// Who has prepared another attempt of a transaction says that it is prepared.
         case takesOneAttemptForAnother
+        /// A leader that forwards a transaction aborts it when a member does not answer, as it may
+        /// the first time.
+        case silenceMeansRefusal
     }
 
     enum Message: UInt8, CaseIterable {
@@ -163,6 +168,8 @@ extension ProtocolModel {
         case acknowledge = 5
         // By who asks and who is asked: four rows.
         case query = 6
+        // By member.
+        case forward = 10
     }
 
     enum Client: UInt8 {
@@ -203,6 +210,9 @@ extension ProtocolModel {
         var hasForgotten = false
         /// 2 after a resend.
         var attempt: UInt8 = 1
+        /// Its question to the others is the transaction itself.
+        var isForwarding = false
+        var hasForwarded = false
 
         init(count: Int) {
             machine = LeaderMachine(count: count)
@@ -225,6 +235,8 @@ extension ProtocolModel {
         var hasForgotten = false
         /// The attempt that it prepares, or has prepared.
         var attempt: UInt8 = 0
+        /// What it prepares was forwarded: the leader wants to know what became of it.
+        var isForwarded = false
     }
 }
 
@@ -250,6 +262,7 @@ extension ProtocolModel {
         case restarted(Int, wasWritten: Bool)
         case forgot(Int)
         case resent
+        case forwarded
     }
 
     /// All that can happen next.
@@ -265,6 +278,7 @@ extension ProtocolModel {
             if isPreparing(process) { steps.append(.broke(process)) }
         }
         if canResend { steps.append(.resent) }
+        if canForward { steps.append(.forwarded) }
         steps += slowSteps
         return steps
     }
@@ -272,6 +286,12 @@ extension ProtocolModel {
     private var canResend: Bool {
         rules.resends && client == .unknown && leader.attempt == 1 && leader.machine == nil
             && !leader.isBroken && leader.durable == .nothing && leader.pending == .nothing
+    }
+
+    /// The client may have missed the answer of the process before.
+    private var canForward: Bool {
+        rules.resends && client != .aborted && !leader.isBroken && leader.needsResolution
+            && !leader.hasForwarded
     }
 
     /// What happens by itself while nobody dies or gives up.

@@ -50,8 +50,9 @@ import Testing
         }
     }
 
-    /// The client sends a transaction again to a leader that has nothing of it since a restart, but
-    /// members may have prepared the first attempt.
+    /// The client sends a transaction again to a leader that was restarted. It has nothing of it,
+    /// but members may have prepared the first attempt; or it has prepared it, and members may lack
+    /// it.
     @Test(arguments: 2...4, [false, true])
     func attemptsAreNotMixed(count: Int, isForgetful: Bool) {
         var rules = Rules(count: count, crashes: 2, resends: true)
@@ -106,6 +107,9 @@ import Testing
         case .takesOneAttemptForAnother:
             rules.count = 2
             rules.crashes = 2
+            rules.resends = true
+        case .silenceMeansRefusal:
+            rules.count = 2
             rules.resends = true
         }
         var explorer = ProtocolExplorer(rules)

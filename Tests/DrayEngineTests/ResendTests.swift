@@ -1,0 +1,198 @@
+import CaRT
+import Dray
+import DrayFabric
+import DrayPlacement
+import DrayProtocol
+import DrayRuntime
+import DraySimulator
+import DrayTransactions
+import Testing
+
+/// Changes that are sent again: applied once, with the same answer, or refused.
+@Suite struct ResendTests {
+    /// Sends a change whose leader is cut off from `member`, kills the leader when it has prepared,
+    /// and lets it reach everybody. Returns an epoch after the change's own.
+    private func killLeader(
+        _ rig: TransactionRig, of change: TransactionRig.Change, without member: TargetAddress
+    ) async -> UInt64 {
+        let leader = Int(change.leader.rank)
+        rig.cluster.fabric.partition([leader], [Int(member.rank)])
+        rig.begin(change)
+        await rig.sleep(.milliseconds(20))
+        rig.cluster.kill(rank: leader)
+        rig.cluster.fabric.heal()
+        return rig.context.clock.now()
+    }
+
+    /// The leader is killed when it and one of two members have prepared, and the client sends the
+    /// change again: the leader gives the other one what it lacks, and it is the same change.
+    @Test func whoLacksATransactionTakesItFromTheResend() {
+        TransactionRig.run { rig in
+            let object = try await rig.makeObject(.rp3g1)
+            try await object.put("old")
+            let change = try rig.change([object], "new")
+            let killed = await killLeader(rig, of: change, without: try object.layout()[2])
+            try await rig.cluster.start(rank: Int(change.leader.rank))
+            let outcome = try await rig.resend(change)
+            guard case .epoch(let epoch) = outcome else {
+                Issue.record("\(outcome)")
+                return
+            }
+            #expect(epoch < killed)
+            #expect(try await rig.resend(change) == outcome)
+            #expect(try await object.text() == "new")
+            #expect(try await object.verify().isEqual)
+        }
+    }
+
+    /// When the client does not send it again, the change is aborted soon, and a resend that comes
+    /// later is told so.
+    @Test func aResendThatComesLateIsTooLate() {
+        TransactionRig.run { rig in
+            let object = try await rig.makeObject(.rp3g1)
+            try await object.put("old")
+            let change = try rig.change([object], "new")
+            _ = await killLeader(rig, of: change, without: try object.layout()[2])
+            try await rig.cluster.start(rank: Int(change.leader.rank))
+            let start = rig.cluster.simulation.now
+            #expect(try await object.text() == "old")
+            #expect(rig.cluster.simulation.now.since(start) < .milliseconds(1500))
+            #expect(try await rig.resend(change) == .refused(.aborted))
+            #expect(try await object.text() == "old")
+            #expect(try await object.verify().isEqual)
+        }
+    }
+
+    /// What happens to the keys of a member that lacks a transaction, while its leader is away.
+    enum Meanwhile: CaseIterable {
+        case nothing, write, read, restart
+    }
+
+    /// A member that leads a redundancy group itself takes what it lacks only if nothing there is
+    /// later, neither a change nor what somebody has read: else nothing of it happens anywhere.
+    @Test(arguments: Meanwhile.allCases)
+    func aMemberWithSomethingLaterRefuses(meanwhile: Meanwhile) {
+        TransactionRig.run { rig in
+            let first = try await rig.makeObject(.s1)
+            let leader = try first.layout()[0]
+            let second = try await rig.makeObject(.s1, notLedBy: [leader.rank])
+            let member = try second.layout()[0]
+            for object in [first, second] { try await object.put("old") }
+            let change = try rig.change([first, second], "new")
+            let killed = await killLeader(rig, of: change, without: member)
+            switch meanwhile {
+            case .nothing: break
+            case .write: try await second.put("later")
+            case .read:
+                let seen = try await rig.container.transaction { transaction in
+                    try await transaction.get(
+                        second, dkey: TransactionRig.key, akey: TransactionRig.key)
+                }
+                #expect(seen == Array("old".utf8))
+            case .restart:
+                rig.cluster.kill(rank: Int(member.rank))
+                try await rig.cluster.start(rank: Int(member.rank))
+            }
+            try await rig.cluster.start(rank: Int(leader.rank))
+            switch try await rig.resend(change) {
+            case .epoch(let epoch): #expect(meanwhile == .nothing && epoch < killed)
+            case .refused(let code): #expect(meanwhile != .nothing && code == .aborted)
+            }
+            let values = [try await first.text(), try await second.text()]
+            switch meanwhile {
+            case .nothing: #expect(values == ["new", "new"])
+            case .write: #expect(values == ["old", "later"])
+            case .read, .restart: #expect(values == ["old", "old"])
+            }
+        }
+    }
+
+    /// A leader that was killed as soon as it had answered is sent the change again while it
+    /// reaches nobody: that is no reason to abort it. When it does, a member has heard of the
+    /// commit, and the answer is the same.
+    @Test func silenceIsNoRefusal() {
+        TransactionRig.run { rig in
+            let object = try await rig.makeObject(.rp3g1)
+            let layout = try object.layout()
+            let ranks = layout.map { Int($0.rank) }
+            let change = try rig.change([object], "new")
+            let outcome = try await rig.send(change)
+            rig.cluster.kill(rank: ranks[0])
+            try await rig.decide(change.id, isCommitted: true, at: layout[1])
+            rig.cluster.fabric.partition([ranks[0]], Set(ranks.dropFirst()))
+            try await rig.cluster.start(rank: ranks[0])
+            #expect(try await rig.sendAgain(change) == .refused(.busy))
+            // Longer than it is patient.
+            await rig.sleep(.seconds(3))
+            #expect(try await rig.sendAgain(change) == .refused(.busy))
+            rig.cluster.fabric.heal()
+            #expect(try await rig.resend(change) == outcome)
+            #expect(try await object.text() == "new")
+            #expect(try await object.verify().isEqual)
+        }
+    }
+
+    /// What a member has of a transaction that is forwarded to it.
+    enum Known: CaseIterable {
+        case nothing, prepared, preparedAtAnotherEpoch, committed, aborted, forgotten
+    }
+
+    /// What a member says, and does, when a transaction is forwarded to it.
+    @Test(arguments: [
+        (Known.nothing, ResolutionMachine.Answer.prepared), (.prepared, .prepared),
+        (.preparedAtAnotherEpoch, .aborted), (.committed, .committed), (.aborted, .aborted),
+        (.forgotten, .aborted),
+    ])
+    func aMemberSaysWhatItHas(known: Known, expected: ResolutionMachine.Answer) {
+        TransactionRig.run(engines: 1) { rig in
+            let object = try await rig.makeObject(.s1)
+            let target = try object.layout()[0]
+            let id = UniqueID(high: 3, low: 1)
+            let operations = [rig.put(object, TransactionRig.key, "new")]
+            var request = try rig.prepareRequest(
+                operations, of: object, id, epoch: rig.context.clock.now())
+            switch known {
+            case .nothing: break
+            case .prepared, .preparedAtAnotherEpoch, .committed:
+                #expect(try await rig.prepare(request, "new", at: target) == 0)
+            case .aborted: try await rig.decide(id, isCommitted: false, at: target)
+            case .forgotten: try await letForget(rig, object)
+            }
+            if known == .committed { try await rig.decide(id, isCommitted: true, at: target) }
+            if known == .preparedAtAnotherEpoch { request.epoch = rig.context.clock.now() }
+            #expect(try await rig.forward(request, "new", at: target) == expected)
+            // It sticks to that.
+            #expect(try await rig.forward(request, "new", at: target) == expected)
+            try await rig.decide(id, isCommitted: expected != .aborted, at: target)
+            #expect(try await object.text() == (expected == .aborted ? nil : "new"))
+        }
+    }
+
+    /// Lets all that has been so far become older than what engines remember.
+    private func letForget(_ rig: TransactionRig, _ object: DrayObject) async throws {
+        await rig.sleep(.seconds(1))
+        try await object.put("last", [8])
+        await rig.sleep(.seconds(65))
+        try await object.put("next", [9])
+    }
+
+    /// A resend that is older than what the leader remembers is not applied again.
+    @Test(arguments: [ObjectClass.s1, .rp3g1], [false, true])
+    func whatIsTooOldIsRefused(objectClass: ObjectClass, isRestarted: Bool) {
+        TransactionRig.run { rig in
+            let object = try await rig.makeObject(objectClass)
+            let change = try rig.change([object], "first")
+            let outcome = try await rig.send(change)
+            #expect(try await rig.send(change) == outcome)
+            try await object.put("second")
+            try await letForget(rig, object)
+            if isRestarted {
+                let rank = Int(change.leader.rank)
+                rig.cluster.kill(rank: rank)
+                try await rig.cluster.start(rank: rank)
+            }
+            #expect(try await rig.resend(change) == .refused(.tooOld))
+            #expect(try await object.text() == "second")
+        }
+    }
+}
