@@ -176,6 +176,8 @@ extension ClientCore {
         // Whether an earlier attempt under this identity may have been served.
         var isUnknown = false
         var earlier: RPCError?
+        // Whether the leader has answered any attempt.
+        var isHeard = false
         var backoff = Backoff()
         while true {
             let failure: RPCError
@@ -191,9 +193,10 @@ extension ClientCore {
                     throw conflictError(object, isUnknown: isUnknown)
                 }
                 throw updateError(
-                    ClientCore.cause(failure, after: earlier), object, leader,
+                    ClientCore.cause(failure, after: earlier), object, leader, isHeard: isHeard,
                     isUnknown: isUnknown || ClientCore.isUnknown(failure))
             }
+            if case .application = failure { isHeard = true }
             // After a conflict, an attempt that gets no answer is what it is.
             earlier = UpdateRetry.isConflict(failure) ? nil : failure
             switch next {
@@ -216,9 +219,13 @@ extension ClientCore {
     }
 
     private func updateError(
-        _ error: RPCError, _ object: DrayObject, _ leader: TargetAddress, isUnknown: Bool
+        _ error: RPCError, _ object: DrayObject, _ leader: TargetAddress, isHeard: Bool,
+        isUnknown: Bool
     ) -> DrayError {
-        var result = DrayError(error, subject(object), engine: leader.rank)
+        var result =
+            error == .timedOut && !isHeard
+            ? DrayError(silent: leader.rank, subject(object), cause: error)
+            : DrayError(error, subject(object), engine: leader.rank)
         if isUnknown {
             result.mayHaveHappened = true
         } else if !ClientCore.isUnknown(error), case .application = error, result.code != .device {

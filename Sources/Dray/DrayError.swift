@@ -11,10 +11,12 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
         case exists
         /// The pool or its devices are full. Nothing was changed.
         case noSpace
-        /// An engine that is needed does not answer. `mayHaveHappened` tells whether a change that
-        /// was under way can have happened; it is never half done.
+        /// An engine that is needed does not answer: nobody is there, or a change had no answer at
+        /// all before its deadline. `mayHaveHappened` tells whether a change that was under way can
+        /// have happened; it is never half done.
         case unavailable
-        /// The deadline passed. As for `unavailable`, the outcome of a change is unknown.
+        /// The deadline passed, and the engines that are needed may be there. As for `unavailable`,
+        /// `mayHaveHappened` says of a change whether its outcome is unknown.
         case timedOut
         /// The request makes no sense: a name too long, a size of zero. Nothing was changed.
         case invalidArgument
@@ -92,6 +94,14 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
             .staleGroup, .groupVersion, .fabric:
             self.init(.internalError, "\(subject): \(error)", cause: error)
         }
+    }
+
+    /// A change had no answer at all: its leader is not there, for all that anybody can tell.
+    init(silent engine: UInt32, _ subject: String, cause: RPCError) {
+        self.init(
+            .unavailable,
+            "\(subject): no answer of engine \(engine) before the deadline; is it running? "
+                + "(dray cluster status)", cause: cause)
     }
 
     private static func code(ofService code: UInt32) -> Code {

@@ -197,15 +197,17 @@ extension TransactionService {
             latest = max(latest, entry.request.deadline)
             message.requests.append(entry.request)
         }
+        // So that the client hears before its deadline of a member that does not answer.
+        let now = target.worldClock.wallNanoseconds
+        let left = latest > now ? latest - now : 0
         let limit =
-            target.worldClock.wallNanoseconds
-            + TransactionService.prepareTimeout.nanosecondsClamped
+            now + min(left - left / 8, TransactionService.prepareTimeout.nanosecondsClamped)
         do throws(RPCError) {
             guard let context else { throw .closed }
             let data = try gatherPayload(entries, count: bytes, context)
             let reply = try await context.call(
                 TransactionProtocol.prepare, message, to: .rank(member.rank, tag: member.tag),
-                payload: unsafe data.bytes, deadline: .at(min(latest, limit)),
+                payload: unsafe data.bytes, deadline: .at(limit),
                 trace: entries.first?.run.call.trace ?? 0,
                 for: entries.compactMap { $0.run.call.isTraced ? $0.run.call : nil })
             acknowledged(message.committed, by: member)
