@@ -1,3 +1,5 @@
+internal import BasicContainers
+public import DrayFabric
 internal import DrayRuntime
 
 /// What a handler knows about a request beside its message.
@@ -17,6 +19,10 @@ internal import DrayRuntime
     /// The caller's rank; nil for clients.
     public var sourceRank: UInt32? {
         header.sourceRank == WireHeader.anyRank ? nil : header.sourceRank
+    }
+    /// Where the caller's context listens; nil once its session is over.
+    public var sourceAddress: FabricAddress? {
+        context.sessions.find(session).map { context.sessions.sessions[$0].address }
     }
     /// When the caller gives up: wall clock, nanoseconds since 1970. Pass it on as
     /// `Deadline.at(request.deadline)`.
