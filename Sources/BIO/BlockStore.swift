@@ -194,11 +194,18 @@ public final class BlockStore {
         switch faults?.strike(point) {
         case nil: break
         case .wait(let delay): await xstream.sleep(for: delay)
-        case .fail:
+        case .fail(let fault):
+            let code =
+                switch fault {
+                case .timedOut: ETIMEDOUT
+                case .noSpace: ENOSPC
+                case .lost, .tryAgain, .unreachable, .overloaded, .noReply, .staleGroup,
+                    .groupVersion, .badKey, .noMemory, .busy, .staleMap, .aborted, .inputOutput:
+                    EIO
+                }
             throw .failed(
-                path: device.name, offset: offset, code: EIO,
-                message: "Input/output error "
-                    + "(injected)")
+                path: device.name, offset: offset, code: code,
+                message: BIOError.message(code) + " (injected)")
         }
     }
 

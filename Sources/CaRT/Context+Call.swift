@@ -179,6 +179,7 @@ extension Context {
     private func checkStatus(_ status: UInt16, _ message: HeldMessage) throws(RPCError) {
         guard status != StatusCode.success.rawValue else { return }
         counts.callsFailed += 1
+        counts.errorRepliesReceived += 1
         throw unsafe RPCError(status: status, body: message.body)
     }
 
@@ -281,6 +282,7 @@ extension Context {
             sendHello(to: peer, nonce: nonce)
         case .overloaded:
             counts.callsFailed += 1
+            counts.callsRefused += 1
             throw .overloaded
         }
         prepareSlot(slot)
@@ -537,6 +539,7 @@ extension Context {
                 slot: header.slot, generation: header.slotGeneration, requestID: header.requestID)
         else {
             counts.dropped += 1
+            counts.lateReplies += 1
             dropReply(header, message)
             return
         }

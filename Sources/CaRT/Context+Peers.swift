@@ -39,6 +39,7 @@ extension Context {
         do throws(FabricError) {
             handle = try endpoint.insert(address)
         } catch {
+            counts.addressesFailed += 1
             throw .fabric(error)
         }
         let number = tracker.addPeer()
@@ -69,6 +70,7 @@ extension Context {
             links[peer].handle = handle
             return handle
         } catch {
+            counts.addressesFailed += 1
             throw .fabric(error)
         }
     }
@@ -95,8 +97,9 @@ extension Context {
 
     /// Presents us to a peer, or asks whether it is still the one we know.
     func sendHello(to peer: Int32, nonce: UInt64) {
-        counts.hellosSent += 1
         armMaintenance(now: pollTime)
+        guard !faults.fails(.peerHello) else { return }
+        counts.hellosSent += 1
         let hello = HelloMessage(
             address: address, instance: instance, eagerLimit: UInt32(options.eagerLimit),
             session: tracker.peers[Int(peer)].session)

@@ -128,13 +128,13 @@ extension Context {
         _ strike: FaultStrike, _ request: RequestContext, spilled: Bool,
         _ handler: ProcedureTable.Handler
     ) {
-        guard case .wait(let delay) = strike else {
-            fail(.overloaded, request)
-            return
-        }
-        xstream.spawn { [self] in
-            await xstream.sleep(for: delay)
-            if spilled { pull(request, handler) } else { handler.answer(request, self) }
+        switch strike {
+        case .fail(let fault): fail(RPCError(fault), request)
+        case .wait(let delay):
+            xstream.spawn { [self] in
+                await xstream.sleep(for: delay)
+                if spilled { pull(request, handler) } else { handler.answer(request, self) }
+            }
         }
     }
 
@@ -229,7 +229,11 @@ extension Context {
     func reply<R: Message>(_ message: R, to request: RequestContext) {
         guard request.claimAnswer() else { return }
         defer { deactivate(request) }
-        guard !request.isOneWay, let (session, send) = replySlot(request.session) else { return }
+        guard !request.isOneWay else { return }
+        guard let (session, send) = replySlot(request.session) else {
+            counts.repliesDropped += 1
+            return
+        }
         var header = answerHeader(
             .reply, session: request.session, slot: request.slot,
             slotGeneration: request.slotGeneration, requestID: request.requestID)
@@ -315,7 +319,10 @@ extension Context {
     }
 
     private func sendFailure(_ error: RPCError, _ answer: WireHeader) {
-        guard let (session, send) = replySlot(answer.session) else { return }
+        guard let (session, send) = replySlot(answer.session) else {
+            counts.repliesDropped += 1
+            return
+        }
         var header = answer
         let (code, body) = error.wire
         header.status = code.rawValue
@@ -329,15 +336,13 @@ extension Context {
         postReply(send, header, session: session)
     }
 
-    /// The caller's entry and a slot for a reply to it; nil when the reply cannot be sent.
+    /// The caller's entry and a slot for a reply to it; nil when nothing can be sent to it: it is
+    /// gone, or takes nothing.
     private func replySlot(_ id: SessionID) -> (session: Int, send: UInt32)? {
         guard !isClosed, let session = sessions.find(id) else { return nil }
         guard sessions.sessions[session].unsent < Context.unsentMax,
             let send = sends.take()
-        else {
-            counts.dropped += 1
-            return nil
-        }
+        else { return nil }
         return (session, send)
     }
 

@@ -191,6 +191,7 @@ internal import Logging
         counters.inFlight = tracker.openCount - tracker.waitingCount
         counters.waiting = tracker.waitingCount
         counters.active = activeRequests.count - freeActive.count
+        counters.receivesHeld = receives.heldCount
         counters.sessions = sessions.count - 1
         counters.transfers = bulks.count
         counters.waitingTransfers = bulks.queued.count + bulks.refused.count

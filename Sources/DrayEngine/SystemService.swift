@@ -176,6 +176,9 @@ final class SystemService {
         try await acceptorLock.withLock { () async throws(RPCError) -> MetadataAcceptReply in
             var reply = MetadataAcceptReply()
             if acceptor.mayAccept(request.ballot) {
+                if world.faults.isArmed {
+                    try await world.faults.pass(.metadataStore, on: xstream)
+                }
                 do throws(VOSError) {
                     try await store(request)
                 } catch {

@@ -9,6 +9,7 @@ extension TargetService {
     func validate(
         _ request: ObjectUpdateRequest, _ call: RequestContext
     ) async throws(RPCError) -> EmptyMessage {
+        if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
         var reads: [DTXRequest.Read] = []
         for part in request.parts {
             guard try members(of: part).first == address else {
@@ -45,6 +46,7 @@ extension TargetService {
     func listObjects(
         _ request: ObjectListRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectListReply {
+        if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
         _ = try pool(
             of: ObjectTarget(
                 pool: request.pool, container: request.container,
@@ -69,6 +71,7 @@ extension TargetService {
     func inspect(
         _ request: ObjectInspectRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectInspectReply {
+        if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
         var part = ObjectPart()
         part.target = request.target
         part.group = request.group

@@ -25,6 +25,7 @@ extension TargetService {
                     .tooOld, "the request is so old that nobody knows whether it was served")
             }
         }
+        if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
         guard let first = request.parts.first else {
             throw .service(.invalidArgument, "an update without operations")
         }

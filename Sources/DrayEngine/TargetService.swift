@@ -14,6 +14,8 @@ final class TargetService {
     let world: World
     /// That of `world`, by itself: to take it out of there would copy all of the world.
     let worldClock: WorldClock
+    /// Those of `world`, likewise.
+    let faults: FaultTable
     let clock: HybridLogicalClock
     let xstream: XStream
     let vos: VOS
@@ -42,6 +44,7 @@ final class TargetService {
         self.configuration = configuration
         self.world = world
         worldClock = world.clock
+        faults = world.faults
         self.clock = clock
         self.xstream = xstream
         (vos, blocks) = try await openStore(
@@ -187,6 +190,7 @@ final class TargetService {
     private func fetch(
         _ request: ObjectFetchRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectFetchReply {
+        if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
         try check(request)
         var target = Fetch(request)
         target.patience = patience(call)
@@ -284,6 +288,7 @@ final class TargetService {
     private func enumerate(
         _ request: ObjectEnumerateRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectEnumerateReply {
+        if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
         _ = try pool(of: request.target)
         try observe(snapshot: request.snapshot)
         try observe(epoch: request.epoch)

@@ -36,14 +36,16 @@ extension Context {
         guard !isClosed else { throw .closed }
         precondition(!range.isEmpty && range.lowerBound >= 0 && range.upperBound <= buffer.count)
         let registration: Registration
-        guard !faults.fails(.fabricRegister) else {
-            throw .fabric(.provider(code: 12, message: "no memory can be registered (injected)"))
-        }
         do throws(FabricError) {
+            guard !faults.fails(.fabricRegister) else {
+                throw .provider(code: 12, message: "no memory can be registered (injected)")
+            }
             registration = try Registration(buffer, range: range, at: endpoint, access: access)
         } catch {
+            counts.exposuresFailed += 1
             throw RPCError(error)
         }
+        counts.exposuresMade += 1
         var descriptor = BulkDescriptor()
         descriptor.owner = address
         descriptor.instance = instance
@@ -101,16 +103,8 @@ extension Context {
     ) async throws(RPCError) {
         let begun = xstream.now.nanoseconds
         let end = times(of: deadline, now: begun).0
-        defer {
-            if let request, request.isTraced {
-                request.bulkTime += xstream.now.nanoseconds - begun
-            }
-        }
-        switch faults.strike(.cartBulk) {
-        case nil: break
-        case .fail: throw .unreachable
-        case .wait(let delay): await xstream.sleep(for: delay)
-        }
+        defer { noteBulk(for: request, since: begun) }
+        if faults.isArmed { try await pass(.cartBulk) }
         // Part by part where the fabric moves no more at a time.
         let sizeMax = endpoint.transferSizeMax
         var (start, offset) = (range.lowerBound, offset)
@@ -121,6 +115,12 @@ extension Context {
             start = part.upperBound
             offset += part.count
         } while start < range.upperBound
+    }
+
+    /// A transfer is over, however it ended: it is part of the trace of its request.
+    func noteBulk(for request: RequestContext?, since begun: UInt64) {
+        guard let request, request.isTraced else { return }
+        request.bulkTime += xstream.now.nanoseconds - begun
     }
 
     /// Begins a transfer of at most `Endpoint.transferSizeMax` bytes that `finish` waits for; nil

@@ -36,10 +36,17 @@ extension Context {
     func lookUpMember(_ destination: Destination, _ deadline: Deadline) async throws(RPCError) {
         guard case .rank(let rank, let tag) = destination else { return }
         counts.lookUps += 1
-        let addresses = try await lookUp(
-            rank: rank, at: .rank(rank, tag: 0), deadline: deadline)
-        guard Int(tag) < addresses.count else { throw .wrongTag }
-        group.learn(addresses, rank: rank)
+        do throws(RPCError) {
+            if faults.isArmed { try await pass(.groupLookUp) }
+            let addresses = try await lookUp(
+                rank: rank, at: .rank(rank, tag: 0), deadline: deadline)
+            guard Int(tag) < addresses.count else { throw .wrongTag }
+            group.learn(addresses, rank: rank)
+        } catch {
+            counts.lookUpsFailed += 1
+            if error == .timedOut { counts.lookUpsTimedOut += 1 }
+            throw error
+        }
     }
 
     // MARK: - Members that are gone

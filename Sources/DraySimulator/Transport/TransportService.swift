@@ -93,7 +93,7 @@ package struct TransportService {
                 guard let memory = message.memory else { throw .badMessage }
                 let parts = try parts(of: memory, on: request.context)
                 try await request.context.bulkGet(
-                    memory, into: parts, deadline: .at(request.deadline))
+                    memory, into: parts, deadline: .at(request.deadline), for: request)
                 var start = 0
                 for part in parts {
                     let bytes = unsafe UnsafeRawBufferPointer(part.buffer.bytes)
@@ -119,7 +119,7 @@ package struct TransportService {
                     start += part.range.count
                 }
                 try await request.context.bulkPut(
-                    memory, from: parts, deadline: .at(request.deadline))
+                    memory, from: parts, deadline: .at(request.deadline), for: request)
             } catch {
                 throw TransportProtocol.unable(message.number, error)
             }
