@@ -33,6 +33,8 @@ public final class BlockStore {
     public var faults: FaultTable?
     /// Which data blocks are in use.
     public let allocator: BlockAllocator
+    /// Memory for transfers.
+    package let buffers: TransferBuffers
 
     let xstream: XStream
     let places: StorePlaces
@@ -114,6 +116,7 @@ public final class BlockStore {
             count: Int(BlockStore.groupBlocks(logBlocks: superblock.logBlocks))
                 * BlockDevice.blockSize)
         places.log.register(groupBuffer)
+        buffers = TransferBuffers { places.register($0) }
         gatherer = WriteGatherer(
             device: places.data, dataOffset: superblock.dataOffset, xstream: xstream)
         preparer = BlockPreparer(
@@ -210,6 +213,12 @@ public final class BlockStore {
     }
 
     // MARK: - Data blocks
+
+    /// Makes transfers between data blocks and `buffer` cheaper (`BlockDevice.register`), as long
+    /// as there is room for it: for memory that is used again and again, as that of a pool.
+    public func register(_ buffer: IOBuffer) {
+        if phase != .closed { _ = places.register(buffer) }
+    }
 
     /// Writes `buffer`, a whole number of blocks from a page-aligned address, to `extents` in
     /// order; it must fill them exactly. Unless `durable`, that is not on stable storage until a

@@ -278,6 +278,13 @@ struct StorePlaces {
     /// The device with the log and the superblocks that change.
     var log: BlockDevice { metadata ?? data }
 
+    /// Registers a buffer sparingly, whichever device transfers go to. Returns whether one has it.
+    func register(_ buffer: IOBuffer) -> Bool {
+        let isAtData = data.register(buffer, sparingly: true)
+        let isAtMetadata = metadata?.register(buffer, sparingly: true) ?? false
+        return isAtData || isAtMetadata
+    }
+
     func isOnMetadata(_ extent: BlockExtent) -> Bool { extent.start >= dataBlocks }
 
     /// The device with the blocks of `extent`, and where they begin.

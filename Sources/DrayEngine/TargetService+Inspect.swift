@@ -80,7 +80,7 @@ extension TargetService {
         }
         try observe(epoch: request.epoch)
         let target = request.target
-        let buffer = try call.context.makeBuffer(count: TargetService.inspectedBytesMax)
+        let buffer = try makeBuffer(count: TargetService.inspectedBytesMax, of: call.context)
         let limit = Int(min(request.limit, UInt32(ObjectLimits.pageMax)))
         var reply = ObjectInspectReply()
         reply.epoch = request.epoch > 0 ? request.epoch : clock.now()

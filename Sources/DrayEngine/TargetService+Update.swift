@@ -144,7 +144,7 @@ final class LocalWork {
         var pulls: [(offset: Int, range: Range<Int>)] = []
         let buffer =
             bulk == nil || total == 0
-            ? payload.buffer : try context.makeBuffer(count: total)
+            ? payload.buffer : try service.makeBuffer(count: total, of: context)
         var updates: [Update] = []
         updates.reserveCapacity(parts.count)
         var position = 0

@@ -196,7 +196,7 @@ final class TargetService {
         target.patience = patience(call)
         var reply = ObjectFetchReply()
         if target.isTransactional { reply.instance = call.context.instance }
-        let buffer = try call.context.makeBuffer(count: max(1, Int(request.length)))
+        let buffer = try makeBuffer(count: max(1, Int(request.length)), of: call.context)
         let into = unsafe UnsafeMutableRawBufferPointer(
             rebasing: buffer.bytes[0..<Int(request.length)])
         let found: Found
@@ -240,6 +240,14 @@ final class TargetService {
             reply.found = shape.end > 0
         }
         return reply
+    }
+
+    /// Pooled memory of a context that the store's devices know as well: mostly a device reads into
+    /// it, or writes from it.
+    func makeBuffer(count: Int, of context: Context) throws(RPCError) -> RegisteredBuffer {
+        let buffer = try context.makeBuffer(count: count)
+        if count >= BlockDevice.blockSize { blocks.register(buffer.buffer) }
+        return buffer
     }
 
     /// What a fetch comes to.

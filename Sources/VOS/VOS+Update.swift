@@ -409,8 +409,8 @@ extension VOS {
             try unsafe await store.write(bytes, to: blocks, durable: durable)
             return
         }
-        let buffer = buffers.take(size)
-        defer { buffers.give(buffer) }
+        let buffer = store.buffers.take(size)
+        defer { store.buffers.give(buffer) }
         let target = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<size])
         unsafe target.copyMemory(from: bytes)
         unsafe UnsafeMutableRawBufferPointer(rebasing: target[bytes.count...])
