@@ -335,7 +335,7 @@ extension VOS {
     /// Ordinary updates leave enough free blocks for flushing and merging, without which nothing
     /// could be deleted any more.
     private func checkHeadroom(blocks: Int) throws(VOSError) {
-        let free = UInt64(store.allocator.freeBlocks)
+        let free = UInt64(store.allocator.freeDataBlocks)
         // Usually there is plenty, and no need to count.
         guard free < UInt64(blocksKeptMax + blocks) else { return }
         let kept = UInt64(blocksKept)
