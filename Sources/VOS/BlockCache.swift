@@ -18,9 +18,11 @@ internal import DrayRuntime
     fileprivate var wasUsed = false
     fileprivate var isKept = false
 
-    fileprivate init(table: UInt64, place: Int, blocks: Int) {
+    /// `isTarget`: a device reads into it. Other memory is not aligned to pages: blocks of two pages
+    /// would be so far apart that they took up three or four.
+    fileprivate init(table: UInt64, place: Int, byteCount: Int, isTarget: Bool) {
         unsafe memory = .allocate(
-            byteCount: blocks * BlockDevice.blockSize, alignment: BlockDevice.blockSize)
+            byteCount: byteCount, alignment: isTarget ? BlockDevice.blockSize : 16)
         self.table = table
         self.place = place
     }
@@ -60,7 +62,8 @@ internal import DrayRuntime
         let block: CachedBlock
         do throws(BIOError) {
             if size > copiedBytesMax {
-                block = CachedBlock(table: info.id, place: place, blocks: blocks)
+                block = CachedBlock(
+                    table: info.id, place: place, byteCount: size, isTarget: true)
                 try unsafe await store.read(
                     into: block.memory, from: info.extents, firstBlock: place)
             } else {
@@ -68,7 +71,8 @@ internal import DrayRuntime
                 defer { store.buffers.give(buffer) }
                 let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<size])
                 try unsafe await store.read(into: bytes, from: info.extents, firstBlock: place)
-                block = CachedBlock(table: info.id, place: place, blocks: blocks)
+                block = CachedBlock(
+                    table: info.id, place: place, byteCount: size, isTarget: false)
                 unsafe block.memory.copyMemory(from: UnsafeRawBufferPointer(bytes))
             }
         } catch {
@@ -84,7 +88,7 @@ internal import DrayRuntime
         from bytes: UnsafeRawBufferPointer, of info: TableInfo, place: Int, store: BlockStore
     ) throws(VOSError) -> CachedBlock {
         let block = CachedBlock(
-            table: info.id, place: place, blocks: bytes.count / BlockDevice.blockSize)
+            table: info.id, place: place, byteCount: bytes.count, isTarget: false)
         unsafe block.memory.copyMemory(from: bytes)
         try block.verify(.entries, info, store)
         return block
