@@ -49,6 +49,8 @@ public final class BlockStore {
     @safe @exclusivity(unchecked) var pendingBytes = 0
     @safe @exclusivity(unchecked) var committing = false
     @safe @exclusivity(unchecked) var publishing = false
+    /// Superblocks that are being marked, and those that were.
+    @safe @exclusivity(unchecked) private var marks: [Gather<BIOError?>] = []
     @safe @exclusivity(unchecked) var lastIsUnsealed = false
     /// Looks whether the log is idle; nil when it is sealed, or somebody commits.
     @safe @exclusivity(unchecked) var sealTimer: Timer?
@@ -294,9 +296,9 @@ public final class BlockStore {
     /// Tells the device's health where it could not be read.
     private func noteUnreadable(_ device: BlockDevice, _ range: Range<UInt64>, _ error: BIOError) {
         guard case .failed = error, let health = device.health else { return }
-        if health.addUnreadable(range, path: device.name) {
-            device.statistics.unreadablePlaces += 1
-        }
+        let noted = health.addUnreadable(range, path: device.name)
+        if noted != .known { device.statistics.unreadablePlaces += 1 }
+        if noted == .tooMany { markFaulty(device) }
     }
 
     /// Tells the health of the device that has a block that what is there does not match its
@@ -306,8 +308,26 @@ public final class BlockStore {
         guard superblock.holds(extent) else { return }
         let (device, offset) = places.place(of: extent)
         guard let health = device.health else { return }
-        if health.addDamaged(offset..<offset + extent.byteCount, path: device.name) {
-            device.statistics.damagedPlaces += 1
+        let noted = health.addDamaged(offset..<offset + extent.byteCount, path: device.name)
+        if noted != .known { device.statistics.damagedPlaces += 1 }
+        if noted == .tooMany { markFaulty(device) }
+    }
+
+    /// Has the superblocks of this store on a device say that it was declared faulty: whoever
+    /// starts the next process shall know. They are written no more otherwise, once a checkpoint
+    /// that is being published has ended. If that fails, nothing says it.
+    private func markFaulty(_ device: BlockDevice) {
+        let partition = places.partition(on: device, superblock)
+        let mark = Gather<BIOError?>(count: 1)
+        marks.append(mark)
+        xstream.spawn { [self] in
+            while publishing { await xstream.sleep(for: .milliseconds(1)) }
+            do throws(BIOError) {
+                try await BlockStore.setFaulty(true, device, partition)
+                mark.finish(0, with: nil)
+            } catch {
+                mark.finish(0, with: error)
+            }
         }
     }
 
@@ -366,6 +386,7 @@ public final class BlockStore {
         cancelSeal()
         await preparer.stop()
         await discarder.stop()
+        for mark in marks { _ = await mark.results() }
         phase = .closed
     }
 
@@ -377,6 +398,7 @@ public final class BlockStore {
         cancelSeal()
         await preparer.stop()
         await discarder.stop()
+        for mark in marks { _ = await mark.results() }
         let wasReady = phase == .ready
         phase = .closed
         if wasReady, !isOutOfService, lastIsUnsealed {
