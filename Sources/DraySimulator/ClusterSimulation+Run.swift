@@ -95,6 +95,7 @@ extension ClusterSimulation {
             report.commits += workload.commits
             report.snapshots += workload.snapshots
             report.unknownOutcomes += workload.unknownOutcomes
+            report.refusals += workload.refusals
             report.damagedReads += workload.damagedReads
         }
     }

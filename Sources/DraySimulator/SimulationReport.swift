@@ -11,7 +11,10 @@ public struct SimulationReport: Sendable {
     public var commits = 0
     /// Snapshots of which everything was read.
     public var snapshots = 0
+    /// Operations that may have happened, or not.
     public var unknownOutcomes = 0
+    /// Operations that have failed and are known not to have happened.
+    public var refusals = 0
     public var faults = 0
     public var crashes = 0
     /// Blocks that were damaged at the end, and reads that were refused because of it.
@@ -70,7 +73,8 @@ public struct SimulationReport: Sendable {
         "seed \(seed): \(cluster): \(operations) operations "
             + "(\(sharedOperations) on shared values), \(acknowledgedWrites) acknowledged writes, "
             + "\(commits) commits, \(snapshots) snapshots, "
-            + "\(unknownOutcomes) unknown outcomes, \(faults) faults, \(crashes) crashes, "
+            + "\(unknownOutcomes) unknown outcomes, \(refusals) refusals, "
+            + "\(faults) faults, \(crashes) crashes, "
             + "\(damagedReads) damaged reads, "
             + "\((virtualSeconds * 10).rounded() / 10) s virtual, \(turns) turns, "
             + "hash \(String(eventHash, radix: 16))"

@@ -308,7 +308,7 @@ final class TransactionWorkload {
         if judge.mayBeDamaged {
             judge.judgeRead(error, "a transaction")
         } else {
-            _ = judge.isUnknown(error, "a transaction")
+            _ = judge.outcome(of: error, "a transaction")
         }
         guard !error.mayHaveHappened else { return }
         shared.transactions.withLock { $0.abort(token) }
