@@ -21,6 +21,8 @@ final class TransactionWorkload {
     private let xstream: XStream
     private var entropy: Entropy
     private let judge: ErrorJudge
+    /// How long after it began a transaction of unknown outcome may still happen.
+    private let lateness: Duration
 
     private(set) var operations = 0
     private(set) var commits = 0
@@ -29,8 +31,9 @@ final class TransactionWorkload {
 
     init(
         client: Int, shared: SharedValues, container: Container, xstream: XStream,
-        entropy: Entropy, judge: ErrorJudge
+        entropy: Entropy, judge: ErrorJudge, lateness: Duration
     ) {
+        self.lateness = lateness
         self.client = client
         self.shared = shared
         self.container = container
@@ -123,7 +126,7 @@ final class TransactionWorkload {
     @discardableResult
     func readSnapshot() async -> Bool {
         operations += 1
-        let token = shared.transactions.withLock { $0.begin(client: client) }
+        let token = begin()
         var isCommitted = false
         do throws(DrayError) {
             let snapshot = try await container.createSnapshot()
@@ -190,7 +193,7 @@ final class TransactionWorkload {
     @discardableResult
     func writePair() async -> Bool {
         operations += 1
-        let token = shared.transactions.withLock { $0.begin(client: client) }
+        let token = begin()
         let number = shared.nextValue()
         let numbers = TransactionWorkload.pairKeys.map {
             (key: $0, value: number + UInt64($0) << 32)
@@ -202,7 +205,7 @@ final class TransactionWorkload {
             commit(token)
             return true
         } catch {
-            end(token, error)
+            end(token, error, isWhole: true)
             return false
         }
     }
@@ -218,6 +221,13 @@ final class TransactionWorkload {
     }
 
     // MARK: - Steps
+
+    private func begin() -> TransactionHistory.Token {
+        let now = xstream.now
+        return shared.transactions.withLock {
+            $0.begin(client: client, at: now, until: now + lateness)
+        }
+    }
 
     private func record(_ step: RecordedTransaction.Step, _ token: TransactionHistory.Token) {
         shared.transactions.withLock { $0.add(step, to: token) }
@@ -283,16 +293,20 @@ final class TransactionWorkload {
         _ body: (Transaction, TransactionHistory.Token) async throws -> Void
     ) async -> Bool {
         operations += 1
-        let token = shared.transactions.withLock { $0.begin(client: client) }
+        let token = begin()
+        // Whether it has done all that it does, so that it may have been committed.
+        var isWhole = false
         do {
             try await container.transaction { transaction in
+                isWhole = false
                 self.shared.transactions.withLock { $0.restart(token) }
                 try await body(transaction, token)
+                isWhole = true
             }
             commit(token)
             return true
         } catch let error as DrayError {
-            end(token, error)
+            end(token, error, isWhole: isWhole)
         } catch {
             judge.violation("a transaction ends with \(error)", .error)
         }
@@ -304,13 +318,16 @@ final class TransactionWorkload {
         commits += 1
     }
 
-    private func end(_ token: TransactionHistory.Token, _ error: DrayError) {
+    /// A transaction has failed. Of one that was not whole yet nothing may be seen.
+    private func end(
+        _ token: TransactionHistory.Token, _ error: DrayError, isWhole: Bool
+    ) {
         if judge.mayBeDamaged {
             judge.judgeRead(error, "a transaction")
         } else {
             _ = judge.outcome(of: error, "a transaction")
         }
-        guard !error.mayHaveHappened else { return }
+        guard !isWhole || !error.mayHaveHappened else { return }
         shared.transactions.withLock { $0.abort(token) }
     }
 }

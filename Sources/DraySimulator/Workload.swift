@@ -87,7 +87,8 @@ package final class Workload {
             lateness: setting.lateness)
         transactions = TransactionWorkload(
             client: setting.client, shared: setting.shared, container: setting.container,
-            xstream: setting.xstream, entropy: setting.entropy.fork("transactions"), judge: judge)
+            xstream: setting.xstream, entropy: setting.entropy.fork("transactions"), judge: judge,
+            lateness: setting.lateness)
         map = KeyValue(container: setting.container)
         array = Workload.arrays(of: setting.client, in: setting.container)
         keys = Array(repeating: PossibleStates(nil), count: Workload.keyCount)
