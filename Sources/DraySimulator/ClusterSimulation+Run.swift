@@ -224,9 +224,17 @@ extension ClusterSimulation {
                 let cluster = try await Cluster.connect(to: description, world: world)
                 let container = try await cluster.pool("tank").container("data")
                 for object in Workload.objects(in: container, clients: clients.count) {
-                    for difference in try await object.verify().differences {
+                    let comparison = try await object.verify()
+                    for difference in comparison.differences {
                         violation(.replicas, "\(when): \(difference)")
                     }
+                    let replicas = comparison.groups * UInt64(plan.objectClass.replicaCount)
+                    if comparison.replicas != replicas {
+                        violation(
+                            .replicas,
+                            "\(when): \(comparison.replicas) of \(replicas) were compared")
+                    }
+                    report.comparedValues += Int(comparison.values)
                 }
                 await cluster.close()
             } catch {

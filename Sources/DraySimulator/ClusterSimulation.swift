@@ -62,6 +62,7 @@ public final class ClusterSimulation {
             "\(plan.engineCount) x \(plan.targetCount) targets on \(plan.deviceCount) "
             + "\(plan.deviceCount == 1 ? "device" : "devices"), \(plan.clientCount) clients, "
             + "\(plan.objectClass)"
+        report.objectClass = plan.objectClass.description
         // Half of the clusters have power supplies that tear every write.
         goodDevices.crashOutcome = entropy.chance(1, in: 2) ? .tear : .random
         devices.setFaults(goodDevices)
