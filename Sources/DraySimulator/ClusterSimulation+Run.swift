@@ -52,6 +52,7 @@ extension ClusterSimulation {
         guard createContainer() else { return }
         workEnd = simulation.now + options.duration
         clients = (0..<plan.clientCount).map { SimulatedClient(index: $0) }
+        offsetClocks(ofClients: clients)
         for client in clients { client.start(in: self) }
         let faults = FaultSchedule(self)
         faults.start()

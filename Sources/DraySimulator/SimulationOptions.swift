@@ -93,7 +93,8 @@ extension ClusterSimulation {
         /// How much longer than a client's patience a change may still happen: by so much engines
         /// may take its deadline to be later than it is.
         var lateness: Duration {
-            faults.contains(.clock) ? FaultSchedule.skewMax * 2 : .microseconds(10)
+            faults.contains(.clock)
+                ? (FaultSchedule.skewMax + FaultSchedule.offsetMax) * 2 : .microseconds(10)
         }
     }
 }
