@@ -14,6 +14,8 @@ final class TransactionWorkload {
     /// Two dkeys of one object that are always written together.
     static let pairObject: UInt32 = 203
     static let pairKeys = [100, 101]
+    /// The shared keys that are read in snapshots: those that are changed most.
+    static let snapshotKeyCount = 2
 
     private let client: Int
     private let shared: SharedValues
@@ -134,6 +136,7 @@ final class TransactionWorkload {
     func readSnapshot() async -> Bool {
         operations += 1
         let token = begin()
+        let reads = beginReadsOfKeys()
         var isCommitted = false
         do throws(DrayError) {
             let snapshot = try await container.createSnapshot()
@@ -143,6 +146,7 @@ final class TransactionWorkload {
             commit(token)
             isCommitted = true
             snapshots += 1
+            try await finish(reads, in: then)
             let accounts = first.prefix(TransactionWorkload.accountCount)
             let sum = accounts.reduce(0 as Int64) {
                 $0 + (content($1.value, $1.key)?.balance ?? TransactionWorkload.initialBalance)
@@ -163,6 +167,34 @@ final class TransactionWorkload {
             judge.judgeRead(error, "a snapshot")
             if !isCommitted { shared.transactions.withLock { $0.abort(token) } }
             return false
+        }
+    }
+
+    /// A snapshot is a read of the keys that all clients change one by one, too: at a moment
+    /// between its request and the end of the read.
+    private func beginReadsOfKeys() -> [(
+        key: Int, token: History<Int, RegisterModel.Action>.Token
+    )] {
+        let now = xstream.now
+        return (0..<TransactionWorkload.snapshotKeyCount).map { key in
+            let token = shared.keys.withLock {
+                $0.begin(client: client, key: key, change: nil, at: now)
+            }
+            return (key, token)
+        }
+    }
+
+    private func finish(
+        _ reads: [(key: Int, token: History<Int, RegisterModel.Action>.Token)], in then: Container
+    ) async throws(DrayError) {
+        let map = KeyValue(container: then)
+        for (key, token) in reads {
+            let bytes = try await map.get(SharedValues.key(key))
+            let value = bytes.flatMap { SharedValues.value(of: $0) }
+            if bytes != nil, value == nil {
+                judge.violation("in a snapshot, shared key \(key): a value that nobody wrote")
+            }
+            shared.keys.withLock { $0.finish(token, as: .get(value)) }
         }
     }
 
