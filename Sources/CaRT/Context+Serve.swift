@@ -8,16 +8,19 @@ extension Context {
     /// Answers requests of `procedure` by a task for each.
     ///
     /// An error the handler throws reaches the caller as it is. Registering a procedure twice
-    /// traps.
+    /// traps. When the caller gives up, the task is cancelled: calls, transfers and sleeps of the
+    /// handler end early, unless it has said `RequestContext.ignoreCancellation()`.
     public func register<Q, R>(
         _ procedure: Procedure<Q, R>,
         _ handler: @escaping (Q, RequestContext) async throws(RPCError) -> R
     ) {
         procedures.add(procedure.opcode) { request, context in
             guard let message: Q = context.decode(request) else { return }
-            context.xstream.spawn {
-                request.begin()
+            context.xstream.spawnWithTask { task in
+                defer { request.leave() }
                 do throws(RPCError) {
+                    try request.enter(task)
+                    request.begin()
                     request.context.reply(try await handler(message, request), to: request)
                 } catch {
                     request.context.fail(error, request)
@@ -210,8 +213,10 @@ extension Context {
             return
         }
         pulledBytes += bytes
-        xstream.spawn { [self] in
+        xstream.spawnWithTask { [self] task in
+            defer { request.leave() }
             do throws(RPCError) {
+                try request.enter(task)
                 request.replaceMessage(try await fetch(spill, deadline: .at(request.deadline)))
                 pulledBytes -= bytes
                 handler.answer(request, self)
@@ -227,6 +232,9 @@ extension Context {
 
     /// Answers a request. Does nothing when it was answered.
     func reply<R: Message>(_ message: R, to request: RequestContext) {
+        guard bulks.abandonedReads == 0 || !request.isCancelled || !isCallerRead(request) else {
+            return fail(.cancelled, request)
+        }
         guard request.claimAnswer() else { return }
         defer { deactivate(request) }
         guard !request.isOneWay else { return }
@@ -279,6 +287,10 @@ extension Context {
 
     /// Answers a request with an error. Does nothing when it was answered.
     func fail(_ error: RPCError, _ request: RequestContext) {
+        guard bulks.abandonedReads == 0 || !isCallerRead(request) else {
+            bulks.heldFailures.append((request, error))
+            return
+        }
         guard request.claimAnswer() else { return }
         guard !request.isOneWay else {
             deactivate(request)
@@ -290,6 +302,23 @@ extension Context {
         header.trace = request.trace
         sendFailure(error, header)
         deactivate(request)
+    }
+
+    /// Whether the fabric still reads memory of the caller for a handler that has stopped to wait.
+    /// The caller takes a failure for the word that its memory is its own again.
+    private func isCallerRead(_ request: RequestContext) -> Bool {
+        guard !request.isAnswered, !request.isOneWay,
+            let session = sessions.find(request.session),
+            let peer = peersByAddress[sessions.sessions[session].address]
+        else { return false }
+        return bulks.hasAbandonedRead(from: peer)
+    }
+
+    /// An abandoned read is over: what waited for it is said.
+    func releaseHeldFailures() {
+        let held = bulks.heldFailures
+        bulks.heldFailures = []
+        for (request, error) in held { fail(error, request) }
     }
 
     /// Answers a request that no handler will see.

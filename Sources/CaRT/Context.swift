@@ -267,14 +267,15 @@ internal import Logging
 
     // MARK: - End
 
-    /// Ends every call with `.closed`, cancels handlers, and closes the endpoint. Waits up to five
-    /// seconds for handlers that still work on requests. A second call waits for the first.
+    /// Ends every call with `.closed`, and closes the endpoint. Handlers that still work on
+    /// requests hear of it (`RequestContext.onCancel`), and have up to five seconds until their
+    /// tasks are cancelled. A second call waits for the first.
     public func close() async {
         guard !isClosing else { return await end.wait() }
         isClosing = true
         endCalls()
         barriers.close()
-        for position in activeRequests.indices { activeRequests[position]?.cancel() }
+        for position in activeRequests.indices { activeRequests[position]?.tellCancelled() }
         let limit = xstream.now + .seconds(5)
         // Callers are resumed and handlers answer; what they send goes out before the end.
         while xstream.now < limit {
@@ -284,6 +285,7 @@ internal import Logging
             if idle, sends.busyCount == 0 { break }
             if idle, xstream.now + .seconds(4) > limit { break }
         }
+        for position in activeRequests.indices { activeRequests[position]?.cancelTask() }
         shutDown()
     }
 

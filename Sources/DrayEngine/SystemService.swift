@@ -104,8 +104,10 @@ final class SystemService {
             await self.readNewest().metadata
         }
         context.register(ManagementProtocol.change) {
-            (request, _) async throws(RPCError) -> ClusterMetadata in
-            try await self.change(request)
+            (request, call) async throws(RPCError) -> ClusterMetadata in
+            // What some engines have accepted is brought to all, and what was held is released.
+            try call.ignoreCancellation()
+            return try await self.change(request)
         }
         context.register(ManagementProtocol.metrics) {
             (_, _) async throws(RPCError) -> MetricsReply in

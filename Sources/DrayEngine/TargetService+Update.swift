@@ -61,6 +61,7 @@ extension TargetService {
         try await work.bringData(for: call)
         // A caller that has given up must not find its change applied after its next one.
         guard worldClock.wallNanoseconds < call.deadline else { throw .timedOut }
+        guard !Task.isCancelled else { throw .cancelled }
         var update = work.updates[0]
         update.transaction = request.transaction
         let clock = clock

@@ -45,6 +45,10 @@ struct BulkTable {
     var queued = Deque<UInt32>()
     /// Operations that are with the provider, or refused by it.
     var inFlight = 0
+    /// Reads whose callers look no more.
+    var abandonedReads = 0
+    /// Requests whose callers wait for the end of such reads, and what they will be told.
+    var heldFailures: [(RequestContext, RPCError)] = []
     /// No transfer's deadline is earlier; may itself be too early.
     private(set) var nextDeadline: UInt64 = .max
 
@@ -77,6 +81,11 @@ struct BulkTable {
     /// Whether its caller still hopes for it.
     func isWanted(_ index: Int) -> Bool {
         operations[index].peer >= 0 && !operations[index].isDone && operations[index].error == nil
+    }
+
+    /// Whether the fabric still reads memory of `peer` for nobody. O(transfers).
+    func hasAbandonedRead(from peer: Int32) -> Bool {
+        operations.contains { $0.isAbandoned && $0.kind == .read && $0.peer == peer }
     }
 
     /// A read from memory with this key that the fabric is not done with. O(transfers).

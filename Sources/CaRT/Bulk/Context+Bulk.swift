@@ -73,7 +73,8 @@ extension Context {
     ///
     /// The fabric stops no transfer. One that is not over by its deadline throws `.timedOut`, one
     /// whose task is cancelled `.cancelled`; both keep the buffer until the fabric is done with it,
-    /// and what is in it until then may change.
+    /// and what is in it until then may change. If the memory is that of a caller, it gets no
+    /// failure for an answer before that.
     ///
     /// - Throws: `.fabric(.badKey)` when the descriptor does not cover the range, does not allow
     ///   it, or is not valid any more.
@@ -101,6 +102,7 @@ extension Context {
         _ buffer: RegisteredBuffer, _ range: Range<Int>, _ deadline: Deadline,
         _ request: RequestContext?
     ) async throws(RPCError) {
+        guard !Task.isCancelled else { throw .cancelled }
         let begun = xstream.now.nanoseconds
         let end = times(of: deadline, now: begun).0
         defer { noteBulk(for: request, since: begun) }
@@ -176,6 +178,7 @@ extension Context {
             bulks.close(index)
         } else {
             bulks.operations[position].isAbandoned = true
+            if kind == .read { bulks.abandonedReads += 1 }
         }
         if let error {
             counts.bulksFailed += 1
@@ -334,11 +337,12 @@ extension Context {
     private func bulkIsOver(_ index: UInt32) {
         let position = Int(index)
         guard !bulks.operations[position].isAbandoned else {
-            let (peer, release) = (
-                bulks.operations[position].peer, bulks.operations[position].release
-            )
+            let operation = bulks.operations[position]
             bulks.close(index)
-            if let release { sendRelease(release, to: peer) }
+            if let release = operation.release { sendRelease(release, to: operation.peer) }
+            guard operation.kind == .read else { return }
+            bulks.abandonedReads -= 1
+            if !bulks.heldFailures.isEmpty { releaseHeldFailures() }
             return
         }
         bulks.operations[position].isDone = true

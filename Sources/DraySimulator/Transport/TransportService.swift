@@ -31,10 +31,7 @@ package struct TransportService {
         }
         context.register(TransportProtocol.slow) { message, request throws(RPCError) in
             ledger.begin(message)
-            let end = request.context.xstream.now + .microseconds(Int64(message.delay))
-            while request.context.xstream.now < end, !request.isCancelled {
-                await request.context.xstream.sleep(for: .milliseconds(2))
-            }
+            try await request.sleep(for: .microseconds(Int64(message.delay)))
             return reply(to: message)
         }
         registerPayload(context)
