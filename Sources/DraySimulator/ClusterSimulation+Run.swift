@@ -3,6 +3,7 @@ internal import CaRT
 internal import Dray
 internal import DrayEngine
 internal import DrayFabric
+internal import DrayPlacement
 internal import DrayProtocol
 internal import DrayRuntime
 

@@ -1,4 +1,4 @@
-internal import DrayRuntime
+package import DrayRuntime
 
 /// A transaction as its client saw it.
 package struct RecordedTransaction: Hashable, Sendable {
