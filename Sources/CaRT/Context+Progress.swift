@@ -285,7 +285,7 @@ extension Context: PollSource {
         case .refused:
             // The next message to it is refused for the same reason: ask at once.
             links[peer].askAt = pollTime
-            connectionLost(Int32(peer))
+            connectionLost(Int32(peer), isRefused: true)
         }
     }
 

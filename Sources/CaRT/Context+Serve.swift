@@ -369,10 +369,19 @@ extension Context {
     /// gone, or takes nothing.
     private func replySlot(_ id: SessionID) -> (session: Int, send: UInt32)? {
         guard !isClosed, let session = sessions.find(id) else { return nil }
-        guard sessions.sessions[session].unsent < Context.unsentMax,
+        guard sessions.sessions[session].unsent < Context.unsentMax, !isBusyWithGone(session),
             let send = sends.take()
         else { return nil }
         return (session, send)
+    }
+
+    /// Whether a transfer with the memory of a caller that was taken for gone is still under way.
+    /// An answer would tell it that none is.
+    private func isBusyWithGone(_ session: Int) -> Bool {
+        guard bulks.goneCount > 0,
+            let peer = peersByAddress[sessions.sessions[session].address]
+        else { return false }
+        return bulks.isBusyWithGone(peer)
     }
 
     private func postReply(_ send: UInt32, _ header: WireHeader, session: Int) {
@@ -409,9 +418,11 @@ extension Context {
     // MARK: - Cancelled requests
 
     func receivedCancel(_ header: WireHeader) {
-        guard sessions.find(header.session) != nil else { return }
+        guard let index = sessions.find(header.session) else { return }
+        let instance = sessions.sessions[index].instance
         for position in activeRequests.indices {
-            guard let request = activeRequests[position], request.session == header.session,
+            // Of whichever session: the caller may have lost the one that the request came in.
+            guard let request = activeRequests[position], request.sourceInstance == instance,
                 request.requestID == header.requestID
             else { continue }
             // Its reply tells the caller that nothing is under way any more.

@@ -89,7 +89,7 @@ internal import Logging
     let pool: BufferPool
     let exposures: ExposureTable
     let registrations: RegistrationCache
-    @safe @exclusivity(unchecked) var quarantine: [Quarantined] = []
+    @safe @exclusivity(unchecked) var quarantine = QuarantineTable<BulkHandle>()
     // SAFETY: allocated in `init`, freed in `deinit`, used only by `poll`.
     let completions: UnsafeMutableBufferPointer<Completion>
 
@@ -312,13 +312,13 @@ internal import Logging
         forgetGroup()
         spills.removeAll()
         exposures.close()
-        quarantine = []
         // The provider must be done with the memory before it is deregistered for good.
         pool.close()
         registrations.close()
         sends.close()
         receives.close()
         endpoint.close()
+        endQuarantine()
         failBulks(.closed)
         procedures = ProcedureTable()
         end.give()
@@ -350,10 +350,4 @@ struct PeerLink {
     /// When the fabric is asked whether the peer still listens; only matters while it refuses
     /// messages to it. 0: it has not lately. Monotonic nanoseconds.
     var askAt: UInt64 = 0
-}
-
-/// Memory that a peer may still use although its call is over.
-struct Quarantined {
-    var peer: Int32
-    var handle: BulkHandle
 }

@@ -35,6 +35,9 @@ extension Context {
     ) throws(RPCError) -> BulkHandle {
         guard !isClosed else { throw .closed }
         precondition(!range.isEmpty && range.lowerBound >= 0 && range.upperBound <= buffer.count)
+        guard range.count <= options.quarantinedBytesMax - counts.quarantinedBytes else {
+            throw .overloaded
+        }
         let registration: Registration
         do throws(FabricError) {
             guard !faults.fails(.fabricRegister) else {
@@ -59,9 +62,11 @@ extension Context {
             exposures: exposures)
     }
 
-    /// Ends an exposure. Harmless when it has ended, or is quarantined. Call it after the call
-    /// that named the descriptor returned: the fabric does not stop a transfer that is under way.
+    /// Ends an exposure; one that is quarantined, as soon as its peer uses it no more. Harmless
+    /// when it has ended. Call it after the call that named the descriptor returned: the fabric
+    /// does not stop a transfer that is under way.
     public func withdraw(_ handle: BulkHandle) {
+        handle.isWithdrawn = true
         guard !handle.isQuarantined else { return }
         exposures.end(handle.registration, key: handle.descriptor.key)
     }
@@ -88,8 +93,9 @@ extension Context {
     /// Copies `range` of `buffer` to a peer's exposed memory, starting at `offset` of it.
     ///
     /// Returns when the peer's processor sees the bytes. One that is not over by its deadline, or
-    /// whose task is cancelled, throws as `bulkGet` does, but only when the fabric is done or the
-    /// peer is gone: until then, the peer must not be told that its memory is its own again.
+    /// whose task is cancelled, throws as `bulkGet` does, but only when the fabric is done: until
+    /// then, the peer must not be told that its memory is its own again. It also throws when the
+    /// peer is evicted; no answer goes to that peer before the fabric is done.
     public func bulkPut(
         _ descriptor: BulkDescriptor, offset: Int = 0, from buffer: RegisteredBuffer,
         range: Range<Int>, deadline: Deadline = .standard, for request: RequestContext? = nil
@@ -210,14 +216,16 @@ extension Context {
     }
 
     /// A transfer is not wanted any more. Whoever reads goes on at once, and the buffer stays until
-    /// the fabric is done with it. Whoever writes goes on when the fabric is done, or the peer is
-    /// gone: his answer tells the peer that its memory is its own again.
+    /// the fabric is done with it. Whoever writes goes on when the fabric is done: his answer tells
+    /// the peer that its memory is its own again. Or when the peer is taken for gone: then it is
+    /// told nothing before the fabric is done (`replySlot`).
     private func abandonBulk(_ index: UInt32, _ error: RPCError, isGone: Bool = false) {
         let position = Int(index)
         guard bulks.operations[position].peer >= 0, !bulks.operations[position].isDone else {
             return
         }
         if bulks.operations[position].error == nil { bulks.operations[position].error = error }
+        if isGone { bulks.peerIsGone(position) }
         guard isGone || bulks.operations[position].kind == .read else { return }
         let waiter = bulks.operations[position].waiter
         bulks.operations[position].waiter = nil

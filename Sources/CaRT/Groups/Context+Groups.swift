@@ -51,11 +51,13 @@ extension Context {
 
     // MARK: - Members that are gone
 
-    /// Ends everything under way to a member that is gone for certain, with `.unreachable`: calls
+    /// Ends everything under way to a member that is taken for gone, with `.unreachable`: calls
     /// without a time-out and those that wait for credits, too. Barriers that wait for it fail. A
     /// failure detector calls this; so does a group that loses the member.
     ///
-    /// Later calls to the rank go out as usual, over a new connection.
+    /// The member may have been silent only, and go on: memory that those calls exposed is
+    /// quarantined until it is certain that the member uses it no more. Later calls to the rank go
+    /// out as usual, over a new connection.
     public func evict(rank: UInt32) {
         for peer in peers(of: rank) { peerIsGone(peer) }
         if rank != self.rank { barriers.lose([rank], .unreachable) }
