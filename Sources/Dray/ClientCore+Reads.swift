@@ -109,7 +109,9 @@ extension ClientCore {
         case .application(let code, _):
             switch ServiceCode(rawValue: code) {
             case .busy, .undecided, .staleMap, .unavailable, .corrupt, .device, .tooOld: true
-            case .notFound, .exists, .noSpace, .invalidArgument, .aborted, .conflict, nil: false
+            case .notFound, .exists, .noSpace, .invalidArgument, .aborted, .conflict,
+                .notPermitted, nil:
+                false
             }
         case .cancelled, .unknownProcedure, .protocolVersion, .badMessage, .wrongRank, .wrongTag,
             .staleGroup, .groupVersion, .messageTooLong:

@@ -12,6 +12,7 @@ extension TargetService {
         if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
         var reads: [DTXRequest.Read] = []
         for part in request.parts {
+            try check(part.target, for: .readOnly)
             guard try members(of: part).first == address else {
                 throw .service(.staleMap, "the redundancy group is led by another target")
             }
@@ -47,10 +48,10 @@ extension TargetService {
         _ request: ObjectListRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectListReply {
         if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
-        _ = try pool(
-            of: ObjectTarget(
-                pool: request.pool, container: request.container,
-                object: ObjectID(high: 0, low: 0), mapVersion: request.mapVersion))
+        let place = ObjectTarget(
+            pool: request.pool, container: request.container, object: ObjectID(high: 0, low: 0),
+            mapVersion: request.mapVersion, capability: request.capability)
+        try check(place, for: .readOnly)
         try observe(epoch: request.epoch)
         let limit = Int(min(request.limit, UInt32(ObjectLimits.pageMax)))
         var reply = ObjectListReply()
@@ -72,6 +73,7 @@ extension TargetService {
         _ request: ObjectInspectRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectInspectReply {
         if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
+        try check(request.target, for: .readOnly)
         var part = ObjectPart()
         part.target = request.target
         part.group = request.group

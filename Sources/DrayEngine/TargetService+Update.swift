@@ -11,6 +11,7 @@ extension TargetService {
     func update(
         _ request: ObjectUpdateRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectUpdateReply {
+        try checkAccess(of: request.parts)
         var reply = ObjectUpdateReply()
         // A resend of what was applied already gets the same answer.
         switch vos.state(of: request.transaction) {
@@ -42,6 +43,15 @@ extension TargetService {
             reply.epoch = try await transactions.lead(request, call)
         }
         return reply
+    }
+
+    /// Throws unless the client has opened the container of each part for what it does there.
+    private func checkAccess(of parts: [ObjectPart]) throws(RPCError) {
+        for index in parts.indices {
+            try check(
+                parts[index].target,
+                for: parts[index].operations.isEmpty ? .readOnly : .readWrite)
+        }
     }
 
     /// The only member of a transaction needs no other's word: one record of the log.

@@ -51,7 +51,7 @@ final class ErrorJudge {
             refusals += 1
             return .nothing
         case .notFound, .exists, .noSpace, .invalidArgument, .corrupt, .conflict, .tooOld,
-            .device, .internalError:
+            .notPermitted, .device, .internalError:
             violation("\(subject): unexpected error \(error.code): \(error)", .error)
             return .wrong
         }
