@@ -188,8 +188,10 @@ let package = Package(
             ],
             swiftSettings: testSettings),
         .testTarget(
-            name: "DraySimulatorTests", dependencies: ["DrayRuntime", "CaRT", "DraySimulator"],
-            swiftSettings: testSettings),
+            name: "DraySimulatorTests",
+            dependencies: [
+                "DrayRuntime", "CaRT", "DrayPlacement", "DrayProtocol", "Dray", "DraySimulator",
+            ], swiftSettings: testSettings),
         .testTarget(
             name: "FuzzTests",
             dependencies: ["DrayRuntime", "DrayFabric", "CaRT", "DrayPlacement", "DrayProtocol"],

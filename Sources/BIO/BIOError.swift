@@ -21,6 +21,8 @@ public enum BIOError: Error, Hashable, Sendable {
     /// So much of the device cannot be read, or does not match its checksums, that it was taken out
     /// of service: places of both kinds.
     case faulty(path: String, unreadable: Int, damaged: Int)
+    /// The device was declared faulty earlier, and nobody has returned it to service.
+    case declaredFaulty(path: String)
     /// The device was taken out of service after an error.
     case outOfService(path: String)
 }

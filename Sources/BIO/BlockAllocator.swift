@@ -59,6 +59,9 @@ public final class BlockAllocator {
     /// How many of these are on the metadata device.
     @safe @exclusivity(unchecked) public private(set) var freeMetadataBlocks: UInt32
 
+    /// How many of these are on the data device.
+    public var freeDataBlocks: UInt32 { freeBlocks - freeMetadataBlocks }
+
     /// Blocks on the data device kept back for deletes and checkpoints, which need space to make
     /// space.
     public let reserveBlocks: UInt32
@@ -152,7 +155,7 @@ public final class BlockAllocator {
         if let metadataLane, freeMetadataBlocks >= blocks {
             return take(blocks, lane: metadataLane, in: dataBlocks..<totalBlocks)
         }
-        let free = freeBlocks - freeMetadataBlocks
+        let free = freeDataBlocks
         let kept = privileged ? 0 : reserveBlocks
         guard free >= kept, free - kept >= blocks else {
             let unit = UInt64(BlockDevice.blockSize)
@@ -211,7 +214,7 @@ public final class BlockAllocator {
         precondition(!straddles(extent), "no such blocks")
         let isMetadata = extent.start >= dataBlocks
         let (free, kept) =
-            isMetadata ? (freeMetadataBlocks, 0) : (freeBlocks - freeMetadataBlocks, reserveBlocks)
+            isMetadata ? (freeMetadataBlocks, 0) : (freeDataBlocks, reserveBlocks)
         guard free / 2 > kept, free / 2 > extent.count else { return [] }
         var extents: [BlockExtent] = []
         var position = extent.start

@@ -30,9 +30,10 @@ open class BlockDevice {
 
     /// Makes transfers from and to `buffer` cheaper, where the device can do that and the limit of
     /// locked memory allows. The device keeps the buffer until it is closed: register those that
-    /// are used again and again. Returns whether it did.
+    /// are used again and again. `sparingly`: only while a few MiB are registered. Returns whether
+    /// the device has it; asking again costs little.
     @discardableResult
-    open func register(_ buffer: IOBuffer) -> Bool { false }
+    open func register(_ buffer: IOBuffer, sparingly: Bool = false) -> Bool { false }
 
     /// Reads `buffer.count` bytes at `offset`.
     open func read(

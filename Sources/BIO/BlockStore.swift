@@ -33,6 +33,8 @@ public final class BlockStore {
     public var faults: FaultTable?
     /// Which data blocks are in use.
     public let allocator: BlockAllocator
+    /// Memory for transfers.
+    package let buffers: TransferBuffers
 
     let xstream: XStream
     let places: StorePlaces
@@ -47,6 +49,8 @@ public final class BlockStore {
     @safe @exclusivity(unchecked) var pendingBytes = 0
     @safe @exclusivity(unchecked) var committing = false
     @safe @exclusivity(unchecked) var publishing = false
+    /// Superblocks that are being marked, and those that were.
+    @safe @exclusivity(unchecked) private var marks: [Gather<BIOError?>] = []
     @safe @exclusivity(unchecked) var lastIsUnsealed = false
     /// Looks whether the log is idle; nil when it is sealed, or somebody commits.
     @safe @exclusivity(unchecked) var sealTimer: Timer?
@@ -114,6 +118,7 @@ public final class BlockStore {
             count: Int(BlockStore.groupBlocks(logBlocks: superblock.logBlocks))
                 * BlockDevice.blockSize)
         places.log.register(groupBuffer)
+        buffers = TransferBuffers { places.register($0) }
         gatherer = WriteGatherer(
             device: places.data, dataOffset: superblock.dataOffset, xstream: xstream)
         preparer = BlockPreparer(
@@ -194,15 +199,28 @@ public final class BlockStore {
         switch faults?.strike(point) {
         case nil: break
         case .wait(let delay): await xstream.sleep(for: delay)
-        case .fail:
+        case .fail(let fault):
+            let code =
+                switch fault {
+                case .timedOut: ETIMEDOUT
+                case .noSpace: ENOSPC
+                case .lost, .tryAgain, .unreachable, .overloaded, .noReply, .staleGroup,
+                    .groupVersion, .badKey, .noMemory, .busy, .staleMap, .aborted, .inputOutput:
+                    EIO
+                }
             throw .failed(
-                path: device.name, offset: offset, code: EIO,
-                message: "Input/output error "
-                    + "(injected)")
+                path: device.name, offset: offset, code: code,
+                message: BIOError.message(code) + " (injected)")
         }
     }
 
     // MARK: - Data blocks
+
+    /// Makes transfers between data blocks and `buffer` cheaper (`BlockDevice.register`), as long
+    /// as there is room for it: for memory that is used again and again, as that of a pool.
+    public func register(_ buffer: IOBuffer) {
+        if phase != .closed { _ = places.register(buffer) }
+    }
 
     /// Writes `buffer`, a whole number of blocks from a page-aligned address, to `extents` in
     /// order; it must fill them exactly. Unless `durable`, that is not on stable storage until a
@@ -278,9 +296,9 @@ public final class BlockStore {
     /// Tells the device's health where it could not be read.
     private func noteUnreadable(_ device: BlockDevice, _ range: Range<UInt64>, _ error: BIOError) {
         guard case .failed = error, let health = device.health else { return }
-        if health.addUnreadable(range, path: device.name) {
-            device.statistics.unreadablePlaces += 1
-        }
+        let noted = health.addUnreadable(range, path: device.name)
+        if noted != .known { device.statistics.unreadablePlaces += 1 }
+        if noted == .tooMany { markFaulty(device) }
     }
 
     /// Tells the health of the device that has a block that what is there does not match its
@@ -290,8 +308,26 @@ public final class BlockStore {
         guard superblock.holds(extent) else { return }
         let (device, offset) = places.place(of: extent)
         guard let health = device.health else { return }
-        if health.addDamaged(offset..<offset + extent.byteCount, path: device.name) {
-            device.statistics.damagedPlaces += 1
+        let noted = health.addDamaged(offset..<offset + extent.byteCount, path: device.name)
+        if noted != .known { device.statistics.damagedPlaces += 1 }
+        if noted == .tooMany { markFaulty(device) }
+    }
+
+    /// Has the superblocks of this store on a device say that it was declared faulty: whoever
+    /// starts the next process shall know. They are written no more otherwise, once a checkpoint
+    /// that is being published has ended. If that fails, nothing says it.
+    private func markFaulty(_ device: BlockDevice) {
+        let partition = places.partition(on: device, superblock)
+        let mark = Gather<BIOError?>(count: 1)
+        marks.append(mark)
+        xstream.spawn { [self] in
+            while publishing { await xstream.sleep(for: .milliseconds(1)) }
+            do throws(BIOError) {
+                try await BlockStore.setFaulty(true, device, partition)
+                mark.finish(0, with: nil)
+            } catch {
+                mark.finish(0, with: error)
+            }
         }
     }
 
@@ -350,6 +386,7 @@ public final class BlockStore {
         cancelSeal()
         await preparer.stop()
         await discarder.stop()
+        for mark in marks { _ = await mark.results() }
         phase = .closed
     }
 
@@ -361,6 +398,7 @@ public final class BlockStore {
         cancelSeal()
         await preparer.stop()
         await discarder.stop()
+        for mark in marks { _ = await mark.results() }
         let wasReady = phase == .ready
         phase = .closed
         if wasReady, !isOutOfService, lastIsUnsealed {

@@ -156,6 +156,27 @@ extension BlockStore {
         return labels
     }
 
+    /// Returns a device to service that was declared faulty: takes the marks from the superblocks
+    /// of all its stores, of which none may be open. Returns how many had one.
+    public static func reinstate(_ device: BlockDevice) async throws(BIOError) -> Int {
+        var count = 0
+        for label in try await labels(on: device) where label.isFaulty {
+            try await setFaulty(false, device, label.partition)
+            count += 1
+        }
+        return count
+    }
+
+    /// Has the superblocks of a partition say whether the device was declared faulty.
+    static func setFaulty(
+        _ isFaulty: Bool, _ device: BlockDevice, _ partition: Range<UInt64>
+    ) async throws(BIOError) {
+        var (superblock, _) = try await readSuperblocks(device, partition)
+        superblock.isFaulty = isFaulty
+        superblock.sequence += 1
+        try await writeSuperblocks(superblock, to: device)
+    }
+
     /// The superblock of a partition, which must be that partition's, and of `identity`. Rewrites
     /// the copy that is damaged or older, if there is one.
     private static func checkedSuperblock(

@@ -38,6 +38,8 @@ public struct StoreLabel: Hashable, Sendable {
     public var checkpoint: UInt64?
     /// Whether both copies of the superblock are there and say the same.
     public var isIntact: Bool
+    /// Whether the device was declared faulty, and nobody has returned it to service.
+    public var isFaulty: Bool
 
     init(_ superblock: Superblock, isIntact: Bool) {
         let unit = UInt64(BlockDevice.blockSize)
@@ -47,6 +49,7 @@ public struct StoreLabel: Hashable, Sendable {
         pairID = superblock.partner?.pairID
         checkpoint = superblock.checkpoint?.logSequence
         self.isIntact = isIntact
+        isFaulty = superblock.isFaulty
         switch superblock.role {
         case .single: (role, dataSize) = (.whole, UInt64(superblock.dataBlocks) * unit)
         case .data: (role, dataSize) = (.data, UInt64(superblock.dataBlocks) * unit)

@@ -13,6 +13,17 @@ public final class DeviceHealth: Sendable {
     private struct Places {
         var unreadable = FaultyPlaces()
         var damaged = FaultyPlaces()
+        /// Whether there were too many of them.
+        var isFaulty = false
+    }
+
+    /// What a bad place that was met comes to.
+    enum Noted {
+        /// It is known.
+        case known
+        case new
+        /// It is new, and one too many: the device is faulty from now on.
+        case tooMany
     }
 
     // Ordering: a hint. A store that sees the flag late finds out for itself.
@@ -40,27 +51,31 @@ public final class DeviceHealth: Sendable {
         whenFailed(error)
     }
 
-    /// The bytes of `range` could not be read from the device that is called `path`. Returns
-    /// whether that was not known.
-    func addUnreadable(_ range: Range<UInt64>, path: String) -> Bool {
+    /// The bytes of `range` could not be read from the device that is called `path`.
+    func addUnreadable(_ range: Range<UInt64>, path: String) -> Noted {
         add(path) { $0.unreadable.add(range) }
     }
 
-    /// The bytes of `range` do not match their checksum. Returns whether that was not known.
-    func addDamaged(_ range: Range<UInt64>, path: String) -> Bool {
+    /// The bytes of `range` do not match their checksum.
+    func addDamaged(_ range: Range<UInt64>, path: String) -> Noted {
         add(path) { $0.damaged.add(range) }
     }
 
-    private func add(_ path: String, _ note: (inout Places) -> Bool) -> Bool {
-        let (isNew, unreadable, damaged) = places.withLock { places in
-            let isNew = note(&places)
-            return (isNew, places.unreadable.count, places.damaged.count)
+    private func add(_ path: String, _ note: (inout Places) -> Bool) -> Noted {
+        let (noted, unreadable, damaged) = places.withLock { places in
+            guard note(&places) else { return (Noted.known, 0, 0) }
+            let (unreadable, damaged) = (places.unreadable.count, places.damaged.count)
+            let isFaulty =
+                criteria.unreadableMax.map { unreadable > $0 } == true
+                || criteria.damagedMax.map { damaged > $0 } == true
+            let isOneTooMany = isFaulty && !places.isFaulty
+            places.isFaulty = isFaulty
+            return (isOneTooMany ? .tooMany : .new, unreadable, damaged)
         }
-        let isFaulty =
-            criteria.unreadableMax.map { unreadable > $0 } == true
-            || criteria.damagedMax.map { damaged > $0 } == true
-        if isFaulty { fail(.faulty(path: path, unreadable: unreadable, damaged: damaged)) }
-        return isNew
+        if noted == .tooMany {
+            fail(.faulty(path: path, unreadable: unreadable, damaged: damaged))
+        }
+        return noted
     }
 }
 

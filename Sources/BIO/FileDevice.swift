@@ -23,7 +23,9 @@ internal import Glibc
         super.init(name: file.path, size: file.size)
     }
 
-    override func register(_ buffer: IOBuffer) -> Bool { ring.register(buffer) }
+    override func register(_ buffer: IOBuffer, sparingly: Bool) -> Bool {
+        ring.register(buffer, sparingly: sparingly)
+    }
 
     override func read(
         into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64

@@ -36,6 +36,7 @@ struct Superblock: Hashable {
     static let copies: UInt64 = 2
     private static let extentsOffset = 256
     private static let mirrorOffset = extentsOffset + CheckpointRoot.extentsMax * 8
+    private static let faultyOffset = mirrorOffset + CheckpointRoot.extentsMax * 8
 
     var sequence: UInt64 = 1
     var identity: StoreIdentity
@@ -49,6 +50,8 @@ struct Superblock: Hashable {
     var role = Role.single
     /// Nil when there is one device only.
     var partner: Partner?
+    /// The device was declared faulty, and nobody has returned it to service.
+    var isFaulty = false
 
     /// What is in a partition.
     enum Role: UInt32 {
@@ -123,6 +126,7 @@ struct Superblock: Hashable {
             buffer.store(partner.partition.upperBound, at: 168)
             buffer.store(partner.pairID, at: 176)
         }
+        buffer.store(UInt32(isFaulty ? 1 : 0), at: Superblock.faultyOffset)
         buffer.store(
             buffer.checksum(0..<Superblock.checksumOffset), at: Superblock.checksumOffset)
     }
@@ -187,6 +191,7 @@ struct Superblock: Hashable {
                 chain: buffer.load(UInt32.self, at: 120),
                 sequence: buffer.load(UInt64.self, at: 112)))
         superblock.sequence = buffer.load(UInt64.self, at: 16)
+        superblock.isFaulty = buffer.load(UInt32.self, at: faultyOffset) != 0
         if buffer.load(UInt32.self, at: 124) != 0 {
             superblock.checkpoint = CheckpointRoot(
                 extents: extents(buffer, at: extentsOffset, count: extentCount),
@@ -277,6 +282,19 @@ struct StorePlaces {
 
     /// The device with the log and the superblocks that change.
     var log: BlockDevice { metadata ?? data }
+
+    /// The store's partition of one of its devices; `superblock` is the one that changes.
+    func partition(on device: BlockDevice, _ superblock: Superblock) -> Range<UInt64> {
+        guard device !== log, let partner = superblock.partner else { return superblock.partition }
+        return partner.partition
+    }
+
+    /// Registers a buffer sparingly, whichever device transfers go to. Returns whether one has it.
+    func register(_ buffer: IOBuffer) -> Bool {
+        let isAtData = data.register(buffer, sparingly: true)
+        let isAtMetadata = metadata?.register(buffer, sparingly: true) ?? false
+        return isAtData || isAtMetadata
+    }
 
     func isOnMetadata(_ extent: BlockExtent) -> Bool { extent.start >= dataBlocks }
 

@@ -123,15 +123,19 @@ internal import DrayRuntime
     // MARK: - Buffers
 
     /// Registers a buffer, as long as the kernel takes any. The ring keeps it.
-    func register(_ buffer: IOBuffer) -> Bool {
+    func register(_ buffer: IOBuffer, sparingly: Bool) -> Bool {
         precondition(!closed, "a closed device was used")
+        if unsafe number(of: UnsafeRawBufferPointer(buffer.bytes)) != DRAY_RING_NO_BUFFER {
+            return true
+        }
+        guard let number = registered.next(count: buffer.count, sparingly: sparingly) else {
+            return false
+        }
         // SAFETY: the table keeps the buffer until the ring is gone.
-        guard let number = registered.next,
-            unsafe dray_ring_register(
-                ring, number, buffer.bytes.baseAddress!, UInt64(buffer.count)) == 0
-        else {
-            // Not tried again: what is refused once costs a call each time.
-            registered.isFull = true
+        let code = unsafe dray_ring_register(
+            ring, number, buffer.bytes.baseAddress!, UInt64(buffer.count))
+        guard code == 0 else {
+            registered.refused(sparingly: sparingly)
             return false
         }
         registered.add(buffer)

@@ -658,20 +658,30 @@ int dray_fabric_insert(
     return 0;
 }
 
-/// Ends the connection to a peer, which stays known: the next operation makes another one.
+/// Ends the connection to a peer, which stays known: the next operation makes another one. Returns
+/// whether it did.
 ///
 /// A failed operation leaves the queue of an RDMA connection in a state in which everything else
 /// fails too, and libfabric 1.17 does nothing about that.
-static void renew(struct dray_fabric_endpoint *endpoint, fi_addr_t peer) {
+static bool renew(struct dray_fabric_endpoint *endpoint, fi_addr_t peer) {
     endpoint->peer_states[peer].generation += 1;
     uint8_t address[256];
     size_t length = sizeof address;
     if (fi_av_lookup(endpoint->peers, peer, address, &length) != 0 || length > sizeof address)
-        return;
+        return false;
     // Known once more, and once less: only the latter ends the connection.
     fi_addr_t again = FI_ADDR_NOTAVAIL;
-    if (fi_av_insert(endpoint->peers, address, 1, &again, 0, NULL) != 1) return;
+    if (fi_av_insert(endpoint->peers, address, 1, &again, 0, NULL) != 1) return false;
     fi_av_remove(endpoint->peers, &again, 1, 0);
+    return true;
+}
+
+bool dray_fabric_disconnect(struct dray_fabric_endpoint *endpoint, uint64_t peer) {
+    // Without room for completions, which stay for the next poll: only progress.
+    dray_fabric_enter(endpoint);
+    fi_cq_read(endpoint->completions, NULL, 0);
+    dray_fabric_leave(endpoint);
+    return endpoint->is_layered && renew(endpoint, peer);
 }
 
 void dray_fabric_remove(struct dray_fabric_endpoint *endpoint, uint64_t peer) {

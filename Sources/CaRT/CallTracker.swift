@@ -11,9 +11,8 @@ enum CallAction: Equatable {
     /// The deadline of a call whose end needs the peer's word first has passed, or its task was
     /// cancelled: tell the peer.
     case sendCancel(slot: Int32)
-    /// The peer did not answer for the memory of the call in time; it ends with the error it was
-    /// going to end with.
-    case quarantine(slot: Int32)
+    /// The call ends this way, and its peer has not answered for the memory that it exposes.
+    case quarantine(slot: Int32, RPCError)
     /// Send a hello under this number.
     case hello(peer: Int32, nonce: UInt64, reconnect: Bool)
 }
@@ -34,6 +33,9 @@ struct CallTracker: ~Copyable {
     static let absencesMax = 2
     /// How long an ended call waits for the peer's word about exposed memory.
     static let graceMax: UInt64 = 5_000_000_000
+    /// How rarely a silent peer is asked when nobody waits for it, and it only has to answer for
+    /// memory.
+    static let owedIntervalMax: UInt64 = 10_000_000_000
     /// Calls at a time.
     static let callsMax = 1 << 20
 
@@ -55,6 +57,8 @@ struct CallTracker: ~Copyable {
     struct Slot {
         var phase = Phase.free
         var exposes = false
+        /// Does not wait for the peer's word about exposed memory.
+        var leavesMemory = false
         var generation: UInt32 = 1
         var peer: Int32 = -1
         /// Neighbours among the peer's requests in flight, oldest first; `next` also links free
@@ -62,6 +66,8 @@ struct CallTracker: ~Copyable {
         var previous: Int32 = -1
         var next: Int32 = -1
         var requestID: UInt64 = 0
+        /// The life of the peer that the request was sent to.
+        var instance: UInt64 = 0
         var sentAt: UInt64 = 0
         /// How often the peer has said that it has nothing of the request.
         var absences = 0
@@ -91,6 +97,8 @@ struct CallTracker: ~Copyable {
         var helloInterval = CallTracker.probeAfter
         /// When the first call was sent that has run out of time since the last hello's answer.
         var silentSince = UInt64.max
+        /// Has not answered for the memory of requests that are over here.
+        var isOwing = false
     }
 
     struct Waiter {
@@ -156,7 +164,7 @@ struct CallTracker: ~Copyable {
 
     /// Begins a call.
     mutating func open(
-        peer: Int32, deadline: UInt64, exposes: Bool, now: UInt64,
+        peer: Int32, deadline: UInt64, exposes: Bool, leavesMemory: Bool = false, now: UInt64,
         priority: RequestPriority = .normal, isFirst: Bool = false
     ) -> Admission {
         let index = Int(peer)
@@ -168,10 +176,12 @@ struct CallTracker: ~Copyable {
         guard let slot = allocateSlot() else { return .overloaded }
         slots[Int(slot)].peer = peer
         slots[Int(slot)].exposes = exposes
+        slots[Int(slot)].leavesMemory = leavesMemory
         slots[Int(slot)].requestID = nextRequestID
         nextRequestID &+= 1
         deadlines.insert(slot: slot, deadline: deadline)
         openCount += 1
+        if peers[index].helloInterval > CallTracker.probeIntervalMax { hurry(peer, now: now) }
         if sends {
             peers[index].used += 1
             slots[Int(slot)].phase = .granted
@@ -208,6 +218,7 @@ struct CallTracker: ~Copyable {
         slots[index].sentAt = now
         slots[index].absences = 0
         let peer = Int(slots[index].peer)
+        slots[index].instance = peers[peer].instance
         slots[index].previous = peers[peer].last
         slots[index].next = -1
         if peers[peer].last >= 0 {
@@ -318,8 +329,8 @@ struct CallTracker: ~Copyable {
             actions.append(.end(slot: slot, error))
         case .inFlight:
             actions.append(.sendCancel(slot: slot))
-            guard slots[index].exposes else {
-                actions.append(.end(slot: slot, error))
+            guard slots[index].exposes, !slots[index].leavesMemory else {
+                actions.append(ended(slot, error))
                 return
             }
             slots[index].phase = .ending
@@ -331,12 +342,20 @@ struct CallTracker: ~Copyable {
         }
     }
 
+    /// A call ends, and not by an answer: the peer may still use what it exposes.
+    private func ended(_ slot: Int32, _ error: RPCError) -> CallAction {
+        let index = Int(slot)
+        let isWithPeer = slots[index].phase == .inFlight || slots[index].phase == .ending
+        return slots[index].exposes && isWithPeer
+            ? .quarantine(slot: slot, error) : .end(slot: slot, error)
+    }
+
     /// Every deadline that has passed at `now`.
     mutating func expire(now: UInt64, into actions: inout [CallAction]) {
         while let first = deadlines.first, first.deadline <= now {
             deadlines.remove(slot: first.slot)
             if slots[Int(first.slot)].phase == .ending {
-                actions.append(.quarantine(slot: first.slot))
+                actions.append(ended(first.slot, slots[Int(first.slot)].error ?? .timedOut))
             } else {
                 let slot = slots[Int(first.slot)]
                 giveUp(first.slot, .timedOut, now: now, into: &actions)
@@ -393,7 +412,9 @@ struct CallTracker: ~Copyable {
         let interval = peers[index].helloInterval
         // Jitter: up to a quarter more, so that the callers of a slow peer do not ask in step.
         peers[index].nextHello = now + interval + entropy.below(interval / 4)
-        peers[index].helloInterval = min(interval * 2, CallTracker.probeIntervalMax)
+        let isAwaited = peers[index].waitingCount > 0 || peers[index].first >= 0
+        peers[index].helloInterval = min(
+            interval * 2, isAwaited ? CallTracker.probeIntervalMax : CallTracker.owedIntervalMax)
         // One number for all hellos of a greeting: a late answer is as good as the last one.
         if peers[index].unansweredHellos == 1 { peers[index].nonce = entropy.next() }
         return peers[index].nonce
@@ -402,19 +423,20 @@ struct CallTracker: ~Copyable {
     /// Hellos that are due, first ones again and probes.
     mutating func probe(now: UInt64, into actions: inout [CallAction]) {
         for index in peers.indices where peers[index].nextHello <= now {
+            let isOwing = peers[index].isOwing
             switch peers[index].phase {
             case .unknown:
-                continue
+                guard isOwing else { continue }
             case .greeting:
-                guard peers[index].waitingCount > 0 else {
+                guard isOwing || peers[index].waitingCount > 0 else {
                     peers[index].phase = .unknown
                     continue
                 }
             case .ready:
                 let first = peers[index].first
-                guard first >= 0,
-                    slots[Int(first)].sentAt + CallTracker.probeAfter <= now
-                else { continue }
+                let isOverdue =
+                    first >= 0 && slots[Int(first)].sentAt + CallTracker.probeAfter <= now
+                guard isOwing || isOverdue else { continue }
             }
             ask(Int32(index), now: now, into: &actions)
         }
@@ -433,8 +455,26 @@ struct CallTracker: ~Copyable {
     /// Whether some peer may need a hello soon.
     var needsProbes: Bool {
         peers.indices.contains {
-            peers[$0].phase == .greeting || (peers[$0].first >= 0 && peers[$0].nextHello != .max)
+            peers[$0].phase == .greeting
+                || ((peers[$0].first >= 0 || peers[$0].isOwing) && peers[$0].nextHello != .max)
         }
+    }
+
+    /// Whether requests to a peer are over without its word about their memory: it is asked until
+    /// there are none.
+    mutating func owes(_ peer: Int32, _ isOwing: Bool, now: UInt64) {
+        let index = Int(peer)
+        if isOwing, !peers[index].isOwing, peers[index].nextHello != .max {
+            peers[index].nextHello = min(peers[index].nextHello, now + CallTracker.probeAfter)
+        }
+        peers[index].isOwing = isOwing
+    }
+
+    /// Somebody waits for a peer that was only asked about memory, ever more rarely.
+    private mutating func hurry(_ peer: Int32, now: UInt64) {
+        peers[Int(peer)].helloInterval = CallTracker.probeAfter
+        peers[Int(peer)].nextHello = min(
+            peers[Int(peer)].nextHello, now + CallTracker.probeAfter)
     }
 
     /// A hello was answered.
@@ -449,7 +489,8 @@ struct CallTracker: ~Copyable {
         let old = peers[index]
         peers[index].unansweredHellos = 0
         peers[index].silentSince = .max
-        peers[index].nextHello = now + peers[index].helloInterval
+        peers[index].nextHello =
+            now + min(peers[index].helloInterval, CallTracker.probeIntervalMax)
         if old.phase == .greeting { peers[index].helloInterval = CallTracker.probeAfter }
         peers[index].phase = .ready
         peers[index].instance = instance
@@ -520,6 +561,9 @@ struct CallTracker: ~Copyable {
         peers[index].phase = .unknown
         peers[index].unansweredHellos = 0
         peers[index].silentSince = .max
+        if peers[index].nextHello != .max {
+            peers[index].nextHello = min(peers[index].nextHello, now + CallTracker.probeAfter)
+        }
         failInFlight(index, .unreachable, into: &actions)
         switch phase {
         case .unknown:
@@ -564,7 +608,7 @@ struct CallTracker: ~Copyable {
     ) {
         var slot = peers[peer].first
         while slot >= 0 {
-            actions.append(.end(slot: slot, slots[Int(slot)].error ?? error))
+            actions.append(ended(slot, slots[Int(slot)].error ?? error))
             slot = slots[Int(slot)].next
         }
     }
@@ -573,7 +617,7 @@ struct CallTracker: ~Copyable {
     mutating func closeAll(into actions: inout [CallAction]) {
         for index in slots.indices
         where slots[index].phase != .free && slots[index].phase != .ended {
-            actions.append(.end(slot: Int32(index), .closed))
+            actions.append(ended(Int32(index), .closed))
         }
     }
 

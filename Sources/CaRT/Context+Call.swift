@@ -40,10 +40,11 @@ extension Context {
     ///   - destination: by whom.
     ///   - payload: raw bytes that travel beside the encoded request. Must stay valid and
     ///     unchanged until the call returns (an `IOBuffer`'s or `RegisteredBuffer`'s bytes do).
-    ///   - exposing: the memory that the request's descriptors name. When the call ends early (by
-    ///     its deadline or cancellation), it returns only after the peer has said that it uses the
-    ///     memory no more, or is gone; failing that for five seconds, the handles are quarantined:
-    ///     the memory stays allocated and exposed until the peer is gone or the context closes.
+    ///   - exposing: the memory that the request's descriptors name. When the call ends early by
+    ///     its deadline or cancellation, it returns only after the peer has said that it uses the
+    ///     memory no more, for five seconds at most (or at once: `CallOptions.leavesMemory`). When
+    ///     it ends without the peer's word, the handles are quarantined: the memory stays allocated
+    ///     and exposed until it is certain that the peer uses it no more, or the context closes.
     ///   - deadline: travels with the request; the peer refuses it when it comes too late.
     ///   - trace: follows the request through every process; 0 begins a new one.
     ///   - options: how the request is treated on its way.
@@ -179,6 +180,7 @@ extension Context {
     private func checkStatus(_ status: UInt16, _ message: HeldMessage) throws(RPCError) {
         guard status != StatusCode.success.rawValue else { return }
         counts.callsFailed += 1
+        counts.errorRepliesReceived += 1
         throw unsafe RPCError(status: status, body: message.body)
     }
 
@@ -270,8 +272,8 @@ extension Context {
         let (end, wallEnd) = times(of: deadline, now: now)
         let slot: Int32
         let admission = tracker.open(
-            peer: peer, deadline: end, exposes: exposes, now: now, priority: options.priority,
-            isFirst: options.isFirst)
+            peer: peer, deadline: end, exposes: exposes, leavesMemory: options.leavesMemory,
+            now: now, priority: options.priority, isFirst: options.isFirst)
         switch admission {
         case .send(let opened): slot = opened
         case .wait(let opened): slot = opened
@@ -281,6 +283,7 @@ extension Context {
             sendHello(to: peer, nonce: nonce)
         case .overloaded:
             counts.callsFailed += 1
+            counts.callsRefused += 1
             throw .overloaded
         }
         prepareSlot(slot)
@@ -507,8 +510,12 @@ extension Context {
             countFailure(error)
             throw error
         case .abandoned(let error):
-            for handle in exposing { isolate(handle, from: peer) }
-            if let spill { isolate(spill, from: peer) }
+            isolate(
+                exposing + (spill.map { [$0] } ?? []), from: peer,
+                request: tracker.slots[Int(ticket.slot)].requestID,
+                instance: tracker.slots[Int(ticket.slot)].instance)
+            // Nobody else knows it.
+            if let spill { withdraw(spill) }
             countFailure(error)
             throw error
         case .sent:
@@ -537,6 +544,8 @@ extension Context {
                 slot: header.slot, generation: header.slotGeneration, requestID: header.requestID)
         else {
             counts.dropped += 1
+            counts.lateReplies += 1
+            answeredForMemory(header.requestID)
             dropReply(header, message)
             return
         }
@@ -647,8 +656,8 @@ extension Context {
                 endCall(slot, .failed(error))
             case .sendCancel(let slot):
                 sendCancel(slot)
-            case .quarantine(let slot):
-                guard let error = tracker.slots[Int(slot)].error else { continue }
+            case .quarantine(let slot, let error):
+                guard tracker.isOpen(slot) else { continue }
                 endCall(slot, .abandoned(error))
             case .hello(let peer, let nonce, let reconnect):
                 if reconnect { renewConnection(peer) }
@@ -673,9 +682,9 @@ extension Context {
     func receivedCancelled(_ header: WireHeader) {
         guard
             tracker.matches(
-                slot: header.slot, generation: header.slotGeneration, requestID: header.requestID),
-            let error = tracker.slots[Int(header.slot)].error
-        else { return }
+                slot: header.slot, generation: header.slotGeneration, requestID: header.requestID)
+        else { return answeredForMemory(header.requestID) }
+        guard let error = tracker.slots[Int(header.slot)].error else { return }
         endCall(Int32(header.slot), .failed(error))
     }
 }

@@ -39,6 +39,7 @@ extension Context {
         do throws(FabricError) {
             handle = try endpoint.insert(address)
         } catch {
+            counts.addressesFailed += 1
             throw .fabric(error)
         }
         let number = tracker.addPeer()
@@ -69,34 +70,45 @@ extension Context {
             links[peer].handle = handle
             return handle
         } catch {
+            counts.addressesFailed += 1
             throw .fabric(error)
         }
     }
 
     // MARK: - Connections
 
-    /// The fabric says that a peer cannot be reached.
-    func connectionLost(_ peer: Int32, isGone: Bool = false) {
+    /// The fabric says that a peer cannot be reached, or (`isGone`) a failure detector says that
+    /// it is gone. `isRefused`: nothing is sent to it any more, and nobody listens there.
+    func connectionLost(_ peer: Int32, isGone: Bool = false, isRefused: Bool = false) {
         counts.peersLost += 1
         renewConnection(peer)
         var actions: [CallAction] = []
         tracker.lost(peer, isGone: isGone, now: pollTime, into: &actions)
         perform(actions)
-        releaseQuarantine(of: peer)
+        // A failure detector may be wrong, or right while bytes of the dead are still on their
+        // way: our connection must have ended, too.
+        guard !isGone, quarantine.holds(peer) else { return }
+        if isRefused || endpoint.listening(at: links[Int(peer)].address) == .refused {
+            releaseQuarantine(of: peer)
+        }
     }
 
     /// The next message to a peer goes over a new connection.
     func renewConnection(_ peer: Int32) {
         guard peer != selfPeer else { return }
         links[Int(peer)].epoch &+= 1
-        if let handle = links[Int(peer)].handle { endpoint.remove(handle) }
+        if let handle = links[Int(peer)].handle {
+            cutOff(peer, handle)
+            endpoint.remove(handle)
+        }
         links[Int(peer)].handle = nil
     }
 
     /// Presents us to a peer, or asks whether it is still the one we know.
     func sendHello(to peer: Int32, nonce: UInt64) {
-        counts.hellosSent += 1
         armMaintenance(now: pollTime)
+        guard !faults.fails(.peerHello) else { return }
+        counts.hellosSent += 1
         let hello = HelloMessage(
             address: address, instance: instance, eagerLimit: UInt32(options.eagerLimit),
             session: tracker.peers[Int(peer)].session)
@@ -170,12 +182,11 @@ extension Context {
             return
         }
         links[Int(header.slot)].eagerLimit = min(options.eagerLimit, Int(reply.eagerLimit))
-        if old != 0, old != reply.instance {
-            counts.peersLost += 1
-            releaseQuarantine(of: Int32(header.slot))
-        }
+        if old != 0, old != reply.instance { counts.peersLost += 1 }
         perform(actions)
+        peerLives(Int32(header.slot))
         inquire(header.slot)
+        askForMemory(Int32(header.slot))
     }
 
     /// Asks a peer that is there whether it has the requests that are long under way.
@@ -217,23 +228,5 @@ extension Context {
         tracker.dismissed(
             session: header.session, instance: header.requestID, now: pollTime, into: &actions)
         perform(actions)
-    }
-
-    // MARK: - Quarantine
-
-    /// Keeps memory that a peer may still use.
-    func isolate(_ handle: BulkHandle, from peer: Int32) {
-        handle.isQuarantined = true
-        counts.quarantinedBytes += handle.range.count
-        quarantine.append(Quarantined(peer: peer, handle: handle))
-    }
-
-    /// The peer is gone and uses nothing any more.
-    private func releaseQuarantine(of peer: Int32) {
-        guard !quarantine.isEmpty else { return }
-        for entry in quarantine where entry.peer == peer {
-            counts.quarantinedBytes -= entry.handle.range.count
-        }
-        quarantine.removeAll { $0.peer == peer }
     }
 }

@@ -214,14 +214,7 @@ extension Context: PollSource {
     /// Returns false when the provider wants it again later.
     private func trySend(_ slot: UInt32) -> Bool {
         guard let handle = sends.slots[Int(slot)].handle else { return true }
-        if faults.isArmed {
-            if faults.fails(.fabricSend) { return false }
-            if faults.fails(.cartSend) {
-                sendCompleted(slot, error: nil)
-                sends.give(slot)
-                return true
-            }
-        }
+        if faults.isArmed, let isOver = strikeSend(slot) { return isOver }
         let length = sends.slots[Int(slot)].length
         let message = unsafe UnsafeRawBufferPointer(
             rebasing: sends.memory(slot)[0..<length])
@@ -237,6 +230,20 @@ extension Context: PollSource {
             sendCompleted(slot, error: error)
             sends.give(slot)
         }
+        return true
+    }
+
+    /// An injected fault: the fabric refuses a message (false), or it is gone (true). Nil: none.
+    private func strikeSend(_ slot: UInt32) -> Bool? {
+        var error: FabricError?
+        switch faults.strike(.fabricSend) {
+        case nil:
+            guard faults.fails(.cartSend) else { return nil }
+        case .fail(.unreachable): error = .unreachable(code: 0)
+        case .fail, .wait: return false
+        }
+        sendCompleted(slot, error: error)
+        sends.give(slot)
         return true
     }
 
@@ -278,7 +285,7 @@ extension Context: PollSource {
         case .refused:
             // The next message to it is refused for the same reason: ask at once.
             links[peer].askAt = pollTime
-            connectionLost(Int32(peer))
+            connectionLost(Int32(peer), isRefused: true)
         }
     }
 
@@ -296,7 +303,7 @@ extension Context: PollSource {
     private func sendExpired(_ slot: UInt32) {
         let purpose = sends.slots[Int(slot)].purpose
         switch purpose.kind {
-        case .toPeer: break  // Deadlines decide about calls.
+        case .toPeer: counts.sendsFailed += 1  // Deadlines decide about calls.
         case .reply, .toCaller, .goodbye: sendCompleted(slot, error: .unreachable(code: 0))
         }
         sends.give(slot)
@@ -305,6 +312,7 @@ extension Context: PollSource {
     /// The accounts of a message that was sent, or was not.
     func sendCompleted(_ slot: UInt32, error: FabricError?) {
         let purpose = sends.slots[Int(slot)].purpose
+        if error != nil { counts.sendsFailed += 1 }
         switch purpose.kind {
         case .toPeer:
             guard error != nil, links[Int(purpose.owner)].epoch == purpose.generation else { break }

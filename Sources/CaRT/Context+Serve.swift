@@ -8,16 +8,19 @@ extension Context {
     /// Answers requests of `procedure` by a task for each.
     ///
     /// An error the handler throws reaches the caller as it is. Registering a procedure twice
-    /// traps.
+    /// traps. When the caller gives up, the task is cancelled: calls, transfers and sleeps of the
+    /// handler end early, unless it has said `RequestContext.ignoreCancellation()`.
     public func register<Q, R>(
         _ procedure: Procedure<Q, R>,
         _ handler: @escaping (Q, RequestContext) async throws(RPCError) -> R
     ) {
         procedures.add(procedure.opcode) { request, context in
             guard let message: Q = context.decode(request) else { return }
-            context.xstream.spawn {
-                request.begin()
+            context.xstream.spawnWithTask { task in
+                defer { request.leave() }
                 do throws(RPCError) {
+                    try request.enter(task)
+                    request.begin()
                     request.context.reply(try await handler(message, request), to: request)
                 } catch {
                     request.context.fail(error, request)
@@ -128,13 +131,13 @@ extension Context {
         _ strike: FaultStrike, _ request: RequestContext, spilled: Bool,
         _ handler: ProcedureTable.Handler
     ) {
-        guard case .wait(let delay) = strike else {
-            fail(.overloaded, request)
-            return
-        }
-        xstream.spawn { [self] in
-            await xstream.sleep(for: delay)
-            if spilled { pull(request, handler) } else { handler.answer(request, self) }
+        switch strike {
+        case .fail(let fault): fail(RPCError(fault), request)
+        case .wait(let delay):
+            xstream.spawn { [self] in
+                await xstream.sleep(for: delay)
+                if spilled { pull(request, handler) } else { handler.answer(request, self) }
+            }
         }
     }
 
@@ -210,8 +213,10 @@ extension Context {
             return
         }
         pulledBytes += bytes
-        xstream.spawn { [self] in
+        xstream.spawnWithTask { [self] task in
+            defer { request.leave() }
             do throws(RPCError) {
+                try request.enter(task)
                 request.replaceMessage(try await fetch(spill, deadline: .at(request.deadline)))
                 pulledBytes -= bytes
                 handler.answer(request, self)
@@ -227,9 +232,16 @@ extension Context {
 
     /// Answers a request. Does nothing when it was answered.
     func reply<R: Message>(_ message: R, to request: RequestContext) {
+        guard bulks.abandonedReads == 0 || !request.isCancelled || !isCallerRead(request) else {
+            return fail(.cancelled, request)
+        }
         guard request.claimAnswer() else { return }
         defer { deactivate(request) }
-        guard !request.isOneWay, let (session, send) = replySlot(request.session) else { return }
+        guard !request.isOneWay else { return }
+        guard let (session, send) = replySlot(request.session) else {
+            counts.repliesDropped += 1
+            return
+        }
         var header = answerHeader(
             .reply, session: request.session, slot: request.slot,
             slotGeneration: request.slotGeneration, requestID: request.requestID)
@@ -275,6 +287,10 @@ extension Context {
 
     /// Answers a request with an error. Does nothing when it was answered.
     func fail(_ error: RPCError, _ request: RequestContext) {
+        guard bulks.abandonedReads == 0 || !isCallerRead(request) else {
+            bulks.heldFailures.append((request, error))
+            return
+        }
         guard request.claimAnswer() else { return }
         guard !request.isOneWay else {
             deactivate(request)
@@ -286,6 +302,23 @@ extension Context {
         header.trace = request.trace
         sendFailure(error, header)
         deactivate(request)
+    }
+
+    /// Whether the fabric still reads memory of the caller for a handler that has stopped to wait.
+    /// The caller takes a failure for the word that its memory is its own again.
+    private func isCallerRead(_ request: RequestContext) -> Bool {
+        guard !request.isAnswered, !request.isOneWay,
+            let session = sessions.find(request.session),
+            let peer = peersByAddress[sessions.sessions[session].address]
+        else { return false }
+        return bulks.hasAbandonedRead(from: peer)
+    }
+
+    /// An abandoned read is over: what waited for it is said.
+    func releaseHeldFailures() {
+        let held = bulks.heldFailures
+        bulks.heldFailures = []
+        for (request, error) in held { fail(error, request) }
     }
 
     /// Answers a request that no handler will see.
@@ -315,7 +348,10 @@ extension Context {
     }
 
     private func sendFailure(_ error: RPCError, _ answer: WireHeader) {
-        guard let (session, send) = replySlot(answer.session) else { return }
+        guard let (session, send) = replySlot(answer.session) else {
+            counts.repliesDropped += 1
+            return
+        }
         var header = answer
         let (code, body) = error.wire
         header.status = code.rawValue
@@ -329,16 +365,23 @@ extension Context {
         postReply(send, header, session: session)
     }
 
-    /// The caller's entry and a slot for a reply to it; nil when the reply cannot be sent.
+    /// The caller's entry and a slot for a reply to it; nil when nothing can be sent to it: it is
+    /// gone, or takes nothing.
     private func replySlot(_ id: SessionID) -> (session: Int, send: UInt32)? {
         guard !isClosed, let session = sessions.find(id) else { return nil }
-        guard sessions.sessions[session].unsent < Context.unsentMax,
+        guard sessions.sessions[session].unsent < Context.unsentMax, !isBusyWithGone(session),
             let send = sends.take()
-        else {
-            counts.dropped += 1
-            return nil
-        }
+        else { return nil }
         return (session, send)
+    }
+
+    /// Whether a transfer with the memory of a caller that was taken for gone is still under way.
+    /// An answer would tell it that none is.
+    private func isBusyWithGone(_ session: Int) -> Bool {
+        guard bulks.goneCount > 0,
+            let peer = peersByAddress[sessions.sessions[session].address]
+        else { return false }
+        return bulks.isBusyWithGone(peer)
     }
 
     private func postReply(_ send: UInt32, _ header: WireHeader, session: Int) {
@@ -375,9 +418,11 @@ extension Context {
     // MARK: - Cancelled requests
 
     func receivedCancel(_ header: WireHeader) {
-        guard sessions.find(header.session) != nil else { return }
+        guard let index = sessions.find(header.session) else { return }
+        let instance = sessions.sessions[index].instance
         for position in activeRequests.indices {
-            guard let request = activeRequests[position], request.session == header.session,
+            // Of whichever session: the caller may have lost the one that the request came in.
+            guard let request = activeRequests[position], request.sourceInstance == instance,
                 request.requestID == header.requestID
             else { continue }
             // Its reply tells the caller that nothing is under way any more.

@@ -60,6 +60,7 @@ extension Context {
                 instance: hello.instance, address: hello.address, handle: handle,
                 eagerLimit: min(options.eagerLimit, Int(hello.eagerLimit)), now: pollTime)
         } catch {
+            counts.addressesFailed += 1
             logger.info("a hello names an address that cannot be used: \(error)")
             return nil
         }

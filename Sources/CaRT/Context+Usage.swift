@@ -7,7 +7,7 @@ package struct ContextUsage: Hashable, Sendable {
     package var calls = 0
     /// Requests that handlers work on.
     package var requests = 0
-    /// Memory that peers may reach, without what is kept because a lost peer may still use it.
+    /// Memory that peers may reach, without what is quarantined.
     package var exposures = 0
     /// Bulk transfers.
     package var transfers = 0
@@ -19,8 +19,10 @@ package struct ContextUsage: Hashable, Sendable {
     package var sends = 0
     /// Receives that are not posted.
     package var receives = 0
-    /// Registered buffers that somebody has, without what is kept for a lost peer.
+    /// Registered buffers that somebody has, without what is quarantined.
     package var buffers = 0
+    /// Memory whose calls are over, and which their peers may still use.
+    package var quarantined = 0
 
     package init() {}
 
@@ -30,7 +32,7 @@ package struct ContextUsage: Hashable, Sendable {
     /// Whether everything is back where it belongs, too. A user of the context has buffers only
     /// while it works.
     package var isComplete: Bool {
-        isIdle && credits + sends + receives + buffers == 0
+        isIdle && credits + sends + receives + buffers + quarantined == 0
     }
 }
 
@@ -42,11 +44,12 @@ extension Context {
         usage.calls = counters.inFlight + counters.waiting
         usage.requests = counters.active
         // Several calls may have given up the same memory.
-        let kept = Set(quarantine.map { $0.handle.descriptor.key })
+        let kept = Set(quarantine.entries.map { $0.memory.descriptor.key })
         let keptBuffers = Set(
-            quarantine.compactMap {
-                ($0.handle.owner as? RegisteredBuffer).map(ObjectIdentifier.init)
+            quarantine.entries.compactMap {
+                ($0.memory.owner as? RegisteredBuffer).map(ObjectIdentifier.init)
             })
+        usage.quarantined = kept.count
         usage.exposures = exposures.count - kept.count
         usage.transfers = bulks.count
         usage.sessions = counters.sessions

@@ -89,7 +89,7 @@ internal import Logging
     let pool: BufferPool
     let exposures: ExposureTable
     let registrations: RegistrationCache
-    @safe @exclusivity(unchecked) var quarantine: [Quarantined] = []
+    @safe @exclusivity(unchecked) var quarantine = QuarantineTable<BulkHandle>()
     // SAFETY: allocated in `init`, freed in `deinit`, used only by `poll`.
     let completions: UnsafeMutableBufferPointer<Completion>
 
@@ -191,6 +191,7 @@ internal import Logging
         counters.inFlight = tracker.openCount - tracker.waitingCount
         counters.waiting = tracker.waitingCount
         counters.active = activeRequests.count - freeActive.count
+        counters.receivesHeld = receives.heldCount
         counters.sessions = sessions.count - 1
         counters.transfers = bulks.count
         counters.waitingTransfers = bulks.queued.count + bulks.refused.count
@@ -266,14 +267,15 @@ internal import Logging
 
     // MARK: - End
 
-    /// Ends every call with `.closed`, cancels handlers, and closes the endpoint. Waits up to five
-    /// seconds for handlers that still work on requests. A second call waits for the first.
+    /// Ends every call with `.closed`, and closes the endpoint. Handlers that still work on
+    /// requests hear of it (`RequestContext.onCancel`), and have up to five seconds until their
+    /// tasks are cancelled. A second call waits for the first.
     public func close() async {
         guard !isClosing else { return await end.wait() }
         isClosing = true
         endCalls()
         barriers.close()
-        for position in activeRequests.indices { activeRequests[position]?.cancel() }
+        for position in activeRequests.indices { activeRequests[position]?.tellCancelled() }
         let limit = xstream.now + .seconds(5)
         // Callers are resumed and handlers answer; what they send goes out before the end.
         while xstream.now < limit {
@@ -283,6 +285,7 @@ internal import Logging
             if idle, sends.busyCount == 0 { break }
             if idle, xstream.now + .seconds(4) > limit { break }
         }
+        for position in activeRequests.indices { activeRequests[position]?.cancelTask() }
         shutDown()
     }
 
@@ -309,13 +312,13 @@ internal import Logging
         forgetGroup()
         spills.removeAll()
         exposures.close()
-        quarantine = []
         // The provider must be done with the memory before it is deregistered for good.
         pool.close()
         registrations.close()
         sends.close()
         receives.close()
         endpoint.close()
+        endQuarantine()
         failBulks(.closed)
         procedures = ProcedureTable()
         end.give()
@@ -347,10 +350,4 @@ struct PeerLink {
     /// When the fabric is asked whether the peer still listens; only matters while it refuses
     /// messages to it. 0: it has not lately. Monotonic nanoseconds.
     var askAt: UInt64 = 0
-}
-
-/// Memory that a peer may still use although its call is over.
-struct Quarantined {
-    var peer: Int32
-    var handle: BulkHandle
 }

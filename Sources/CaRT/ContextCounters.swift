@@ -8,14 +8,22 @@ public struct ContextCounters: Hashable, Sendable {
     public var repliesSent = 0
     /// Replies sent that carry an error.
     public var errorRepliesSent = 0
+    /// Replies that were not sent: their caller is gone, or takes no more.
+    public var repliesDropped = 0
     /// Replies that reached their caller.
     public var repliesReceived = 0
+    /// Those of them that carry an error.
+    public var errorRepliesReceived = 0
+    /// Replies that no call waited for (any more). They are among the messages dropped.
+    public var lateReplies = 0
     /// Calls that ended with an error.
     public var callsFailed = 0
     /// Calls that ended by their deadline.
     public var timedOut = 0
     /// Calls that had to wait for credits, or for the answer to a hello.
     public var callsDelayed = 0
+    /// Calls that ended at once because too many waited.
+    public var callsRefused = 0
     /// Calls whose task was cancelled.
     public var cancelled = 0
     /// Requests that we answered `.overloaded`.
@@ -28,12 +36,22 @@ public struct ContextCounters: Hashable, Sendable {
     public var hellosSent = 0
     /// Members that were asked where their contexts are.
     public var lookUps = 0
+    /// Those of them that failed.
+    public var lookUpsFailed = 0
+    /// Those that failed by their deadline.
+    public var lookUpsTimedOut = 0
+    /// Look-ups of others that we answered.
+    public var lookUpsAnswered = 0
+    /// Times that the fabric could not use the address of a peer.
+    public var addressesFailed = 0
     /// Connections and peers' instances found to be gone.
     public var peersLost = 0
     /// Messages handed to the fabric; several requests and replies may travel in one.
     public var messagesSent = 0
     /// Times the fabric refused a message, and it was tried again.
     public var sendsRefused = 0
+    /// Messages that the fabric could not deliver, or did not take in time.
+    public var sendsFailed = 0
     /// Requests and replies too large to travel inline, left in our memory to be fetched.
     public var spills = 0
     /// Bulk transfers that we started and that read a peer's memory.
@@ -46,6 +64,10 @@ public struct ContextCounters: Hashable, Sendable {
     public var bulkBytes = 0
     /// Bulk transfers of ours that waited because as many as may be were with the fabric.
     public var bulksDelayed = 0
+    /// Times that memory was exposed to peers.
+    public var exposuresMade = 0
+    /// Times that it could not be: the fabric did not register it.
+    public var exposuresFailed = 0
     /// Memory that was not freed because a peer may still use it, in bytes.
     public var quarantinedBytes = 0
     /// What was done in collectives.
@@ -67,6 +89,8 @@ public struct ContextCounters: Hashable, Sendable {
     public var waiting = 0
     /// Requests that our handlers work on now.
     public var active = 0
+    /// Receives that hold a message which somebody still reads.
+    public var receivesHeld = 0
     /// Sessions of callers now.
     public var sessions = 0
     /// Bulk transfers under way now.

@@ -70,12 +70,23 @@ public struct ContextMetrics: Sendable {
         counter("error_replies_sent", "Replies sent that carry an error.") {
             $0.errorRepliesSent
         },
+        counter("replies_dropped", "Replies not sent: their caller is gone, or takes no more.") {
+            $0.repliesDropped
+        },
         counter("replies_received", "Replies that reached their caller.") { $0.repliesReceived },
+        counter("error_replies_received", "Replies received that carry an error.") {
+            $0.errorRepliesReceived
+        },
+        counter("replies_late", "Replies that no call waited for any more; dropped messages, too.")
+        { $0.lateReplies },
         counter("calls_failed", "Calls that ended with an error.") { $0.callsFailed },
         counter("calls_timed_out", "Calls that ended by their deadline.") { $0.timedOut },
         counter("calls_cancelled", "Calls whose task was cancelled.") { $0.cancelled },
         counter("calls_delayed", "Calls that waited for credits or a hello's answer.") {
             $0.callsDelayed
+        },
+        counter("calls_refused", "Calls that ended at once, as too many waited.") {
+            $0.callsRefused
         },
         counter("requests_overloaded", "Requests answered with 'overloaded'.") { $0.overloaded },
         counter("requests_expired", "Requests refused because their deadline had passed.") {
@@ -90,8 +101,21 @@ public struct ContextMetrics: Sendable {
         counter("sends_refused", "Times the fabric refused a message, and it was tried again.") {
             $0.sendsRefused
         },
+        counter("sends_failed", "Messages that the fabric did not deliver, or take in time.") {
+            $0.sendsFailed
+        },
         counter("hellos_sent", "Hellos sent, probes included.") { $0.hellosSent },
         counter("look_ups", "Members that were asked where their contexts are.") { $0.lookUps },
+        counter("look_ups_failed", "Look-ups that failed.") { $0.lookUpsFailed },
+        counter("look_ups_timed_out", "Look-ups that failed by their deadline.") {
+            $0.lookUpsTimedOut
+        },
+        counter("look_ups_answered", "Look-ups of others that were answered.") {
+            $0.lookUpsAnswered
+        },
+        counter("addresses_failed", "Times the fabric could not use the address of a peer.") {
+            $0.addressesFailed
+        },
         counter("peers_lost", "Connections and peers' instances found to be gone.") {
             $0.peersLost
         },
@@ -101,6 +125,9 @@ public struct ContextMetrics: Sendable {
         },
         gauge("calls_waiting", "Calls that wait for credits or a hello's answer.") { $0.waiting },
         gauge("requests_active", "Requests that handlers work on.") { $0.active },
+        gauge("receives_held", "Receives whose message somebody still reads.") {
+            $0.receivesHeld
+        },
         gauge("sessions", "Callers that are known.") { $0.sessions },
     ]
 
@@ -121,6 +148,10 @@ public struct ContextMetrics: Sendable {
         },
         gauge("bulk_transfers_waiting", "Bulk transfers that wait for others, or the fabric.") {
             $0.waitingTransfers
+        },
+        counter("exposures_made", "Times that memory was exposed to peers.") { $0.exposuresMade },
+        counter("exposures_failed", "Times that memory could not be registered to be exposed.") {
+            $0.exposuresFailed
         },
         gauge("exposures", "Pieces of memory that peers may reach.") { $0.exposures },
         gauge("quarantined", unit: .bytes, "Memory kept because a silent peer may still use it.") {
@@ -154,6 +185,9 @@ public struct ContextMetrics: Sendable {
 
     private static let collectives: [Entry] = [
         counter("collectives_started", "Collectives begun.") { $0.collectives.started },
+        counter("collectives_failed", "Collectives begun in which a rank failed.") {
+            $0.collectives.failed
+        },
         counter("collectives_cancelled", "Collectives that ended because nobody waited for them.") {
             $0.collectives.cancelled
         },
@@ -201,6 +235,9 @@ public struct ContextMetrics: Sendable {
         },
         counter("swim_exclusions", "SWIM: times that others did without this member.") {
             $0.swim.exclusions
+        },
+        counter("swim_doubts", "SWIM: times this member came to doubt its own health more.") {
+            $0.swim.doubts
         },
         gauge("swim_doubt", "SWIM: how much this member doubts its own health, 0 to 8.") {
             $0.swim.doubt

@@ -41,6 +41,11 @@ public struct ContextOptions: Sendable {
     /// Bulk transfers that are with the fabric at a time; further ones wait for those. At least 1.
     public var bulksMax = 256
 
+    /// The most bytes of exposed memory that are kept because peers may still use them although the
+    /// calls that named them are over (`BulkHandle.isQuarantined`). What would be exposed beyond
+    /// that is refused with `.overloaded`.
+    public var quarantinedBytesMax = 1 << 30
+
     /// Bytes of the user's own memory that stay registered for the next transfer; the longest
     /// unused goes first.
     public var cachedRegistrationBytesMax = 64 << 20

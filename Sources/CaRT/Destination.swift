@@ -52,13 +52,19 @@ public struct CallOptions: Hashable, Sendable {
     /// `.groupVersion` when its own is another. 0: any.
     public var groupVersion: UInt32 = 0
 
+    /// Whether a call that ends early returns at once, although its peer may still use the memory
+    /// that it exposes: for memory that is not used again. See `BulkHandle.isQuarantined`.
+    public var leavesMemory = false
+
     /// Of normal priority, behind what waits already, and for any version of the group, unless said
     /// otherwise.
     public init(
-        priority: RequestPriority = .normal, isFirst: Bool = false, groupVersion: UInt32 = 0
+        priority: RequestPriority = .normal, isFirst: Bool = false, groupVersion: UInt32 = 0,
+        leavesMemory: Bool = false
     ) {
         self.priority = priority
         self.isFirst = isFirst
         self.groupVersion = groupVersion
+        self.leavesMemory = leavesMemory
     }
 }

@@ -56,6 +56,7 @@ extension Context {
             guard let member = request.context.group.member(question.rank) else {
                 throw .staleGroup
             }
+            request.context.counts.lookUpsAnswered += 1
             return InternalProtocol.AddressAnswer(
                 addresses: Array(member.addresses.prefix(InternalProtocol.tagsMax)))
         }

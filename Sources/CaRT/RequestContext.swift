@@ -1,3 +1,5 @@
+internal import BasicContainers
+public import DrayFabric
 internal import DrayRuntime
 
 /// What a handler knows about a request beside its message.
@@ -17,6 +19,10 @@ internal import DrayRuntime
     /// The caller's rank; nil for clients.
     public var sourceRank: UInt32? {
         header.sourceRank == WireHeader.anyRank ? nil : header.sourceRank
+    }
+    /// Where the caller's context listens; nil once its session is over.
+    public var sourceAddress: FabricAddress? {
+        context.sessions.find(session).map { context.sessions.sessions[$0].address }
     }
     /// When the caller gives up: wall clock, nanoseconds since 1970. Pass it on as
     /// `Deadline.at(request.deadline)`.
@@ -52,6 +58,10 @@ internal import DrayRuntime
     /// The caller has said that it gave up: its answer need not say anything.
     @safe @exclusivity(unchecked) var isUnwanted = false
     @safe @exclusivity(unchecked) private var cancelHook: (() -> Void)?
+    /// What the handler runs in, while that may be cancelled.
+    @safe @exclusivity(unchecked) private var task: SpawnedTask?
+    /// Its caller gave up, and no handler shall begin.
+    @safe @exclusivity(unchecked) private var isTaskCancelled = false
     // SAFETY: `replyOwner`, or the handler's promise, keeps the bytes until the reply is encoded.
     var replyPayload: UnsafeRawBufferPointer?
     @safe @exclusivity(unchecked) private var replyOwner: AnyObject?
@@ -71,7 +81,7 @@ internal import DrayRuntime
         sourceInstance = instance
         self.message = message
         (arrivedAt, begunAt, bulkTime) = (0, 0, 0)
-        (isAnswered, wasCancelled, isUnwanted) = (false, false, false)
+        (isAnswered, wasCancelled, isUnwanted, isTaskCancelled) = (false, false, false, false)
         nested = []
     }
 
@@ -91,6 +101,26 @@ internal import DrayRuntime
             body()
         } else if !isAnswered {
             cancelHook = body
+        }
+    }
+
+    /// From here on the handler's task is not cancelled when the caller gives up: for what must not
+    /// stop half way. `isCancelled` and `onCancel` go on to tell.
+    ///
+    /// - Throws: `.cancelled` when the task was cancelled before.
+    public func ignoreCancellation() throws(RPCError) {
+        guard !isTaskCancelled else { throw .cancelled }
+        task = nil
+    }
+
+    /// Suspends the handler for `duration`, or until its task is cancelled.
+    ///
+    /// - Throws: `.cancelled` in the second case.
+    public func sleep(for duration: Duration) async throws(RPCError) {
+        do throws(CancellationError) {
+            try await context.xstream.sleepOrCancel(for: duration)
+        } catch {
+            throw .cancelled
         }
     }
 
@@ -135,14 +165,38 @@ internal import DrayRuntime
         message = fetched
     }
 
-    /// The caller gave up.
+    /// The caller gave up: the handler hears of it, and its task is cancelled.
     func cancel() {
+        tellCancelled()
+        cancelTask()
+    }
+
+    /// The handler hears that nobody waits for it. It may go on.
+    func tellCancelled() {
         guard !wasCancelled, !isAnswered else { return }
         wasCancelled = true
         let hook = cancelHook
         cancelHook = nil
         hook?()
     }
+
+    /// The task of the handler is cancelled; if it has not begun, it will not.
+    func cancelTask() {
+        guard !isTaskCancelled, !isAnswered else { return }
+        isTaskCancelled = true
+        let task = task
+        self.task = nil
+        task?.cancel()
+    }
+
+    /// `task` begins to work on the request. Throws when it need not any more.
+    func enter(_ task: SpawnedTask) throws(RPCError) {
+        guard !isTaskCancelled else { throw .cancelled }
+        self.task = task
+    }
+
+    /// The task does something else from here on.
+    func leave() { task = nil }
 
     /// The handler begins.
     @inline(__always) func begin() {

@@ -109,7 +109,9 @@ extension ClientCore {
         case .application(let code, _):
             switch ServiceCode(rawValue: code) {
             case .busy, .undecided, .staleMap, .unavailable, .corrupt, .device, .tooOld: true
-            case .notFound, .exists, .noSpace, .invalidArgument, .aborted, .conflict, nil: false
+            case .notFound, .exists, .noSpace, .invalidArgument, .aborted, .conflict,
+                .notPermitted, nil:
+                false
             }
         case .cancelled, .unknownProcedure, .protocolVersion, .badMessage, .wrongRank, .wrongTag,
             .staleGroup, .groupVersion, .messageTooLong:
@@ -242,6 +244,8 @@ extension ClientCore {
         let reply = try await reading(object, group: group, in: transaction) {
             (destination, deadline) async throws(RPCError) -> ObjectFetchReply in
             received = []
+            // Who was asked before may still write there.
+            guard handle?.isQuarantined != true else { throw .unreachable }
             return try await context.call(
                 ObjectProtocol.fetch, message, to: destination,
                 exposing: handle.map { [$0] } ?? [], deadline: deadline,
@@ -277,17 +281,13 @@ extension ClientCore {
             in
             let buffer = try context.makeBuffer(count: length)
             let handle = try context.expose(buffer, range: 0..<length, access: .remoteWrite)
+            defer { context.withdraw(handle) }
             var message = request
             message.bulk = handle.descriptor
-            do throws(RPCError) {
-                let reply = try await context.call(
-                    ObjectProtocol.fetch, message, to: destination, deadline: deadline)
-                context.withdraw(handle)
-                return (reply, buffer)
-            } catch {
-                retire(handle)
-                throw error
-            }
+            let reply = try await context.call(
+                ObjectProtocol.fetch, message, to: destination, exposing: [handle],
+                deadline: deadline, options: CallOptions(leavesMemory: true))
+            return (reply, buffer)
         }
         transaction?.didRead(
             object, group: group, dkey: request.dkey, snapshot: reply.snapshot,

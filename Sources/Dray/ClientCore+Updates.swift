@@ -10,7 +10,8 @@ extension ClientCore {
     func target(of object: DrayObject) -> ObjectTarget {
         ObjectTarget(
             pool: object.container.pool.id, container: object.container.id, object: object.id,
-            mapVersion: object.container.pool.record.map.version)
+            mapVersion: object.container.pool.record.map.version,
+            capability: object.container.capability)
     }
 
     func subject(_ object: DrayObject) -> String {
@@ -234,8 +235,9 @@ extension ClientCore {
         return result
     }
 
-    /// Throws when the object is seen as it was.
+    /// Throws when the object is seen as it was, or its container was opened for reading only.
     func checkWritable(_ object: DrayObject) throws(DrayError) {
+        try object.container.checkWritable(subject(object))
         if let epoch = object.container.epoch {
             throw DrayError(
                 .invalidArgument,

@@ -120,6 +120,7 @@ extension ClientCore {
         request.pool = pool.id
         request.container = container.id
         request.mapVersion = pool.map.version
+        request.capability = container.capability
         request.after = after
         request.limit = UInt32(clamping: min(limit, ObjectLimits.pageMax))
         request.epoch = container.epoch ?? 0

@@ -313,12 +313,39 @@ final class ClientCore {
         _ label: String, of pool: PoolRecord, in metadata: ClusterMetadata
     ) throws(DrayError) -> ContainerRecord {
         guard let record = metadata.container(label: label, pool: pool.id) else {
-            throw DrayError(
-                .notFound,
-                "there is no container '\(label)' in pool '\(pool.label)'; "
-                    + "create it with: dray container create \(pool.label)/\(label)")
+            throw missing(label, of: pool)
         }
         return record
+    }
+
+    private func missing(_ label: String, of pool: PoolRecord) -> DrayError {
+        DrayError(
+            .notFound,
+            "there is no container '\(label)' in pool '\(pool.label)'; "
+                + "create it with: dray container create \(pool.label)/\(label)")
+    }
+
+    /// Opens the container with this label.
+    func open(
+        _ label: String, of pool: PoolRecord, _ access: ContainerAccess
+    ) async throws(DrayError) -> OpenedContainer {
+        guard Label.problem(with: label) == nil,
+            let container = try await openAll(of: pool, label: label, access).first
+        else { throw missing(label, of: pool) }
+        return container
+    }
+
+    /// Opens every container, or those with a label.
+    func openAll(
+        of pool: PoolRecord, label: String? = nil, _ access: ContainerAccess
+    ) async throws(DrayError) -> [OpenedContainer] {
+        var request = ContainerOpenRequest()
+        request.pool = pool.id
+        request.label = label
+        request.access = access
+        return try await callAnyEngine(
+            ManagementProtocol.open, request, subject: "pool \(pool.label)"
+        ).containers
     }
 
     /// Asks every engine how it is, at once.

@@ -11,7 +11,8 @@ extension Container {
     ///
     /// - Parameter label: empty, or a name that no other snapshot of the container has.
     /// - Throws: `exists` for a label that is taken, `invalidArgument` for a bad one, `noSpace`
-    ///   when there are too many, `unavailable` when an engine does not answer.
+    ///   when there are too many, `unavailable` when an engine does not answer, `notPermitted`
+    ///   when the container was opened for reading only.
     @discardableResult
     public func createSnapshot(label: String = "") async throws(DrayError) -> SnapshotRecord {
         let container = self
@@ -28,8 +29,10 @@ extension Container {
         return metadata.snapshots(of: id)
     }
 
-    /// Gives a snapshot up: what only it showed is dropped in time. Throws `notFound`.
+    /// Gives a snapshot up: what only it showed is dropped in time. Throws `notFound`, or
+    /// `notPermitted` when the container was opened for reading only.
     public func destroySnapshot(_ snapshot: SnapshotRecord) async throws(DrayError) {
+        try checkWritable(snapshotSubject)
         var change = MetadataChange()
         change.kind = .destroySnapshot
         change.pool = pool.id
@@ -67,6 +70,7 @@ extension ClientCore {
     func createSnapshot(
         of container: Container, label: String
     ) async throws(DrayError) -> SnapshotRecord {
+        try container.checkWritable(container.snapshotSubject)
         if let epoch = container.epoch {
             throw DrayError(
                 .invalidArgument,

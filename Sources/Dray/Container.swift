@@ -4,12 +4,18 @@ public import DrayProtocol
 public import DrayRuntime
 
 /// A container: a namespace of objects in a pool.
+///
+/// It was opened to be read only, or to be changed as well. Engines refuse what it was not opened
+/// for with `notPermitted`, and everything once it was destroyed with `notFound`.
 public struct Container: Sendable {
     /// What the cluster knows of the container.
     public let record: ContainerRecord
 
     /// The pool it is in.
     public let pool: Pool
+
+    /// Shows engines that it was opened, and what for.
+    package let capability: Capability
 
     /// How long operations on its objects try; nil: as long as the cluster's description says.
     public private(set) var timeout: Duration?
@@ -20,9 +26,24 @@ public struct Container: Sendable {
     /// Whether a snapshot holds that epoch: every replica has what is to be seen then.
     private(set) var isHeld = false
 
-    init(record: ContainerRecord, pool: Pool) {
-        self.record = record
+    init(_ opened: OpenedContainer, pool: Pool) {
+        record = opened.record
+        capability = opened.capability
         self.pool = pool
+    }
+
+    /// What it was opened for.
+    public var access: ContainerAccess { capability.access }
+
+    /// Throws when it was opened for reading only. Of changes of objects, engines say the same; of
+    /// snapshots they do not ask.
+    func checkWritable(_ subject: @autoclosure () -> String) throws(DrayError) {
+        guard access == .readWrite else {
+            throw DrayError(
+                .notPermitted,
+                "\(subject()): the container was opened for reading only; open it for writing to "
+                    + "change it")
+        }
     }
 
     /// The same container, whose operations give up after `timeout`.

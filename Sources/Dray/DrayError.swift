@@ -28,6 +28,8 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
         case cancelled
         /// Something that a transaction has read was changed by another: it begins again.
         case conflict
+        /// The container was not opened for that, or not by who asks. Nothing was changed.
+        case notPermitted
         /// An engine reported an error of its device.
         case device
         /// A defect of Dray, or of a peer.
@@ -53,7 +55,8 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
         mayHaveHappened =
             switch code {
             case .unavailable, .timedOut, .cancelled, .device, .internalError: true
-            case .notFound, .exists, .noSpace, .invalidArgument, .corrupt, .conflict, .tooOld:
+            case .notFound, .exists, .noSpace, .invalidArgument, .corrupt, .conflict, .tooOld,
+                .notPermitted:
                 false
             }
         if case .application(let code, _) = cause, code == ServiceCode.aborted.rawValue {
@@ -113,6 +116,7 @@ public struct DrayError: Error, Sendable, CustomStringConvertible {
         case .conflict: .conflict
         case .invalidArgument: .invalidArgument
         case .corrupt: .corrupt
+        case .notPermitted: .notPermitted
         case .device: .device
         case nil: .internalError
         }

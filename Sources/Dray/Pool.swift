@@ -24,7 +24,8 @@ public struct Pool: Sendable {
         }
     }
 
-    /// Creates a container whose objects get `objectClass` unless they ask otherwise.
+    /// Creates a container whose objects get `objectClass` unless they ask otherwise, and opens it
+    /// for reading and writing.
     ///
     /// The checksums of `checksumType` are computed by the client that writes, stored with the
     /// value, and compared whenever it is read: by the target and by the client. With
@@ -48,28 +49,37 @@ public struct Pool: Sendable {
             change.checksumType = checksumType
             change.isServerVerified = isServerVerified
             let subject = "container \(pool.label)/\(label)"
-            let metadata = try await core.change(change, subject: subject)
-            return try core.container(label, of: pool, in: metadata)
+            _ = try await core.change(change, subject: subject)
+            return try await core.open(label, of: pool, .readWrite)
         }
-        return Container(record: container, pool: self)
+        return Container(container, pool: self)
     }
 
-    /// Every container, by label.
-    public func containers() async throws(DrayError) -> [Container] {
-        let metadata = try await cluster.onCore { core throws(DrayError) in
-            try await core.refresh()
+    /// Opens every container. By label.
+    public func containers(
+        _ access: ContainerAccess = .readWrite
+    ) async throws(DrayError) -> [Container] {
+        let pool = record
+        let containers = try await cluster.onCore { core throws(DrayError) in
+            try await core.openAll(of: pool, access)
         }
-        return metadata.containers.filter { $0.pool == id }.sorted { $0.label < $1.label }
-            .map { Container(record: $0, pool: self) }
+        return containers.sorted { $0.record.label < $1.record.label }
+            .map { Container($0, pool: self) }
     }
 
-    /// The container with this label. Throws `notFound`.
-    public func container(_ label: String) async throws(DrayError) -> Container {
+    /// Opens the container with this label.
+    ///
+    ///     let settings = try await pool.container("settings", .readOnly)
+    ///
+    /// - Throws: `notFound`.
+    public func container(
+        _ label: String, _ access: ContainerAccess = .readWrite
+    ) async throws(DrayError) -> Container {
         let pool = record
         let container = try await cluster.onCore { core throws(DrayError) in
-            try core.container(label, of: pool, in: try await core.refresh())
+            try await core.open(label, of: pool, access)
         }
-        return Container(record: container, pool: self)
+        return Container(container, pool: self)
     }
 
     /// Destroys a container with everything in it. Throws `notFound`.

@@ -23,7 +23,7 @@ enum UpdateRetry {
             case .tooOld: self = wasUnknown ? .giveUp : .asNew
             case .busy, .undecided, .staleMap: self = .again
             case .notFound, .exists, .noSpace, .unavailable, .invalidArgument, .corrupt,
-                .device, nil:
+                .device, .notPermitted, nil:
                 self = .giveUp
             }
             return

@@ -46,6 +46,9 @@ package struct DeviceLayout: Hashable, Sendable {
         var size: UInt64
         /// At least one.
         var labels: [StoreLabel]
+
+        /// Whether it was declared faulty.
+        var isFaulty: Bool { labels.contains(where: \.isFaulty) }
     }
 
     /// The paths in the order of what is on the devices, whatever order they were given in; nil for

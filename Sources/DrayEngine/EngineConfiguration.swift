@@ -214,6 +214,9 @@ enum DeviceProblem {
         case .faulty(let path, let unreadable, let damaged):
             "device \(path) is faulty: \(unreadable) places cannot be read, \(damaged) do not "
                 + "match their checksums; copy what it still gives, and replace it"
+        case .declaredFaulty(let path):
+            "device \(path) was declared faulty; copy what it still gives, and replace it, or "
+                + "return it to service: dray storage reinstate \(path)"
         case .outOfService(let path):
             "device \(path) was taken out of service after an error"
         }

@@ -45,7 +45,8 @@ struct EngineDevices: Sendable {
 
     /// Finds out which path has which device: names may change from one start of a machine to the
     /// next. Throws what is wrong with one that is not the engine's, and when the one with the
-    /// engine's own store is missing. Without another one, its targets are out of service.
+    /// engine's own store, or the metadata device, is missing or was declared faulty. Without
+    /// another one, its targets are out of service.
     static func find(
         _ configuration: EngineConfiguration, world: World, on xstream: XStream
     ) async throws(EngineError) -> EngineDevices {
@@ -64,10 +65,20 @@ struct EngineDevices: Sendable {
             }
             order = try layout.order(
                 found, identity: configuration.identity(target: DevicePartitions.systemTarget))
+            if let path = configuration.metadataDevicePath,
+                case .success(let device) = await look(at: path, world: world, on: xstream),
+                device.isFaulty
+            {
+                throw .declaredFaulty(path: path)
+            }
         } catch {
             throw .device(error)
         }
         if order[0] == nil, let first = missing.first { throw .ownDevice(first.error) }
+        let faulty = Set(found.filter(\.isFaulty).map(\.path))
+        if let own = order[0], faulty.contains(own) {
+            throw .ownDevice(.declaredFaulty(path: own))
+        }
         let log = world.log.logger(.engine)
         var paths: [String] = []
         var errors: [Int: BIOError] = [:]
@@ -77,8 +88,14 @@ struct EngineDevices: Sendable {
                 preconditionFailure("a device is neither there nor missing")
             }
             paths.append(path)
-            guard order[index] == nil else { continue }
-            let error = missing.removeFirst().error
+            let error: BIOError
+            if order[index] == nil {
+                error = missing.removeFirst().error
+            } else if faulty.contains(path) {
+                error = .declaredFaulty(path: path)
+            } else {
+                continue
+            }
             errors[index] = error
             let targets = layout.names(layout.stores(on: index))
             log.error("\(targets) out of service: \(DeviceProblem.describe(error))")
@@ -242,7 +259,9 @@ extension BIOError {
     fileprivate var isLoss: Bool {
         switch self {
         case .missing, .unusable, .corrupt, .failed: true
-        case .foreign, .mismatch, .busy, .full, .outOfRange, .faulty, .outOfService: false
+        case .foreign, .mismatch, .busy, .full, .outOfRange, .faulty, .declaredFaulty,
+            .outOfService:
+            false
         }
     }
 }

@@ -58,10 +58,13 @@ extension ClusterMetadata {
 
     /// Makes a change. One that was made already (the same id, the same content) succeeds again,
     /// so that a client may repeat a request whose answer it lost. What was destroyed since is not
-    /// made again. A change that is refused changes nothing.
-    mutating func apply(_ change: MetadataChange, map: PoolMap, capacity: UInt64) throws(Refusal) {
+    /// made again. A change that is refused changes nothing. A new pool gets `map` and the key
+    /// `secret`.
+    mutating func apply(
+        _ change: MetadataChange, map: PoolMap, capacity: UInt64, secret: [UInt8]
+    ) throws(Refusal) {
         var changed = self
-        try changed.make(change, map: map, capacity: capacity)
+        try changed.make(change, map: map, capacity: capacity, secret: secret)
         // What is destroyed takes less than before, so that there is always a way back.
         guard changed.encoded().count <= ClusterMetadata.bytesMax else {
             throw Refusal(
@@ -73,16 +76,17 @@ extension ClusterMetadata {
     }
 
     private mutating func make(
-        _ change: MetadataChange, map: PoolMap, capacity: UInt64
+        _ change: MetadataChange, map: PoolMap, capacity: UInt64, secret: [UInt8]
     ) throws(Refusal) {
         switch change.kind {
-        case .createPool: try createPool(change, map: map, capacity: capacity)
+        case .createPool: try createPool(change, map: map, capacity: capacity, secret: secret)
         case .destroyPool:
             guard pools.contains(where: { $0.id == change.pool }) else {
                 try checkDestroyed(DestroyedRecord(pool: change.pool), "pool")
                 return
             }
             pools.removeAll { $0.id == change.pool }
+            secrets.removeAll { $0.pool == change.pool }
             for container in containers where container.pool == change.pool {
                 snapshots.removeAll { $0.container == container.id }
             }
@@ -104,7 +108,7 @@ extension ClusterMetadata {
     }
 
     private mutating func createPool(
-        _ change: MetadataChange, map: PoolMap, capacity: UInt64
+        _ change: MetadataChange, map: PoolMap, capacity: UInt64, secret: [UInt8]
     ) throws(Refusal) {
         if let problem = Label.problem(with: change.label) {
             throw Refusal(code: .invalidArgument, message: problem)
@@ -143,6 +147,7 @@ extension ClusterMetadata {
                     + "other pools")
         }
         pools.append(record)
+        secrets.append(PoolSecret(pool: record.id, key: secret))
     }
 
     private mutating func createContainer(_ change: MetadataChange) throws(Refusal) {

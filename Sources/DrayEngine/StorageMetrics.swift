@@ -74,7 +74,7 @@ extension DeviceMetrics {
         totalBlocks = isData ? allocator.dataBlocks : allocator.metadataBlocks
         freeBlocks =
             isData
-            ? allocator.freeBlocks - allocator.freeMetadataBlocks : allocator.freeMetadataBlocks
+            ? allocator.freeDataBlocks : allocator.freeMetadataBlocks
         isOutOfService = device.health?.isOutOfService == true
     }
 

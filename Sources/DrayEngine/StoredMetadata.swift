@@ -4,7 +4,7 @@ internal import DrayRuntime
 /// What the system partition's store keeps, as one value: the metadata that the engine accepted
 /// last, after a byte for the version of the format.
 enum StoredMetadata {
-    static let version: UInt8 = 1
+    static let version: UInt8 = 2
 
     static func bytes(of request: MetadataAcceptRequest) -> [UInt8] {
         [version] + request.encoded()

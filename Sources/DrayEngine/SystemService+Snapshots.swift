@@ -36,7 +36,7 @@ extension SystemService {
         change.epoch = clock.now()
         var planned = known
         do throws(ClusterMetadata.Refusal) {
-            try planned.apply(change, map: poolMap, capacity: 0)
+            try planned.apply(change, map: poolMap, capacity: 0, secret: [])
         } catch {
             throw .service(error.code, error.message)
         }

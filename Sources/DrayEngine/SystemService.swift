@@ -101,11 +101,13 @@ final class SystemService {
         }
         context.register(ManagementProtocol.metadata) {
             (_, _) async throws(RPCError) -> ClusterMetadata in
-            await self.readNewest().metadata
+            await self.readNewest().metadata.withoutSecrets
         }
         context.register(ManagementProtocol.change) {
-            (request, _) async throws(RPCError) -> ClusterMetadata in
-            try await self.change(request)
+            (request, call) async throws(RPCError) -> ClusterMetadata in
+            // What some engines have accepted is brought to all, and what was held is released.
+            try call.ignoreCancellation()
+            return try await self.change(request).withoutSecrets
         }
         context.register(ManagementProtocol.metrics) {
             (_, _) async throws(RPCError) -> MetricsReply in
@@ -118,6 +120,10 @@ final class SystemService {
         context.register(ManagementProtocol.scrub) {
             (request, _) async throws(RPCError) -> ScrubReply in
             await self.scrub(request)
+        }
+        context.register(ManagementProtocol.open) {
+            (request, _) async throws(RPCError) -> ContainerOpenReply in
+            try await self.open(request)
         }
         registerSnapshots(on: context)
         context.register(MetadataProtocol.prepare) {
@@ -176,6 +182,9 @@ final class SystemService {
         try await acceptorLock.withLock { () async throws(RPCError) -> MetadataAcceptReply in
             var reply = MetadataAcceptReply()
             if acceptor.mayAccept(request.ballot) {
+                if world.faults.isArmed {
+                    try await world.faults.pass(.metadataStore, on: xstream)
+                }
                 do throws(VOSError) {
                     try await store(request)
                 } catch {
@@ -283,7 +292,7 @@ final class SystemService {
 
     /// The newest metadata of the engines that answer. Where they differ, the newest is brought
     /// to all before it is returned, so that a later read cannot go back.
-    private func readNewest() async -> MetadataPrepareReply {
+    func readNewest() async -> MetadataPrepareReply {
         var newest = acceptor.prepare(Ballot())
         let replies = await ask(MetadataProtocol.prepare, MetadataPrepareRequest())
         let answers = replies.compactMap { try? $0.get() }
@@ -307,7 +316,9 @@ final class SystemService {
         log.info("coordinates \(change.kind) '\(change.label)'")
         switch change.kind {
         case .createPool:
-            return try await agree(on: change, capacity: try await targetCapacity())
+            return try await agree(
+                on: change, capacity: try await targetCapacity(),
+                secret: world.secretBytes(PoolSecret.keyLength, for: "pool \(change.pool)"))
         case .createSnapshot: return try await createSnapshot(change)
         case .destroyPool, .createContainer, .destroyContainer, .destroySnapshot:
             return try await agree(on: change)
@@ -317,12 +328,13 @@ final class SystemService {
     /// Makes a change on all engines; without one, all agree anew on what there is. No ballot is
     /// later than `bound`.
     func agree(
-        on change: MetadataChange?, capacity: UInt64 = .max, until bound: UInt64 = .max
+        on change: MetadataChange?, capacity: UInt64 = .max, secret: [UInt8] = [],
+        until bound: UInt64 = .max
     ) async throws(RPCError) -> ClusterMetadata {
         for round in 0..<SystemService.roundsMax {
             let ballot = Ballot(stamp: clock.now(), rank: configuration.rank)
             guard ballot.stamp <= bound else { break }
-            if let metadata = try await propose(change, ballot, capacity: capacity) {
+            if let metadata = try await propose(change, ballot, capacity, secret) {
                 return metadata
             }
             // Another engine proposes at the same time: step aside for a moment.
@@ -334,7 +346,7 @@ final class SystemService {
 
     /// One round. Nil when another proposal was in the way.
     private func propose(
-        _ change: MetadataChange?, _ ballot: Ballot, capacity: UInt64
+        _ change: MetadataChange?, _ ballot: Ballot, _ capacity: UInt64, _ secret: [UInt8]
     ) async throws(RPCError) -> ClusterMetadata? {
         var newest = MetadataPrepareReply()
         let promises = await ask(MetadataProtocol.prepare, MetadataPrepareRequest(ballot))
@@ -351,7 +363,8 @@ final class SystemService {
         request.metadata = newest.metadata
         do throws(ClusterMetadata.Refusal) {
             if let change {
-                try request.metadata.apply(change, map: poolMap, capacity: capacity)
+                try request.metadata.apply(
+                    change, map: poolMap, capacity: capacity, secret: secret)
             }
         } catch {
             throw .service(error.code, error.message)

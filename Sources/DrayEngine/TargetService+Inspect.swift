@@ -9,8 +9,10 @@ extension TargetService {
     func validate(
         _ request: ObjectUpdateRequest, _ call: RequestContext
     ) async throws(RPCError) -> EmptyMessage {
+        if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
         var reads: [DTXRequest.Read] = []
         for part in request.parts {
+            try check(part.target, for: .readOnly)
             guard try members(of: part).first == address else {
                 throw .service(.staleMap, "the redundancy group is led by another target")
             }
@@ -45,10 +47,11 @@ extension TargetService {
     func listObjects(
         _ request: ObjectListRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectListReply {
-        _ = try pool(
-            of: ObjectTarget(
-                pool: request.pool, container: request.container,
-                object: ObjectID(high: 0, low: 0), mapVersion: request.mapVersion))
+        if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
+        let place = ObjectTarget(
+            pool: request.pool, container: request.container, object: ObjectID(high: 0, low: 0),
+            mapVersion: request.mapVersion, capability: request.capability)
+        try check(place, for: .readOnly)
         try observe(epoch: request.epoch)
         let limit = Int(min(request.limit, UInt32(ObjectLimits.pageMax)))
         var reply = ObjectListReply()
@@ -69,6 +72,8 @@ extension TargetService {
     func inspect(
         _ request: ObjectInspectRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectInspectReply {
+        if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
+        try check(request.target, for: .readOnly)
         var part = ObjectPart()
         part.target = request.target
         part.group = request.group
@@ -77,7 +82,7 @@ extension TargetService {
         }
         try observe(epoch: request.epoch)
         let target = request.target
-        let buffer = try call.context.makeBuffer(count: TargetService.inspectedBytesMax)
+        let buffer = try makeBuffer(count: TargetService.inspectedBytesMax, of: call.context)
         let limit = Int(min(request.limit, UInt32(ObjectLimits.pageMax)))
         var reply = ObjectInspectReply()
         reply.epoch = request.epoch > 0 ? request.epoch : clock.now()

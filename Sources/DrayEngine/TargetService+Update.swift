@@ -11,6 +11,7 @@ extension TargetService {
     func update(
         _ request: ObjectUpdateRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectUpdateReply {
+        try checkAccess(of: request.parts)
         var reply = ObjectUpdateReply()
         // A resend of what was applied already gets the same answer.
         switch vos.state(of: request.transaction) {
@@ -27,6 +28,7 @@ extension TargetService {
                     .tooOld, "the request is so old that nobody knows whether it was served")
             }
         }
+        if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
         guard let first = request.parts.first else {
             throw .service(.invalidArgument, "an update without operations")
         }
@@ -43,6 +45,15 @@ extension TargetService {
             reply.epoch = try await transactions.lead(request, call)
         }
         return reply
+    }
+
+    /// Throws unless the client has opened the container of each part for what it does there.
+    private func checkAccess(of parts: [ObjectPart]) throws(RPCError) {
+        for index in parts.indices {
+            try check(
+                parts[index].target,
+                for: parts[index].operations.isEmpty ? .readOnly : .readWrite)
+        }
     }
 
     /// The only member of a transaction needs no other's word: one record of the log.
@@ -62,6 +73,7 @@ extension TargetService {
         try await work.bringData(for: call)
         // A caller that has given up must not find its change applied after its next one.
         guard worldClock.wallNanoseconds < call.deadline else { throw .timedOut }
+        guard !Task.isCancelled else { throw .cancelled }
         var update = work.updates[0]
         update.transaction = request.transaction
         let clock = clock
@@ -145,7 +157,7 @@ final class LocalWork {
         var pulls: [(offset: Int, range: Range<Int>)] = []
         let buffer =
             bulk == nil || total == 0
-            ? payload.buffer : try context.makeBuffer(count: total)
+            ? payload.buffer : try service.makeBuffer(count: total, of: context)
         var updates: [Update] = []
         updates.reserveCapacity(parts.count)
         var position = 0

@@ -14,6 +14,8 @@ final class TargetService {
     let world: World
     /// That of `world`, by itself: to take it out of there would copy all of the world.
     let worldClock: WorldClock
+    /// Those of `world`, likewise.
+    let faults: FaultTable
     let clock: HybridLogicalClock
     let xstream: XStream
     let vos: VOS
@@ -28,8 +30,8 @@ final class TargetService {
     @safe @exclusivity(unchecked) var layouts = LayoutCache()
 
     /// What the target knows of pools and containers, as the system xstream gave it last.
-    @safe @exclusivity(unchecked) private var pools: [UniqueID: PoolRecord] = [:]
-    @safe @exclusivity(unchecked) private var containers: [UniqueID: ContainerRecord] = [:]
+    @safe @exclusivity(unchecked) private var pools: Set<UniqueID> = []
+    @safe @exclusivity(unchecked) private var containers: [UniqueID: TargetContainer] = [:]
     @safe @exclusivity(unchecked) private var snapshots: [SnapshotRecord] = []
     /// Bytes of updates under way, which a pool's usage does not count yet.
     @safe @exclusivity(unchecked) var promised: [UniqueID: UInt64] = [:]
@@ -42,6 +44,7 @@ final class TargetService {
         self.configuration = configuration
         self.world = world
         worldClock = world.clock
+        faults = world.faults
         self.clock = clock
         self.xstream = xstream
         (vos, blocks) = try await openStore(
@@ -118,8 +121,16 @@ final class TargetService {
 
     /// Takes over new metadata, which were accepted at `stamp`, and removes what was destroyed.
     func install(_ metadata: ClusterMetadata, acceptedAt stamp: UInt64) {
-        pools = Dictionary(uniqueKeysWithValues: metadata.pools.map { ($0.id, $0) })
-        containers = Dictionary(uniqueKeysWithValues: metadata.containers.map { ($0.id, $0) })
+        let records = Dictionary(uniqueKeysWithValues: metadata.pools.map { ($0.id, $0) })
+        let secrets = Dictionary(uniqueKeysWithValues: metadata.secrets.map { ($0.pool, $0) })
+        pools = Set(records.keys)
+        containers = [:]
+        for record in metadata.containers {
+            guard let pool = records[record.pool], let secret = secrets[record.pool] else {
+                continue
+            }
+            containers[record.id] = TargetContainer(record, in: pool, secret)
+        }
         snapshots = metadata.snapshots
         for destroyed in metadata.destroyed {
             xstream.spawn { await self.remove(destroyed) }
@@ -132,7 +143,8 @@ final class TargetService {
         snapshots.compactMap { snapshot in
             containers[snapshot.container].map { container in
                 SnapshotReference(
-                    pool: container.pool, container: container.id, epoch: snapshot.epoch)
+                    pool: container.pool.id, container: container.record.id,
+                    epoch: snapshot.epoch)
             }
         }
     }
@@ -164,22 +176,30 @@ final class TargetService {
         return status
     }
 
-    func container(of target: ObjectTarget) throws(RPCError) -> ContainerRecord {
-        guard let container = containers[target.container], container.pool == target.pool else {
-            throw .service(.notFound, "the container does not exist (any more)")
+    private func find(_ target: ObjectTarget) throws(RPCError) -> TargetContainer {
+        guard let container = containers[target.container], container.pool.id == target.pool else {
+            let what = pools.contains(target.pool) ? "container" : "pool"
+            throw .service(.notFound, "the \(what) does not exist (any more)")
         }
         return container
     }
 
+    func container(of target: ObjectTarget) throws(RPCError) -> ContainerRecord {
+        try find(target).record
+    }
+
     func pool(of target: ObjectTarget) throws(RPCError) -> PoolRecord {
-        guard let pool = pools[target.pool] else {
-            throw .service(.notFound, "the pool does not exist (any more)")
-        }
-        _ = try container(of: target)
-        guard target.mapVersion == pool.map.version else {
-            throw .service(.staleMap, "the pool has changed")
-        }
-        return pool
+        let container = try find(target)
+        try container.check(mapVersion: target.mapVersion)
+        return container.pool
+    }
+
+    /// Throws unless a client's request is for a container that is there, and that the client has
+    /// opened for what the request needs.
+    func check(_ target: ObjectTarget, for access: ContainerAccess) throws(RPCError) {
+        let container = try find(target)
+        try container.check(mapVersion: target.mapVersion)
+        try container.check(target.capability, for: access)
     }
 
     // MARK: - Fetch
@@ -187,12 +207,13 @@ final class TargetService {
     private func fetch(
         _ request: ObjectFetchRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectFetchReply {
+        if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
         try check(request)
         var target = Fetch(request)
         target.patience = patience(call)
         var reply = ObjectFetchReply()
         if target.isTransactional { reply.instance = call.context.instance }
-        let buffer = try call.context.makeBuffer(count: max(1, Int(request.length)))
+        let buffer = try makeBuffer(count: max(1, Int(request.length)), of: call.context)
         let into = unsafe UnsafeMutableRawBufferPointer(
             rebasing: buffer.bytes[0..<Int(request.length)])
         let found: Found
@@ -238,6 +259,14 @@ final class TargetService {
         return reply
     }
 
+    /// Pooled memory of a context that the store's devices know as well: mostly a device reads into
+    /// it, or writes from it.
+    func makeBuffer(count: Int, of context: Context) throws(RPCError) -> RegisteredBuffer {
+        let buffer = try context.makeBuffer(count: count)
+        if count >= BlockDevice.blockSize { blocks.register(buffer.buffer) }
+        return buffer
+    }
+
     /// What a fetch comes to.
     private enum Found {
         /// Its condition does not hold.
@@ -249,7 +278,7 @@ final class TargetService {
 
     /// Throws when anything about a request is wrong.
     private func check(_ request: ObjectFetchRequest) throws(RPCError) {
-        _ = try pool(of: request.target)
+        try check(request.target, for: .readOnly)
         try observe(snapshot: request.snapshot)
         try observe(epoch: request.epoch)
         try checkKeys(request.target.object, dkey: request.dkey, akey: request.akey)
@@ -284,7 +313,8 @@ final class TargetService {
     private func enumerate(
         _ request: ObjectEnumerateRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectEnumerateReply {
-        _ = try pool(of: request.target)
+        if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
+        try check(request.target, for: .readOnly)
         try observe(snapshot: request.snapshot)
         try observe(epoch: request.epoch)
         if let dkey = request.dkey { try checkKeys(request.target.object, dkey: dkey) }

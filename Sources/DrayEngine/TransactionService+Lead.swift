@@ -62,6 +62,9 @@ extension TransactionService {
         fill(&wishes, ownParts, work, snapshot: request.snapshot)
         // Who will hold keys elsewhere must not wait for any here.
         if plan.leaders == [0] { wishes.patience = target.patience(call) }
+        // Members will be asked to prepare, and read the client's memory: until all is decided,
+        // nothing stops half way.
+        try call.ignoreCancellation()
         let dtx: DTX
         do throws(VOSError) {
             dtx = try await vos.begin(wishes) { target.clock.now() }

@@ -137,6 +137,8 @@ extension TransactionService {
         let plan = try plan(request)
         guard members(dtx.members) == plan.members else { throw busy }
         let payload = try Payload(of: call)
+        // As when it was led first: members may read the client's memory.
+        try call.ignoreCancellation()
         await tryToResolve(dtx, plan.members, own: 0) { asked in
             await send(request, again: dtx, to: asked, plan, payload, call)
         }

@@ -307,6 +307,9 @@ final class TransactionService {
     private func prepare(
         _ request: PrepareRequest, _ payload: Payload, _ call: RequestContext
     ) async throws(RPCError) {
+        if target.faults.isArmed {
+            try await target.faults.pass(.enginePrepare, on: xstream)
+        }
         var machine = participant(request.transaction)
         switch machine.on(.prepare).first {
         case .startPrepare: break

@@ -40,12 +40,21 @@ open class Endpoint {
     /// Forgets a peer. Operations in flight to it may still complete, with or without an error.
     open func remove(_ peer: Peer) { abstract() }
 
+    /// Ends the connection to a peer that is silent or gone, where the provider can: what was under
+    /// way with it fails, and the next operation makes another connection. What has arrived from
+    /// the peer is taken in any case.
+    ///
+    /// - Returns: whether nothing that the peer has begun reaches memory any more that is
+    ///   deregistered before the next call of the endpoint.
+    open func disconnect(_ peer: Peer) -> Bool { false }
+
     /// Registers `memory`, which must stay mapped until the region is deregistered.
     open func register(
         _ memory: UnsafeMutableRawBufferPointer, access: MemoryAccess
     ) throws(FabricError) -> MemoryRegion { abstract() }
 
-    /// Ends a registration. Does not wait for transfers under way.
+    /// Ends a registration. Does not wait for transfers under way, and may not stop them: a
+    /// provider goes on reading and writing what it has begun with.
     open func deregister(_ region: consuming MemoryRegion) { abstract() }
 
     /// Offers `buffer` for one incoming message of any peer. Reported as `.received` with its

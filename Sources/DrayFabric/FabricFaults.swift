@@ -73,6 +73,8 @@ public struct FabricFaultCounts: Hashable, Sendable {
     public var regionsLost: UInt64 = 0
     public var misdeliveries: UInt64 = 0
     public var lateWrites: UInt64 = 0
+    /// Times that a part of a remote write waited because its process stands still.
+    public var heldParts: UInt64 = 0
 
     public init() {}
 

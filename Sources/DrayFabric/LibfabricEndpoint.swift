@@ -92,6 +92,11 @@ internal import DrayRuntime
         unsafe dray_fabric_remove(handle, peer.index)
     }
 
+    override func disconnect(_ peer: Peer) -> Bool {
+        precondition(!isClosed)
+        return unsafe dray_fabric_disconnect(handle, peer.index)
+    }
+
     // MARK: - Memory
 
     override func register(

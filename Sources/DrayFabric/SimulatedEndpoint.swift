@@ -67,6 +67,9 @@ internal import DrayRuntime
     /// Whether the process lives and has not closed the endpoint.
     var isAlive: Bool { !isClosed && !network.simulation.isDead(xstream.node) }
 
+    /// Whether the process lives and stands still.
+    var isPaused: Bool { isAlive && network.simulation.isPaused(xstream.node) }
+
     // MARK: - Peers
 
     override func insert(_ address: FabricAddress) throws(FabricError) -> Peer {

@@ -19,11 +19,15 @@ internal import DrayRuntime
     private var payload: [UInt8] = []
     private var isReported = false
     private var partsLeft = 0
+    /// Parts of a write whose process stands still.
+    private var heldParts: [Range<Int>] = []
     private var delays = 0
 
     /// A part of a remote read or write; parts travel on their own.
     private static let partSize = 4096
     private static let partsMax = 64
+    /// How often a write looks whether its process goes on.
+    private static let holdTime: Duration = .milliseconds(10)
     /// How often a message that meets a partition is sent again before its connection breaks.
     private static let delaysMax = 20
 
@@ -182,6 +186,7 @@ internal import DrayRuntime
     /// Moves one part. Each moves at its own time: a transfer that fails may be half done.
     private func move(_ range: Range<Int>) {
         guard let target, let link else { return }
+        guard kind == .read || !source.isPaused else { return hold(range) }
         guard isConnected else {
             guard kind == .written, network.happens(network.faults.lateWriteRate) else { return }
             // Too late: the writer knows of the failure, and the bytes land all the same.
@@ -205,6 +210,22 @@ internal import DrayRuntime
         }
         partsLeft -= 1
         if partsLeft == 0 { acknowledge() }
+    }
+
+    /// The bytes of a write come from its process: what is half done when that is stopped is
+    /// finished when it goes on, however late.
+    private func hold(_ range: Range<Int>) {
+        if heldParts.isEmpty {
+            network.after(SimulatedOperation.holdTime) { [self] in
+                let parts = heldParts
+                heldParts = []
+                // What a process that was killed had not sent is lost.
+                guard source.isAlive else { return }
+                for part in parts { move(part) }
+            }
+        }
+        network.counts.heldParts += 1
+        heldParts.append(range)
     }
 
     private func store(_ range: Range<Int>) -> Bool {

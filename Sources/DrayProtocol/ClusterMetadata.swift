@@ -15,6 +15,8 @@ public struct ClusterMetadata: Message, Hashable {
     /// The snapshots that were destroyed last while their containers were kept, oldest first,
     /// without their labels: so that no late resend makes one of them again.
     public var destroyedSnapshots: [SnapshotRecord] = []
+    /// One of each pool. Clients get none of them.
+    public var secrets: [PoolSecret] = []
 
     public static let poolsMax = 256
     public static let containersMax = 4096
@@ -35,6 +37,19 @@ public struct ClusterMetadata: Message, Hashable {
         try coder.code(&snapshots, max: ClusterMetadata.snapshotsMax)
         try coder.code(&destroyed, max: ClusterMetadata.destroyedMax)
         try coder.code(&destroyedSnapshots, max: ClusterMetadata.destroyedSnapshotsMax)
+        try coder.code(&secrets, max: ClusterMetadata.poolsMax)
+    }
+
+    /// What a client may know.
+    public var withoutSecrets: ClusterMetadata {
+        var metadata = self
+        metadata.secrets = []
+        return metadata
+    }
+
+    /// The secret of a pool.
+    public func secret(of pool: UniqueID) -> PoolSecret? {
+        secrets.first { $0.pool == pool }
     }
 
     /// The pool with this label.

@@ -7,6 +7,8 @@ public struct ObjectListRequest: Message, Hashable {
     public var container = UniqueID.zero
     /// The version of the pool map that the caller knows.
     public var mapVersion: UInt32 = 0
+    /// Shows that the caller has opened the container.
+    public var capability = Capability()
     /// Only objects after this one.
     public var after: ObjectID?
     public var limit: UInt32 = 0
@@ -19,6 +21,7 @@ public struct ObjectListRequest: Message, Hashable {
         try coder.code(&pool)
         try coder.code(&container)
         try coder.code(&mapVersion)
+        try coder.code(&capability)
         try coder.code(&after, default: ObjectID(high: 0, low: 0)) {
             (coder, object) throws(DecodingFailure) in try coder.code(&object)
         }

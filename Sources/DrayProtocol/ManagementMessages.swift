@@ -243,7 +243,7 @@ public struct TuneReply: Message, Hashable {
 
 /// The management protocol, served by tag 0 of every engine for clients.
 public enum ManagementProtocol {
-    public static let id = ProtocolID(base: 0x11, version: 5)
+    public static let id = ProtocolID(base: 0x11, version: 6)
 
     public static let clusterMap = Procedure<EmptyMessage, ClusterMapReply>(
         id, index: 0, name: "management.clusterMap")
@@ -264,6 +264,9 @@ public enum ManagementProtocol {
     /// Begins or ends the scrubbing of the engine's stores, or asks how it goes.
     public static let scrub = Procedure<ScrubRequest, ScrubReply>(
         id, index: 6, name: "management.scrub")
+    /// Opens containers, by the newest metadata of all engines that answer.
+    public static let open = Procedure<ContainerOpenRequest, ContainerOpenReply>(
+        id, index: 7, name: "management.open")
 }
 
 /// Orders proposals of metadata: by time, then by the rank that made them.
@@ -349,7 +352,7 @@ public struct MetadataAcceptReply: Message, Hashable {
 
 /// The metadata protocol, between engines.
 public enum MetadataProtocol {
-    public static let id = ProtocolID(base: 0x12, version: 4)
+    public static let id = ProtocolID(base: 0x12, version: 5)
 
     public static let prepare = Procedure<MetadataPrepareRequest, MetadataPrepareReply>(
         id, index: 0, name: "metadata.prepare")
@@ -391,4 +394,6 @@ public enum ServiceCode: UInt32, Sendable {
     case conflict = 12
     /// It cannot be known now what became of an earlier change: ask again, or another replica.
     case undecided = 13
+    /// The request does not show that the container was opened for what it asks for.
+    case notPermitted = 14
 }

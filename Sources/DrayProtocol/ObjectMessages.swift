@@ -9,14 +9,21 @@ public struct ObjectTarget: Message, Hashable {
     public var object = ObjectID(high: 0, low: 0)
     /// The version of the pool map that the caller computed the layout from.
     public var mapVersion: UInt32 = 0
+    /// Shows that the caller has opened the container. Looked at by the target that a client calls,
+    /// and not by those that a leader sends parts to.
+    public var capability = Capability()
 
     public init() {}
 
-    public init(pool: UniqueID, container: UniqueID, object: ObjectID, mapVersion: UInt32) {
+    public init(
+        pool: UniqueID, container: UniqueID, object: ObjectID, mapVersion: UInt32,
+        capability: Capability
+    ) {
         self.pool = pool
         self.container = container
         self.object = object
         self.mapVersion = mapVersion
+        self.capability = capability
     }
 
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
@@ -24,6 +31,7 @@ public struct ObjectTarget: Message, Hashable {
         try coder.code(&container)
         try coder.code(&object)
         try coder.code(&mapVersion)
+        try coder.code(&capability)
     }
 }
 
@@ -342,7 +350,7 @@ public struct ObjectEnumerateReply: Message, Hashable {
 
 /// The object protocol, served by every target.
 public enum ObjectProtocol {
-    public static let id = ProtocolID(base: 0x10, version: 5)
+    public static let id = ProtocolID(base: 0x10, version: 6)
 
     public static let update = Procedure<ObjectUpdateRequest, ObjectUpdateReply>(
         id, index: 0, name: "object.update")

@@ -176,7 +176,7 @@ public struct QueryReply: Message, Hashable {
 
 /// The protocol between the targets that take part in a transaction (DAOS: DTX).
 public enum TransactionProtocol {
-    public static let id = ProtocolID(base: 0x14, version: 5)
+    public static let id = ProtocolID(base: 0x14, version: 6)
 
     public static let prepare = Procedure<PrepareBatchRequest, PrepareBatchReply>(
         id, index: 0, name: "transaction.prepare")

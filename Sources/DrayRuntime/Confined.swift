@@ -13,3 +13,11 @@ struct TaskBody: @unchecked Sendable {
     // SAFETY: only the runtime makes these, and runs them on the xstream they belong to.
     let run: () async -> Void
 }
+
+/// The body of a worker's task, as it was spawned.
+enum WorkerBody: @unchecked Sendable {
+    // SAFETY: only the runtime makes these, and runs them on the xstream they belong to.
+    case plain(() async -> Void)
+    /// It is told which task it runs in.
+    case told((SpawnedTask) async -> Void)
+}

@@ -1,30 +1,5 @@
 internal import Synchronization
 
-/// A place in the code where a fault can be injected: what is struck, and how.
-public enum FaultPoint: String, CaseIterable, Hashable, Sendable {
-    /// The fabric refuses a message for now, as with a full queue.
-    case fabricSend = "fabric.send"
-    /// The fabric cannot register memory.
-    case fabricRegister = "fabric.register"
-    /// A message leaves and never arrives.
-    case cartSend = "cart.send"
-    /// A message that has arrived is lost.
-    case cartReceive = "cart.receive"
-    /// A request is answered with an error (overloaded), or late, before its handler sees it. Those
-    /// of high priority are spared: so are the requests that end the faults.
-    case cartHandler = "cart.handler"
-    /// A bulk transfer fails, or begins late.
-    case cartBulk = "cart.bulk"
-    /// A message of the failure detector is lost.
-    case swimSend = "swim.send"
-    /// A read of the device fails, or takes longer.
-    case bioRead = "bio.read"
-    /// A write of data to the device fails, which takes the device out of service, or takes longer.
-    case bioWrite = "bio.write"
-    /// An operation of the object store finds no space.
-    case vosSpace = "vos.space"
-}
-
 /// When a fault point strikes.
 public struct FaultRule: Hashable, Sendable {
     public var point: FaultPoint
@@ -38,6 +13,9 @@ public struct FaultRule: Hashable, Sendable {
     /// So many strikes, then no more.
     public var countMax: UInt64 = .max
 
+    /// What the point answers with: one of its `errors`; nil for the first of them.
+    public var error: FaultError?
+
     /// Waits this long instead of failing, where the point can wait.
     public var delay: Duration?
 
@@ -47,6 +25,8 @@ public struct FaultRule: Hashable, Sendable {
     public init(_ point: FaultPoint) {
         self.point = point
     }
+
+    var strikesWith: FaultError { error ?? point.errors[0] }
 }
 
 /// A rule, and what it has done.
@@ -60,7 +40,7 @@ public struct FaultCount: Hashable, Sendable {
 
 /// What a strike asks of the code that it hits.
 public enum FaultStrike: Hashable, Sendable {
-    case fail
+    case fail(FaultError)
     case wait(Duration)
 }
 
@@ -88,6 +68,11 @@ public final class FaultTable: Sendable {
 
     /// Replaces all rules; each point has at most one, the last given. None: no more faults.
     public func set(_ rules: [FaultRule]) {
+        for rule in rules {
+            precondition(
+                rule.point.errors.contains(rule.strikesWith),
+                "a fault point has errors of its own")
+        }
         state.withLock { state in
             state.counts = [:]
             for rule in rules { state.counts[rule.point] = FaultCount(rule: rule) }
@@ -123,7 +108,7 @@ public final class FaultTable: Sendable {
             if strikes { count.struck += 1 }
             state.counts[point] = count
             guard strikes else { return nil }
-            return count.rule.delay.map { .wait($0) } ?? .fail
+            return count.rule.delay.map { .wait($0) } ?? .fail(count.rule.strikesWith)
         }
     }
 }
@@ -131,7 +116,8 @@ public final class FaultTable: Sendable {
 // MARK: - As text
 
 extension FaultRule {
-    /// Reads `POINT[,probability=P][,interval=N][,count=N][,delay=MICROSECONDSus|…ms|…s]`.
+    /// Reads `POINT[,probability=P][,interval=N][,count=N][,error=NAME]`, or instead of the error
+    /// `delay=MICROSECONDSus|…ms|…s`.
     ///
     /// - Throws: what is wrong with the text.
     public init(parsing text: String) throws(FaultRuleError) {
@@ -155,6 +141,10 @@ extension FaultRule {
             case "count":
                 guard let value = UInt64(pair[1]) else { throw .badPart(part) }
                 countMax = value
+            case "error":
+                guard let value = FaultError(rawValue: pair[1]), point.errors.contains(value)
+                else { throw .noSuchError(point, pair[1]) }
+                error = value
             case "delay":
                 guard let value = FaultRule.duration(pair[1]) else { throw .badPart(part) }
                 delay = value
@@ -162,6 +152,7 @@ extension FaultRule {
                 throw .badPart(part)
             }
         }
+        guard error == nil || delay == nil else { throw .lateError }
     }
 
     /// No fault lasts longer.
@@ -187,6 +178,7 @@ extension FaultRule {
         }
         if interval > 1 { parts.append("interval=\(interval)") }
         if countMax < .max { parts.append("count=\(countMax)") }
+        if let error { parts.append("error=\(error.rawValue)") }
         if let delay {
             parts.append("delay=\(Double(delay.nanosecondsClamped) / 1e3)us")
         }
@@ -198,6 +190,8 @@ extension FaultRule {
 public enum FaultRuleError: Error, Hashable, Sendable {
     case unknownPoint(String)
     case badPart(String)
+    case noSuchError(FaultPoint, String)
+    case lateError
 }
 
 extension FaultRuleError: CustomStringConvertible {
@@ -208,8 +202,12 @@ extension FaultRuleError: CustomStringConvertible {
             "there is no fault point '\(name)', only "
                 + FaultPoint.allCases.map(\.rawValue).joined(separator: ", ")
         case .badPart(let part):
-            "cannot read '\(part)'; expected probability=0…1, interval=N, count=N or "
+            "cannot read '\(part)'; expected probability=0…1, interval=N, count=N, error=NAME or "
                 + "delay=N with us, ms or s (at most an hour)"
+        case .noSuchError(let point, let name):
+            "\(point.rawValue) cannot fail with '\(name)', only with "
+                + point.errors.map(\.rawValue).joined(separator: ", ")
+        case .lateError: "a fault is an error or a delay, not both"
         }
     }
 }

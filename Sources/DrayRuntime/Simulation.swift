@@ -128,6 +128,9 @@ public final class Simulation: @unchecked Sendable {
     /// Whether the process with this identity was killed.
     public func isDead(_ identity: Int) -> Bool { deadNodes.contains(identity) }
 
+    /// Whether the process with this identity stands still.
+    public func isPaused(_ identity: Int) -> Bool { pausedNodes.contains(identity) }
+
     /// Steps the wall clock of `node` by `nanoseconds`, forth or back. Monotonic time goes on.
     public func stepWallClock(node: Int, by nanoseconds: Int64) {
         wallOffsets[node, default: 0] += nanoseconds

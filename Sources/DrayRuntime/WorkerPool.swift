@@ -4,13 +4,14 @@ internal import DequeModule
 ///
 /// Creating a task costs two to four times as much as resuming one. So a task that has run one
 /// spawned body takes the next, and waits in this pool when there is none. Bodies that never
-/// suspend share a task; each suspended body keeps the task it runs in.
+/// suspend share a task; each suspended body keeps the task it runs in. A task that was cancelled
+/// runs no other body.
 struct WorkerPool {
     /// More waiting tasks than this end instead.
     static let waitingMax = 256
 
     /// Bodies that nobody has begun, in the order they were spawned in.
-    var bodies = Deque<TaskBody>()
+    var bodies = Deque<WorkerBody>()
 
     /// Tasks that wait for a body. The last one to come is the first to go: it is warm.
     var waiting: [SuspendedTask] = []

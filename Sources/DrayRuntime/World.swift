@@ -69,6 +69,24 @@ public struct World: Sendable {
         xstreamMaker(name)
     }
 
+    /// Random bytes, at most 256, for a secret. Those of `entropy` may follow from others that
+    /// somebody sees; these are the kernel's. In a simulation they follow from its seed and
+    /// `purpose`.
+    public func secretBytes(_ count: Int, for purpose: String) -> [UInt8] {
+        precondition(count <= 256, "more than the kernel gives at once")
+        var bytes = [UInt8](repeating: 0, count: count)
+        switch clock {
+        case .kernel:
+            // SAFETY: `count` bytes are written.
+            let result = unsafe dray_random_bytes(&bytes, UInt64(count))
+            precondition(result == 0, "the kernel gave no random bytes")
+        case .simulated:
+            var entropy = entropy.fork("secret \(purpose)")
+            for index in bytes.indices { bytes[index] = UInt8(truncatingIfNeeded: entropy.next()) }
+        }
+        return bytes
+    }
+
     /// The value of a layer above, such as the fabric. Traps when nobody has set it.
     public subscript<Key: WorldKey>(key: Key.Type) -> Key.Value {
         get {

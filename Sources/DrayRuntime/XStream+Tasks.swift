@@ -15,7 +15,24 @@ extension XStream {
             _ = spawnCancellable(body)
             return
         }
-        workers.bodies.append(TaskBody(run: body))
+        workers.bodies.append(.plain(body))
+        if workers.needsWorker { startWorker() }
+    }
+
+    /// Like `spawn`; the body gets the task that it runs in, which somebody may cancel while it
+    /// does. Costs what `spawn` does: only a body that is cancelled takes its task with it.
+    public func spawnWithTask(_ body: @escaping (SpawnedTask) async -> Void) {
+        precondition(isCurrent, "spawn on xstream \(name) from outside: use submit or run")
+        guard case .thread = driver else {
+            let task = SpawnedTask()
+            task.begin(
+                spawnCancellable {
+                    await body(task)
+                    task.end()
+                })
+            return
+        }
+        workers.bodies.append(.told(body))
         if workers.needsWorker { startWorker() }
     }
 
@@ -83,22 +100,27 @@ extension XStream {
         }
         // Detached: a worker outlives the task that happens to start it, and must not keep its
         // task-local values or its priority.
-        Task.detached(executorPreference: self) { await self.work() }
+        let worker = SpawnedTask()
+        worker.begin(Task.detached(executorPreference: self) { await self.work(in: worker) })
     }
 
     /// The life of a worker.
-    private func work() async {
+    private func work(in worker: SpawnedTask) async {
+        defer { worker.end() }
         while true {
             workers.isStarting = false
             workers.isTaking = true
-            while workers.allowance > 0, let body = workers.bodies.popFirst() {
+            while workers.allowance > 0, !worker.isCancelled, let body = workers.bodies.popFirst() {
                 workers.allowance -= 1
-                await body.run()
+                switch body {
+                case .plain(let run): await run()
+                case .told(let run): await run(worker)
+                }
                 // Here after a suspension, other bodies may have been left to other workers.
                 workers.isTaking = true
             }
             workers.isTaking = false
-            guard workers.waiting.count < WorkerPool.waitingMax,
+            guard !worker.isCancelled, workers.waiting.count < WorkerPool.waitingMax,
                 !stopping.load(ordering: .relaxed)
             else { return }
             await SuspendedTask.suspend { workers.waiting.append($0) }

@@ -3,6 +3,7 @@ internal import CaRT
 internal import Dray
 internal import DrayEngine
 internal import DrayFabric
+internal import DrayPlacement
 internal import DrayProtocol
 internal import DrayRuntime
 
@@ -52,6 +53,7 @@ extension ClusterSimulation {
         guard createContainer() else { return }
         workEnd = simulation.now + options.duration
         clients = (0..<plan.clientCount).map { SimulatedClient(index: $0) }
+        offsetClocks(ofClients: clients)
         for client in clients { client.start(in: self) }
         let faults = FaultSchedule(self)
         faults.start()
@@ -95,6 +97,7 @@ extension ClusterSimulation {
             report.commits += workload.commits
             report.snapshots += workload.snapshots
             report.unknownOutcomes += workload.unknownOutcomes
+            report.refusals += workload.refusals
             report.damagedReads += workload.damagedReads
         }
     }
@@ -223,9 +226,17 @@ extension ClusterSimulation {
                 let cluster = try await Cluster.connect(to: description, world: world)
                 let container = try await cluster.pool("tank").container("data")
                 for object in Workload.objects(in: container, clients: clients.count) {
-                    for difference in try await object.verify().differences {
+                    let comparison = try await object.verify()
+                    for difference in comparison.differences {
                         violation(.replicas, "\(when): \(difference)")
                     }
+                    let replicas = comparison.groups * UInt64(plan.objectClass.replicaCount)
+                    if comparison.replicas != replicas {
+                        violation(
+                            .replicas,
+                            "\(when): \(comparison.replicas) of \(replicas) were compared")
+                    }
+                    report.comparedValues += Int(comparison.values)
                 }
                 await cluster.close()
             } catch {

@@ -3,6 +3,7 @@ internal import CaRT
 internal import Dray
 internal import DrayEngine
 internal import DrayFabric
+internal import DrayPlacement
 internal import DrayProtocol
 internal import DrayRuntime
 
@@ -62,6 +63,7 @@ public final class ClusterSimulation {
             "\(plan.engineCount) x \(plan.targetCount) targets on \(plan.deviceCount) "
             + "\(plan.deviceCount == 1 ? "device" : "devices"), \(plan.clientCount) clients, "
             + "\(plan.objectClass)"
+        report.objectClass = plan.objectClass.description
         // Half of the clusters have power supplies that tear every write.
         goodDevices.crashOutcome = entropy.chance(1, in: 2) ? .tear : .random
         devices.setFaults(goodDevices)
@@ -227,8 +229,23 @@ public final class ClusterSimulation {
     // MARK: - Clocks
 
     private var skews: [Int: Int64] = [:]
+    /// By how much clocks are off beside that, all the time.
+    private var offsets: [Int: Int64] = [:]
 
-    /// Sets the wall clock of a node off by `offset` nanoseconds, or right when that is zero.
+    /// Sets all clocks a little off, if they may be: two engines never give the same epoch at the
+    /// same time.
+    func offsetClocks(ofClients clients: [SimulatedClient]) {
+        guard plan.faults.contains(.clock) else { return }
+        var entropy = simulation.entropy.fork("clocks")
+        let most = Int64(FaultSchedule.offsetMax.nanosecondsClamped)
+        for node in Array(0..<plan.engineCount) + clients.map(\.node) {
+            let offset = Int64(entropy.below(UInt64(2 * most))) - most
+            simulation.stepWallClock(node: node, by: offset)
+            offsets[node] = offset
+        }
+    }
+
+    /// Sets the wall clock of a node off by `offset` nanoseconds, or as it was when that is zero.
     /// Returns false, and does nothing, when it is off already.
     func setSkew(node: Int, _ offset: Int64) -> Bool {
         let current = skews[node] ?? 0
@@ -241,5 +258,9 @@ public final class ClusterSimulation {
     /// Sets all clocks right.
     func endSkew() {
         for node in skews.keys.sorted() { _ = setSkew(node: node, 0) }
+        for node in offsets.keys.sorted() {
+            simulation.stepWallClock(node: node, by: -offsets[node, default: 0])
+        }
+        offsets = [:]
     }
 }

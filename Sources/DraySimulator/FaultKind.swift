@@ -6,7 +6,7 @@ public enum FaultKind: String, CaseIterable, Sendable {
     case boundary
     /// Engines and clients are cut off from others, in one direction or both.
     case partition
-    /// The network delays, loses and misdelivers.
+    /// The network delays, loses and misdelivers; or it loses nothing, and some messages take long.
     case network
     /// All connections of an engine break.
     case connections
@@ -18,15 +18,15 @@ public enum FaultKind: String, CaseIterable, Sendable {
     case client
     /// Tasks of a client are cancelled in the middle of their operations.
     case cancel
-    /// A wall clock is off: by what is allowed, or by more.
+    /// A wall clock is off: by what is allowed, or by more. And no two clocks ever agree.
     case clock
 
     /// How often it happens, beside the others.
     var weight: UInt64 {
         switch self {
         case .crash, .boundary: 3
-        case .client, .cancel, .pause, .disks: 2
-        case .partition, .network, .connections, .clock: 1
+        case .client, .cancel, .pause, .disks, .clock: 2
+        case .partition, .network, .connections: 1
         }
     }
 }

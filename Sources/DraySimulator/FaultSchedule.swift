@@ -7,6 +7,16 @@ internal import DrayRuntime
 final class FaultSchedule {
     /// The most that a wall clock is off: far more than what may be.
     static let skewMax: Duration = .seconds(3)
+    /// The most that wall clocks that differ are off all the time.
+    static let offsetMax: Duration = .milliseconds(50)
+
+    /// Some messages are overtaken by all that is done meanwhile, and nothing is lost.
+    private static var slowNetwork: FabricFaults {
+        var faults = FabricFaults.none
+        faults.slowRate = FabricFaults.unit / 20
+        faults.slowLatencyMax = .milliseconds(300)
+        return faults
+    }
 
     private unowned let cluster: ClusterSimulation
     private var entropy: Entropy
@@ -25,7 +35,8 @@ final class FaultSchedule {
     func stop() { isStopped = true }
 
     private func scheduleNext() {
-        let pause = 20 + entropy.below(250)
+        // Some come close together: one before another is over.
+        let pause = entropy.chance(1, in: 5) ? entropy.below(20) : 20 + entropy.below(310)
         let time = cluster.simulation.now + .milliseconds(Int64(pause))
         cluster.simulation.schedule(at: time) { [self] in
             guard !isStopped, !cluster.isWorkOver else { return }
@@ -64,8 +75,9 @@ final class FaultSchedule {
         case .boundary: crashAtBoundary()
         case .partition: partition()
         case .network:
-            say("network is bad")
-            cluster.fabric.faults = .harsh
+            let isSlow = entropy.chance(1, in: 2)
+            say("network is \(isSlow ? "slow" : "bad")")
+            cluster.fabric.faults = isSlow ? FaultSchedule.slowNetwork : .harsh
             after(50 + entropy.below(1_000)) { self.cluster.fabric.faults = .none }
         case .connections:
             say("engine \(rank) loses its connections")
@@ -93,7 +105,14 @@ final class FaultSchedule {
         say("engines \(ranks) are killed")
         for rank in ranks {
             cluster.kill(rank: rank)
-            after(10 + entropy.below(1_500)) { self.cluster.start(rank: rank) }
+            // Some are back while those who wait for them still do.
+            let pause = 10 + entropy.below(entropy.chance(1, in: 4) ? 100 : 1_500)
+            after(pause) { self.cluster.start(rank: rank) }
+            // Then what was left is taken up, and what got no answer is sent again. Whoever does
+            // that may be killed once more.
+            if entropy.chance(1, in: 6) {
+                after(pause + entropy.below(60)) { self.crashAtBoundary() }
+            }
         }
     }
 
@@ -113,12 +132,13 @@ final class FaultSchedule {
         }
     }
 
-    /// Some engines are cut off from the others, and from some of the clients.
+    /// Some engines are cut off from the others, and from some of the clients, or from clients
+    /// alone.
     private func partition() {
         let engines = 0..<cluster.plan.engineCount
         var inside = Set(engines.filter { _ in entropy.chance(1, in: 2) })
         inside.insert(Int(entropy.below(UInt64(engines.count))))
-        var outside = Set(engines).subtracting(inside)
+        var outside = entropy.chance(1, in: 3) ? [] : Set(engines).subtracting(inside)
         for client in cluster.clients where entropy.chance(1, in: 2) { outside.insert(client.node) }
         let kind = entropy.below(3)
         say("\(inside.sorted()) are cut off from \(outside.sorted()), kind \(kind)")
@@ -171,8 +191,14 @@ final class FaultSchedule {
         say("engine \(rank) is paused")
         cluster.simulation.pause(node: rank, incarnation: incarnation)
         // At times longer than clients wait: requests and replies are late.
-        after(10 + entropy.below(3_000)) {
+        let pause = 10 + entropy.below(3_000)
+        after(pause) {
             self.cluster.simulation.resume(node: rank, incarnation: incarnation)
+        }
+        // What it makes of what has expired meanwhile may not be on its device yet.
+        guard entropy.chance(1, in: 4) else { return }
+        after(pause + entropy.below(40)) { [self] in
+            if cluster.isRunning[rank], cluster.incarnations[rank] == incarnation { crash([rank]) }
         }
     }
 

@@ -86,6 +86,22 @@ final class SharedWorkload {
         }
     }
 
+    /// A change has failed. What its client knows not to have happened is taken out of the history:
+    /// whoever reads it has read what nobody wrote. Returns false unless the error may not be, when
+    /// there is nothing to be tried again.
+    private func end<Key: Hashable & Comparable & Sendable, Action: Hashable & Sendable>(
+        _ token: History<Key, Action>.Token, of history: borrowing Mutex<History<Key, Action>>,
+        _ error: DrayError, _ subject: String
+    ) -> Bool {
+        switch judge.outcome(of: error, subject) {
+        case .open: return false
+        case .nothing:
+            history.withLock { $0.drop(token) }
+            return false
+        case .wrong: return true
+        }
+    }
+
     // MARK: - Keys
 
     private func drawCondition() -> RegisterModel.Condition {
@@ -149,7 +165,7 @@ final class SharedWorkload {
             switch (error.code, condition) {
             case (.exists, .insert), (.notFound, .update):
                 shared.keys.withLock { $0.finish(token, as: .refused(condition)) }
-            default: return !judge.isUnknown(error, "shared key \(index)")
+            default: return end(token, of: shared.keys, error, "shared key \(index)")
             }
         }
         return true
@@ -181,7 +197,7 @@ final class SharedWorkload {
             acknowledgedWrites += 1
             return true
         } catch {
-            return !judge.isUnknown(error, "shared array \(index)")
+            return end(token, of: shared.arrays, error, "shared array \(index)")
         }
     }
 

@@ -129,6 +129,8 @@ package final class SimulatedCluster {
             cluster: cluster, rank: UInt32(rank), engines: records,
             devicePaths: (0..<deviceCount).map { devicePath(rank: rank, device: $0) })
         configuration.logSize = SimulatedCluster.logSize
+        // None, but they may be injected.
+        configuration.faults = []
         return configuration
     }
 

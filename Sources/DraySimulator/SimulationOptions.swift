@@ -28,15 +28,18 @@ extension ClusterSimulation {
         public init() {}
 
         /// The names of the classes that a run may have.
-        public static var objectClasses: [String] { Plan.objectClasses.map(\.description) }
+        public static var objectClasses: [String] {
+            Set(Plan.objectClasses.map(\.description)).sorted()
+        }
     }
 
     /// What one run has: as the options say, or else as the seed does.
     struct Plan {
-        /// The classes that a container may have.
+        /// The classes that a container may have, some more often than others. A class that does
+        /// not fit is replaced by the next one that does.
         static let objectClasses: [ObjectClass] = [
-            .s1, .sx, .rp2g1, .rp3g1, .rp3gx, .rp3gx,
-        ]
+            "S1", "RP_4G2", "SX", "RP_2G1", "RP_5G1", "RP_3G1", "RP_3GX", "RP_6GX", "RP_3GX",
+        ].compactMap { ObjectClass($0) }
         static let engineCounts = 3...7
         static let targetCounts = 1...2
         static let clientCounts = 3...5
@@ -59,7 +62,7 @@ extension ClusterSimulation {
             // Drawn in any case: an option changes nothing but what it names.
             let drawn = (
                 draw(Plan.engineCounts), draw(Plan.targetCounts), draw(Plan.clientCounts),
-                Plan.objectClasses[draw(0...(Plan.objectClasses.count - 1))]
+                draw(0...(Plan.objectClasses.count - 1))
             )
             // Half of the clusters have clocks that agree, and are held to more.
             let clocksAgree = entropy.chance(1, in: 2)
@@ -72,16 +75,26 @@ extension ClusterSimulation {
             let manyDevices = deviceEntropy.chance(1, in: 2)
             deviceCount = min(options.deviceCount ?? (manyDevices ? targetCount : 1), targetCount)
             clientCount = options.clientCount ?? drawn.2
-            objectClass = options.objectClass.flatMap { ObjectClass($0) } ?? drawn.3
+            objectClass =
+                options.objectClass.flatMap { ObjectClass($0) }
+                ?? Plan.objectClass(from: drawn.3, engineCount: engineCount)
             faults = FaultKind.allCases.filter {
                 options.faults.contains($0) && !($0 == .clock && clocksAgree)
             }
         }
 
+        /// The first class from place `start` on that so many engines can hold: the same when there
+        /// are fewer engines, as long as it fits.
+        private static func objectClass(from start: Int, engineCount: Int) -> ObjectClass {
+            let inOrder = objectClasses[start...] + objectClasses[..<start]
+            return inOrder.first { $0.replicaCount <= engineCount } ?? .s1
+        }
+
         /// How much longer than a client's patience a change may still happen: by so much engines
         /// may take its deadline to be later than it is.
         var lateness: Duration {
-            faults.contains(.clock) ? FaultSchedule.skewMax * 2 : .microseconds(10)
+            faults.contains(.clock)
+                ? (FaultSchedule.skewMax + FaultSchedule.offsetMax) * 2 : .microseconds(10)
         }
     }
 }

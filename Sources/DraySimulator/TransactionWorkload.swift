@@ -14,6 +14,8 @@ final class TransactionWorkload {
     /// Two dkeys of one object that are always written together.
     static let pairObject: UInt32 = 203
     static let pairKeys = [100, 101]
+    /// The shared keys that are read in snapshots: those that are changed most.
+    static let snapshotKeyCount = 2
 
     private let client: Int
     private let shared: SharedValues
@@ -21,6 +23,8 @@ final class TransactionWorkload {
     private let xstream: XStream
     private var entropy: Entropy
     private let judge: ErrorJudge
+    /// How long after it began a transaction of unknown outcome may still happen.
+    private let lateness: Duration
 
     private(set) var operations = 0
     private(set) var commits = 0
@@ -29,8 +33,9 @@ final class TransactionWorkload {
 
     init(
         client: Int, shared: SharedValues, container: Container, xstream: XStream,
-        entropy: Entropy, judge: ErrorJudge
+        entropy: Entropy, judge: ErrorJudge, lateness: Duration
     ) {
+        self.lateness = lateness
         self.client = client
         self.shared = shared
         self.container = container
@@ -47,7 +52,7 @@ final class TransactionWorkload {
         case 16...19: await audit()
         case 20...23: await peek()
         case 24...27: await writePair()
-        case 28...30: await readPair()
+        case 28, 29: await readPair()
         default: await readSnapshot()
         }
     }
@@ -102,10 +107,17 @@ final class TransactionWorkload {
     /// Reads every account: together they hold what they held at first.
     @discardableResult
     private func audit() async -> Bool {
+        // Some look at a part much later than at the rest.
+        let isSlow = entropy.chance(1, in: 4)
+        let gap = isSlow ? Int(entropy.below(UInt64(TransactionWorkload.accountCount))) : -1
+        let pause = entropy.below(5_000)
         var sum: Int64 = 0
         let isCommitted = await run { (transaction, token) in
             sum = 0
             for account in 0..<TransactionWorkload.accountCount {
+                if account == gap {
+                    await self.xstream.sleep(for: .microseconds(Int64(pause)))
+                }
                 sum += try await self.read(account, transaction, token)
             }
         }
@@ -123,7 +135,8 @@ final class TransactionWorkload {
     @discardableResult
     func readSnapshot() async -> Bool {
         operations += 1
-        let token = shared.transactions.withLock { $0.begin(client: client) }
+        let token = begin()
+        let reads = beginReadsOfKeys()
         var isCommitted = false
         do throws(DrayError) {
             let snapshot = try await container.createSnapshot()
@@ -133,6 +146,7 @@ final class TransactionWorkload {
             commit(token)
             isCommitted = true
             snapshots += 1
+            try await finish(reads, in: then)
             let accounts = first.prefix(TransactionWorkload.accountCount)
             let sum = accounts.reduce(0 as Int64) {
                 $0 + (content($1.value, $1.key)?.balance ?? TransactionWorkload.initialBalance)
@@ -153,6 +167,34 @@ final class TransactionWorkload {
             judge.judgeRead(error, "a snapshot")
             if !isCommitted { shared.transactions.withLock { $0.abort(token) } }
             return false
+        }
+    }
+
+    /// A snapshot is a read of the keys that all clients change one by one, too: at a moment
+    /// between its request and the end of the read.
+    private func beginReadsOfKeys() -> [(
+        key: Int, token: History<Int, RegisterModel.Action>.Token
+    )] {
+        let now = xstream.now
+        return (0..<TransactionWorkload.snapshotKeyCount).map { key in
+            let token = shared.keys.withLock {
+                $0.begin(client: client, key: key, change: nil, at: now)
+            }
+            return (key, token)
+        }
+    }
+
+    private func finish(
+        _ reads: [(key: Int, token: History<Int, RegisterModel.Action>.Token)], in then: Container
+    ) async throws(DrayError) {
+        let map = KeyValue(container: then)
+        for (key, token) in reads {
+            let bytes = try await map.get(SharedValues.key(key))
+            let value = bytes.flatMap { SharedValues.value(of: $0) }
+            if bytes != nil, value == nil {
+                judge.violation("in a snapshot, shared key \(key): a value that nobody wrote")
+            }
+            shared.keys.withLock { $0.finish(token, as: .get(value)) }
         }
     }
 
@@ -190,7 +232,7 @@ final class TransactionWorkload {
     @discardableResult
     func writePair() async -> Bool {
         operations += 1
-        let token = shared.transactions.withLock { $0.begin(client: client) }
+        let token = begin()
         let number = shared.nextValue()
         let numbers = TransactionWorkload.pairKeys.map {
             (key: $0, value: number + UInt64($0) << 32)
@@ -202,7 +244,7 @@ final class TransactionWorkload {
             commit(token)
             return true
         } catch {
-            end(token, error)
+            end(token, error, isWhole: true)
             return false
         }
     }
@@ -218,6 +260,13 @@ final class TransactionWorkload {
     }
 
     // MARK: - Steps
+
+    private func begin() -> TransactionHistory.Token {
+        let now = xstream.now
+        return shared.transactions.withLock {
+            $0.begin(client: client, at: now, until: now + lateness)
+        }
+    }
 
     private func record(_ step: RecordedTransaction.Step, _ token: TransactionHistory.Token) {
         shared.transactions.withLock { $0.add(step, to: token) }
@@ -283,16 +332,20 @@ final class TransactionWorkload {
         _ body: (Transaction, TransactionHistory.Token) async throws -> Void
     ) async -> Bool {
         operations += 1
-        let token = shared.transactions.withLock { $0.begin(client: client) }
+        let token = begin()
+        // Whether it has done all that it does, so that it may have been committed.
+        var isWhole = false
         do {
             try await container.transaction { transaction in
+                isWhole = false
                 self.shared.transactions.withLock { $0.restart(token) }
                 try await body(transaction, token)
+                isWhole = true
             }
             commit(token)
             return true
         } catch let error as DrayError {
-            end(token, error)
+            end(token, error, isWhole: isWhole)
         } catch {
             judge.violation("a transaction ends with \(error)", .error)
         }
@@ -304,13 +357,16 @@ final class TransactionWorkload {
         commits += 1
     }
 
-    private func end(_ token: TransactionHistory.Token, _ error: DrayError) {
+    /// A transaction has failed. Of one that was not whole yet nothing may be seen.
+    private func end(
+        _ token: TransactionHistory.Token, _ error: DrayError, isWhole: Bool
+    ) {
         if judge.mayBeDamaged {
             judge.judgeRead(error, "a transaction")
         } else {
-            _ = judge.isUnknown(error, "a transaction")
+            _ = judge.outcome(of: error, "a transaction")
         }
-        guard !error.mayHaveHappened else { return }
+        guard !isWhole || !error.mayHaveHappened else { return }
         shared.transactions.withLock { $0.abort(token) }
     }
 }

@@ -62,6 +62,7 @@ package final class Workload {
     package var commits: Int { transactions.commits }
     package var snapshots: Int { transactions.snapshots }
     package var unknownOutcomes: Int { judge.unknownOutcomes }
+    package var refusals: Int { judge.refusals }
     var damagedReads: Int { judge.damagedReads }
     package var violations: [Violation] { judge.violations }
 
@@ -86,7 +87,8 @@ package final class Workload {
             lateness: setting.lateness)
         transactions = TransactionWorkload(
             client: setting.client, shared: setting.shared, container: setting.container,
-            xstream: setting.xstream, entropy: setting.entropy.fork("transactions"), judge: judge)
+            xstream: setting.xstream, entropy: setting.entropy.fork("transactions"), judge: judge,
+            lateness: setting.lateness)
         map = KeyValue(container: setting.container)
         array = Workload.arrays(of: setting.client, in: setting.container)
         keys = Array(repeating: PossibleStates(nil), count: Workload.keyCount)
@@ -333,7 +335,7 @@ package final class Workload {
                     violation("key \(index): 'not found', but it must be there")
                 }
             default:
-                if judge.isUnknown(error, "key \(index)") { doubt() }
+                if judge.outcome(of: error, "key \(index)") == .open { doubt() }
                 return false
             }
         }
@@ -365,7 +367,7 @@ package final class Workload {
                     violation("key \(index): 'not found', but it must be there")
                 }
             } else {
-                if judge.isUnknown(error, "key \(index)") { doubt() }
+                if judge.outcome(of: error, "key \(index)") == .open { doubt() }
                 return false
             }
         }
@@ -478,7 +480,7 @@ package final class Workload {
             ownWrites += 1
             return true
         } catch {
-            if judge.isUnknown(error, "array \(index)") { doubt() }
+            if judge.outcome(of: error, "array \(index)") == .open { doubt() }
             return false
         }
     }

@@ -18,9 +18,11 @@ internal import DrayRuntime
     fileprivate var wasUsed = false
     fileprivate var isKept = false
 
-    fileprivate init(table: UInt64, place: Int, blocks: Int) {
+    /// `isTarget`: a device reads into it. Other memory is not aligned to pages: blocks of two pages
+    /// would be so far apart that they took up three or four.
+    fileprivate init(table: UInt64, place: Int, byteCount: Int, isTarget: Bool) {
         unsafe memory = .allocate(
-            byteCount: blocks * BlockDevice.blockSize, alignment: BlockDevice.blockSize)
+            byteCount: byteCount, alignment: isTarget ? BlockDevice.blockSize : 16)
         self.table = table
         self.place = place
     }
@@ -48,14 +50,31 @@ internal import DrayRuntime
     /// Which part of a table a block is.
     enum Kind { case entries, filter }
 
+    /// The most bytes that are read through memory of the store, which is registered: up to here
+    /// copying costs less than what that spares.
+    private static let copiedBytesMax = 32 << 10
+
     /// Reads and verifies `blocks` device blocks at `place` of a table.
     static func read(
         _ kind: Kind, of info: TableInfo, place: Int, blocks: Int, from store: BlockStore
     ) async throws(VOSError) -> CachedBlock {
-        let block = CachedBlock(table: info.id, place: place, blocks: blocks)
+        let size = blocks * BlockDevice.blockSize
+        let block: CachedBlock
         do throws(BIOError) {
-            try unsafe await store.read(
-                into: block.memory, from: info.extents, firstBlock: place)
+            if size > copiedBytesMax {
+                block = CachedBlock(
+                    table: info.id, place: place, byteCount: size, isTarget: true)
+                try unsafe await store.read(
+                    into: block.memory, from: info.extents, firstBlock: place)
+            } else {
+                let buffer = store.buffers.take(size)
+                defer { store.buffers.give(buffer) }
+                let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<size])
+                try unsafe await store.read(into: bytes, from: info.extents, firstBlock: place)
+                block = CachedBlock(
+                    table: info.id, place: place, byteCount: size, isTarget: false)
+                unsafe block.memory.copyMemory(from: UnsafeRawBufferPointer(bytes))
+            }
         } catch {
             throw VOS.error(error)
         }
@@ -64,12 +83,12 @@ internal import DrayRuntime
         return block
     }
 
-    /// A block out of a larger piece of a table that was read.
+    /// A block of entries out of a larger piece of a table that was read.
     static func copied(
         from bytes: UnsafeRawBufferPointer, of info: TableInfo, place: Int, store: BlockStore
     ) throws(VOSError) -> CachedBlock {
         let block = CachedBlock(
-            table: info.id, place: place, blocks: bytes.count / BlockDevice.blockSize)
+            table: info.id, place: place, byteCount: bytes.count, isTarget: false)
         unsafe block.memory.copyMemory(from: bytes)
         try block.verify(.entries, info, store)
         return block

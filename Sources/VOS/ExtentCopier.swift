@@ -20,8 +20,6 @@ struct ExtentCopier {
     private var weightLeft: UInt64
     /// The blocks of all copies.
     private(set) var extents: [BlockExtent] = []
-    /// Where values are read.
-    private var buffer: IOBuffer?
 
     init(store: BlockStore, inlineThreshold: Int, weightMax: UInt64) {
         self.store = store
@@ -41,12 +39,14 @@ struct ExtentCopier {
         let places = parts.map {
             Int($0.lowerBound - record.offset)..<Int($0.upperBound - record.offset)
         }
-        guard await read(places, of: record) else { return .unreadable }
+        let buffer = record.hasBlocks ? store.buffers.take(VOSLimits.valueLengthMax) : nil
+        defer { if let buffer { store.buffers.give(buffer) } }
+        guard await read(places, of: record, into: buffer) else { return .unreadable }
         let before = extents.count
         var copies: [IndexRecord] = []
         copies.reserveCapacity(parts.count)
         for place in places {
-            guard let copy = try await write(place, of: record) else {
+            guard let copy = try await write(place, of: record, in: buffer) else {
                 store.allocator.cancel(Array(extents[before...]))
                 extents.removeSubrange(before...)
                 return .noRoom
@@ -59,14 +59,14 @@ struct ExtentCopier {
 
     /// Reads the chunks that have parts of a value, and verifies them. False when that fails: who
     /// reads the value, or scrubs, is told why.
-    private mutating func read(_ parts: [Range<Int>], of record: IndexRecord) async -> Bool {
-        guard record.hasBlocks else {
+    private func read(
+        _ parts: [Range<Int>], of record: IndexRecord, into buffer: IOBuffer?
+    ) async -> Bool {
+        guard let buffer else {
             return unsafe record.inline.withUnsafeBytes {
                 unsafe record.firstDamagedChunk($0) == nil
             }
         }
-        let buffer = self.buffer ?? IOBuffer(count: VOSLimits.valueLengthMax)
-        self.buffer = buffer
         let (chunk, unit) = (VOSLimits.checksumChunk, BlockDevice.blockSize)
         var end = 0
         for part in parts {
@@ -89,12 +89,12 @@ struct ExtentCopier {
         return true
     }
 
-    /// Writes a part of the value that was read; nil when there are no blocks for it.
+    /// Writes a part of the value that was read into `buffer`, or stands in its record; nil when
+    /// there are no blocks for it.
     private mutating func write(
-        _ part: Range<Int>, of record: IndexRecord
+        _ part: Range<Int>, of record: IndexRecord, in buffer: IOBuffer?
     ) async throws(VOSError) -> IndexRecord? {
-        let bytes =
-            record.hasBlocks ? buffer?.array(part) ?? [] : Array(record.inline[part])
+        let bytes = buffer?.array(part) ?? Array(record.inline[part])
         precondition(bytes.count == part.count, "a part of a value that was not read")
         var blocks: [BlockExtent] = []
         if bytes.count >= inlineThreshold {
@@ -120,13 +120,15 @@ struct ExtentCopier {
     }
 
     private func write(_ bytes: [UInt8], to blocks: [BlockExtent]) async throws(VOSError) {
-        let padded = IOBuffer(count: VOS.blockCount(bytes.count) * BlockDevice.blockSize)
-        unsafe bytes.withUnsafeBytes { bytes in
-            unsafe UnsafeMutableRawBufferPointer(rebasing: padded.bytes[0..<bytes.count])
-                .copyMemory(from: bytes)
-        }
+        let size = VOS.blockCount(bytes.count) * BlockDevice.blockSize
+        let buffer = store.buffers.take(size)
+        defer { store.buffers.give(buffer) }
+        let padded = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<size])
+        unsafe padded.copyBytes(from: bytes)
+        unsafe UnsafeMutableRawBufferPointer(rebasing: padded[bytes.count...])
+            .initializeMemory(as: UInt8.self, repeating: 0)
         do throws(BIOError) {
-            try unsafe await store.write(UnsafeRawBufferPointer(padded.bytes), to: blocks)
+            try unsafe await store.write(UnsafeRawBufferPointer(padded), to: blocks)
         } catch {
             throw VOS.error(error)
         }

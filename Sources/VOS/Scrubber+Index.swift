@@ -232,8 +232,8 @@ extension Scrubber {
         let start = first * VOSLimits.checksumChunk
         let stop = min(Int(record.byteCount), end * VOSLimits.checksumChunk)
         let size = VOS.blockCount(stop - start) * BlockDevice.blockSize
-        let buffer = vos.buffers.take(size)
-        defer { vos.buffers.give(buffer) }
+        let buffer = vos.store.buffers.take(size)
+        defer { vos.store.buffers.give(buffer) }
         do throws(BIOError) {
             try unsafe await vos.store.read(
                 into: UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<size]),

@@ -372,6 +372,10 @@ final class PieceReader {
 
     init(_ store: BlockStore) { self.store = store }
 
+    deinit {
+        if let piece { store.buffers.give(piece) }
+    }
+
     func block(
         of table: IndexTable, place: Int, blocks: Int
     ) async throws(VOSError) -> CachedBlock {
@@ -397,7 +401,7 @@ final class PieceReader {
     }
 
     private func fill(_ info: TableInfo, from place: Int) async throws(VOSError) {
-        let piece = self.piece ?? IOBuffer(count: PieceReader.pieceBytes)
+        let piece = self.piece ?? store.buffers.take(PieceReader.pieceBytes)
         self.piece = piece
         let unit = BlockDevice.blockSize
         count = 0

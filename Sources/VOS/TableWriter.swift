@@ -162,10 +162,13 @@ struct TableWriter {
         }
         for extent in extents { info.append(extent) }
         written += blocks
-        let buffer = IOBuffer(copying: piece)
+        let buffer = store.buffers.take(piece.count)
+        defer { store.buffers.give(buffer) }
+        let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<piece.count])
+        unsafe bytes.copyBytes(from: piece)
         piece.removeAll(keepingCapacity: true)
         do throws(BIOError) {
-            try unsafe await store.write(UnsafeRawBufferPointer(buffer.bytes), to: extents)
+            try unsafe await store.write(UnsafeRawBufferPointer(bytes), to: extents)
         } catch {
             throw VOS.error(error)
         }

@@ -135,8 +135,12 @@ extension VOS {
         }
     }
 
-    private var isTight: Bool {
-        store.allocator.freeBlocks < store.allocator.totalBlocks / 8
+    /// Whether the background should make room at the price of what was written lately: of the
+    /// data device or the metadata device less than an eighth is free, or somebody asks for it.
+    var isTight: Bool {
+        let allocator = store.allocator
+        return allocator.freeDataBlocks < allocator.dataBlocks / 8
+            || allocator.freeMetadataBlocks < allocator.metadataBlocks / 8
             || pressedUntil.map { xstream.now < $0 } ?? false
     }
 

@@ -152,25 +152,31 @@ extension VOS {
     }
 
     /// Blocks that updates leave for copying what is left of extents.
-    private var blocksKeptForCopies: Int { Int(store.allocator.totalBlocks) / 128 }
+    private var blocksKeptForCopies: Int { Int(store.allocator.dataBlocks) / 128 }
 
     /// How much a merge may copy: no more than half of what is free, because the blocks of what it
     /// copies are free only when it has ended.
     var copiedWeightMax: UInt64 {
-        let free = Int(store.allocator.freeBlocks - store.allocator.freeMetadataBlocks)
-        let blocks = max(0, free - (blocksKept - blocksKeptForCopies)) / 2
+        let free = Int(store.allocator.freeDataBlocks)
+        let blocks = max(0, free - blocksKeptForIndex) / 2
         return UInt64(blocks * BlockDevice.blockSize)
     }
 
-    /// Blocks that updates leave for flushing what is in memory, and for merging it.
-    var blocksKept: Int {
+    /// Blocks that updates leave on the data device, which is where they take theirs.
+    var blocksKept: Int { blocksKeptForIndex + blocksKeptForCopies }
+
+    /// Of these, for flushing what is in memory, and for merging it: what the metadata device has
+    /// no room for, if there is one.
+    private var blocksKeptForIndex: Int {
         let bytes =
             flushedBytesMax + chunkBytes
             + completions.values.reduce(0) { $0 + 2 * (28 + $1.members.count) }
         let merged = version.mergedBlocks(base: picker.base)
         let unit = BlockDevice.blockSize
-        return bytes / unit + min(merged, Int(store.allocator.totalBlocks) / 8)
-            + 2 * blockMap.pageCount + version.tables.count / 4 + 20 + blocksKeptForCopies
+        let needed =
+            bytes / unit + min(merged, Int(store.allocator.totalBlocks) / 8)
+            + 2 * blockMap.pageCount + version.tables.count / 4 + 20
+        return max(0, needed - Int(store.allocator.freeMetadataBlocks))
     }
 
     /// Begins to flush if that is called for and nobody does.

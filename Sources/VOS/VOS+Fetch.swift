@@ -502,8 +502,8 @@ extension VOS {
             let limit = min(Int(piece.record.byteCount), start + (1 << 20))
             let end = min(limit, (piece.end + chunk - 1) / chunk * chunk)
             let size = VOS.blockCount(end - start) * BlockDevice.blockSize
-            let bounce = buffers.take(size)
-            defer { buffers.give(bounce) }
+            let bounce = store.buffers.take(size)
+            defer { store.buffers.give(bounce) }
             let target = unsafe UnsafeMutableRawBufferPointer(rebasing: bounce.bytes[0..<size])
             try unsafe await readChunks(piece.record, from: start, into: target, fetch: fetch)
             let last = min(end, piece.end)

@@ -335,7 +335,7 @@ extension VOS {
     /// Ordinary updates leave enough free blocks for flushing and merging, without which nothing
     /// could be deleted any more.
     private func checkHeadroom(blocks: Int) throws(VOSError) {
-        let free = UInt64(store.allocator.freeBlocks)
+        let free = UInt64(store.allocator.freeDataBlocks)
         // Usually there is plenty, and no need to count.
         guard free < UInt64(blocksKeptMax + blocks) else { return }
         let kept = UInt64(blocksKept)
@@ -409,8 +409,8 @@ extension VOS {
             try unsafe await store.write(bytes, to: blocks, durable: durable)
             return
         }
-        let buffer = buffers.take(size)
-        defer { buffers.give(buffer) }
+        let buffer = store.buffers.take(size)
+        defer { store.buffers.give(buffer) }
         let target = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<size])
         unsafe target.copyMemory(from: bytes)
         unsafe UnsafeMutableRawBufferPointer(rebasing: target[bytes.count...])

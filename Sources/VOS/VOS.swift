@@ -71,7 +71,6 @@ internal import Logging
     let transactions: TransactionTable
     let locks: KeyLocks
     @safe @exclusivity(unchecked) var stamps = KeyStamps()
-    let buffers = BufferPool()
     let scrub = ScrubState()
     @safe @exclusivity(unchecked) var cache: ValueCache
     @safe @exclusivity(unchecked) var records: RecordCache

@@ -89,6 +89,7 @@ final class Client: Sendable {
         var acknowledgedWrites = 0
         var commits = 0
         var unknownOutcomes = 0
+        var refusals = 0
         var reads = 0
         var violations: [String] = []
 
@@ -99,18 +100,20 @@ final class Client: Sendable {
             acknowledgedWrites = workload.acknowledgedWrites
             commits = workload.commits
             unknownOutcomes = workload.unknownOutcomes
+            refusals = workload.refusals
             reads = workload.answeredReads
             violations = workload.violations.map(\.description)
         }
 
         /// Operations that came back with a result, without those that only read.
-        var answered: Int { operations - unknownOutcomes - reads }
+        var answered: Int { operations - unknownOutcomes - refusals - reads }
 
         static func += (left: inout Tally, right: Tally) {
             left.operations += right.operations
             left.acknowledgedWrites += right.acknowledgedWrites
             left.commits += right.commits
             left.unknownOutcomes += right.unknownOutcomes
+            left.refusals += right.refusals
             left.reads += right.reads
             left.violations += right.violations
         }

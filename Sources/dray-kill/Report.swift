@@ -99,7 +99,7 @@ struct Report: Sendable {
         \(stops) stopped
         \(total.operations) operations (\(sharedOperations) on shared values), \
         \(total.acknowledgedWrites) acknowledged writes, \(total.commits) commits, \
-        \(total.unknownOutcomes) unknown outcomes
+        \(total.unknownOutcomes) unknown outcomes, \(total.refusals) refusals
         \(undisturbed) with all engines; \(withoutOne) while one is killed; \
         \(withOneStopped) while one is stopped
         engines serve after \(recovery); all operations succeed after \(convergence)

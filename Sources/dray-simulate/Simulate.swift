@@ -97,9 +97,11 @@ struct Simulate: ParsableCommand {
         if shrink { return try runApart(options) }
         var failed = 0
         var total = SimulationReport(seed: common.seed)
+        var classes: [String: Int] = [:]
         for seed in common.all {
             if let limit { alarm(limit) }
             let report = ClusterSimulation(seed: seed, options: options).run()
+            classes[report.objectClass, default: 0] += 1
             total.operations += report.operations
             total.acknowledgedWrites += report.acknowledgedWrites
             total.faults += report.faults
@@ -113,7 +115,20 @@ struct Simulate: ParsableCommand {
             "\(common.seeds) seeds: \(total.operations) operations, \(total.acknowledgedWrites) "
                 + "acknowledged writes, \(total.faults) faults, \(total.crashes) crashes; "
                 + "\(failed) failed")
-        if failed > 0 { throw ExitCode(1) }
+        let missed = missedClasses(classes)
+        for name in missed { print("  TOO LITTLE: no cluster with objects of class \(name)") }
+        if failed > 0 || !missed.isEmpty { throw ExitCode(1) }
+    }
+
+    /// So many seeds meet every class that the seed may choose.
+    private static let seedsForAllClasses = 500
+
+    /// The classes that no cluster had, when there were clusters enough.
+    private func missedClasses(_ counts: [String: Int]) -> [String] {
+        guard common.seeds >= Simulate.seedsForAllClasses, objectClass == nil, engines == nil else {
+            return []
+        }
+        return ClusterSimulation.Options.objectClasses.filter { counts[$0] == nil }
     }
 
     /// Runs each seed in a process of its own, and makes those that fail smaller.

@@ -244,6 +244,86 @@ import Testing
         }
     }
 
+    /// Which labels of a device have the mark.
+    private static func isFaulty(
+        _ node: SimulatedNode, path: String = SimulatedNode.path
+    ) async throws -> [Bool] {
+        let device = try node.store.open(path: path, on: node.xstream)
+        let labels = try await BlockStore.labels(on: device)
+        #expect(labels.allSatisfy { $0.isIntact })
+        await device.close()
+        return labels.map(\.isFaulty)
+    }
+
+    /// A faulty device is remembered as that until somebody returns it to service: whichever of two
+    /// devices it is, and only that one. What is on it is as it was.
+    @Test(arguments: [nil, false, true] as [Bool?])
+    func aFaultyDeviceIsMarked(isMetadata: Bool?) throws {
+        let node = SimulatedNode(seed: 9, blocks: 128)
+        try node.store.create(path: "metadata", size: 2 * Self.half)
+        node.run {
+            var criteria = FaultyCriteria()
+            criteria.damagedMax = 2
+            let (data, metadata) = (DeviceHealth(criteria: criteria), DeviceHealth())
+            let other = DeviceHealth(criteria: criteria)
+            if isMetadata == nil {
+                try await Self.format(node)
+            } else {
+                let place = try node.store.open(path: "metadata", on: node.xstream)
+                try await Self.format(
+                    node, metadata: BlockStore.MetadataPartition(device: place, partition: 0..<1))
+                await place.close()
+            }
+            let store = try await Self.open(
+                node, 0, isMetadata == true ? metadata : data,
+                metadata: isMetadata.map { $0 ? other : metadata })
+            _ = try await store.append([7])
+            let first = isMetadata == true ? store.allocator.dataBlocks : 0
+            for block in first..<first + 3 { store.noteDamage(at: block) }
+            #expect(store.isOutOfService)
+            // The mark is under way.
+            await store.close()
+            await store.device.close()
+            await store.metadataDevice?.close()
+            let faulty = isMetadata == true ? "metadata" : SimulatedNode.path
+            #expect(try await Self.isFaulty(node, path: faulty) == [true, false])
+            if isMetadata != nil {
+                let sound = isMetadata == true ? SimulatedNode.path : "metadata"
+                #expect(try await Self.isFaulty(node, path: sound) == [false, false])
+            }
+            let device = try node.store.open(path: faulty, on: node.xstream)
+            #expect(try await BlockStore.reinstate(device) == 1)
+            #expect(try await BlockStore.reinstate(device) == 0)
+            await device.close()
+            #expect(try await Self.isFaulty(node, path: faulty) == [false, false])
+            let again = try await Self.open(
+                node, 0, nil, metadata: isMetadata == nil ? nil : DeviceHealth())
+            #expect(again.appliedSequence == 1)
+            _ = try await again.append([8])
+            await again.close()
+        }
+    }
+
+    /// A write that failed may succeed when the store is opened again: nothing is remembered.
+    @Test func anErrorOfAWriteIsNotRemembered() {
+        let node = SimulatedNode(seed: 10, blocks: 128)
+        node.run {
+            try await Self.format(node)
+            let store = try await Self.open(node, 0, DeviceHealth())
+            var faults = DeviceFaults()
+            faults.writeErrorChance = 1_000_000
+            node.store.setFaults(faults)
+            #expect(
+                await Self.failure { () async throws(BIOError) in
+                    _ = try await store.append([1])
+                } != nil)
+            node.store.setFaults(DeviceFaults())
+            await store.close()
+            await store.device.close()
+            #expect(try await Self.isFaulty(node) == [false, false])
+        }
+    }
+
     /// Without a limit nothing but a write or a flush takes a device out of service.
     @Test func anyNumberOfBadPlaces() {
         var criteria = FaultyCriteria()

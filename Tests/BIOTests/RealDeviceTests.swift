@@ -109,7 +109,7 @@ final class TemporaryFolder {
             let device = try store.open(path: path, on: xstream)
             let (buffer, other) = (IOBuffer(count: 65536), IOBuffer(count: 65536))
             var taken = [device.register(buffer)]
-            for _ in 0..<70 { taken.append(device.register(IOBuffer(count: 4096))) }
+            for _ in 0..<260 { taken.append(device.register(IOBuffer(count: 4096))) }
             var good = 0
             for step in 0..<48 {
                 let part = step % 15 * 4096..<(step % 15 + 2) * 4096
@@ -135,7 +135,7 @@ final class TemporaryFolder {
         let count = taken.count { $0 }
         // As many as the limit of locked memory allows, and never more than the table has.
         #expect(
-            mode == .threads ? count == 0 : count <= 64 && taken.prefix(count).allSatisfy { $0 })
+            mode == .threads ? count == 0 : count <= 256 && taken.prefix(count).allSatisfy { $0 })
         print("\(mode): \(count) buffers registered")
     }
 

@@ -98,7 +98,7 @@ import Testing
             return actions.filter { action in
                 switch action {
                 case .grant(let slot): slot == -2
-                case .end(let slot, _), .sendCancel(let slot), .quarantine(let slot):
+                case .end(let slot, _), .sendCancel(let slot), .quarantine(let slot, _):
                     slot == self.slot
                 case .hello: false
                 }
@@ -118,8 +118,8 @@ import Testing
         case tells
         /// The answer is for this call.
         case matches
-        /// Its memory stays as it is.
-        case quarantines
+        /// It ends, and its memory stays as it is.
+        case quarantines(RPCError)
     }
 
     private static func expected(
@@ -140,19 +140,21 @@ import Testing
         case (.inFlight, .cancel), (.inFlight, .abort):
             exposes ? .tells : .endsAndTells(.cancelled)
         case (.inFlight, .reply), (.inFlight, .cancelledByPeer): .matches
+        // The peer may still be at work on it, or come back and go on.
         case (.inFlight, .connectionLost), (.inFlight, .evicted), (.inFlight, .dismissed),
             (.inFlight, .otherSession):
-            .ends(.unreachable)
-        case (.inFlight, .restarted): .ends(.peerRestarted)
+            exposes ? .quarantines(.unreachable) : .ends(.unreachable)
+        case (.inFlight, .restarted):
+            exposes ? .quarantines(.peerRestarted) : .ends(.peerRestarted)
         case (.inFlight, .sameSession): .none
-        case (.inFlight, .close): .ends(.closed)
+        case (.inFlight, .close): exposes ? .quarantines(.closed) : .ends(.closed)
 
         // It was cancelled; only its memory is still to be settled.
         case (.ending, .reply), (.ending, .cancelledByPeer): .matches
         case (.ending, .connectionLost), (.ending, .evicted), (.ending, .dismissed),
             (.ending, .otherSession), (.ending, .restarted):
-            .ends(.cancelled)
-        case (.ending, .close): .ends(.closed)
+            .quarantines(.cancelled)
+        case (.ending, .close): .quarantines(.closed)
         case (.ending, .deadline), (.ending, .cancel), (.ending, .abort), (.ending, .sameSession):
             .none
         }
@@ -175,7 +177,7 @@ import Testing
                         case .grant: outcome = .matches
                         case .end(_, let error): outcome = .ends(error)
                         case .sendCancel: outcome = .tells
-                        case .quarantine: outcome = .quarantines
+                        case .quarantine(_, let error): outcome = .quarantines(error)
                         case .hello: continue
                         }
                     default:
@@ -191,7 +193,13 @@ import Testing
                         outcome == Self.expected(phase, exposes: exposes, event),
                         "\(phase), \(event), exposes: \(exposes)")
                     // What was ended can be closed, and leaves nothing.
-                    for case .end(let slot, _) in actions { _ = setting.tracker.end(slot) }
+                    for action in actions {
+                        switch action {
+                        case .end(let slot, _), .quarantine(let slot, _):
+                            _ = setting.tracker.end(slot)
+                        case .grant, .sendCancel, .hello: break
+                        }
+                    }
                     if setting.tracker.slots[Int(setting.slot)].phase == .ended {
                         setting.tracker.close(setting.slot)
                     }
@@ -206,6 +214,22 @@ import Testing
         var setting = Setting(.ending, exposes: true)
         var actions: [CallAction] = []
         setting.tracker.expire(now: CallTracker.graceMax, into: &actions)
-        #expect(actions == [.quarantine(slot: setting.slot)])
+        #expect(actions == [.quarantine(slot: setting.slot, .cancelled)])
+    }
+
+    /// A call that leaves its memory does not wait for the peer's word.
+    @Test func memoryIsLeftAtOnce() {
+        var tracker = CallTrackerTests.make(credits: 0)
+        guard
+            case .send(let slot) = tracker.open(
+                peer: 0, deadline: 10, exposes: true, leavesMemory: true, now: 0)
+        else {
+            Issue.record("no credit")
+            return
+        }
+        tracker.sent(slot, now: 0)
+        var actions: [CallAction] = []
+        tracker.expire(now: 10, into: &actions)
+        #expect(actions == [.sendCancel(slot: slot), .quarantine(slot: slot, .timedOut)])
     }
 }

@@ -108,7 +108,7 @@ import Testing
         #expect(actions.count == 1)
         actions = []
         tracker.expire(now: 10 + CallTracker.graceMax, into: &actions)
-        #expect(actions == [.quarantine(slot: slot)])
+        #expect(actions == [.quarantine(slot: slot, .timedOut)])
         #expect(tracker.slots[Int(slot)].error == .timedOut)
         tracker.checkInvariants()
     }
@@ -264,9 +264,59 @@ import Testing
             peer: 0, nonce: nonce, instance: instance,
             session: SessionID(index: 1, generation: 3), credits: 1, now: Self.second,
             into: &actions)
-        #expect(actions == [.end(slot: sent, error)])
+        #expect(actions == [.quarantine(slot: sent, error)])
         // What was not sent yet goes out in the new session.
         #expect(tracker.end(sent) == waiting)
+    }
+
+    /// A peer that has not answered for memory is asked, ever more rarely while it is silent, until
+    /// it owes nothing; a call to it does not wait for the next time.
+    @Test func asksAPeerThatOwesAnAnswer() {
+        var tracker = Self.make(credits: 2)
+        let peer = Self.peer
+        var actions: [CallAction] = []
+        var now = Self.second
+        tracker.lost(peer, isGone: true, now: now, into: &actions)
+        #expect(actions.isEmpty && tracker.needsProbes == false)
+        tracker.owes(peer, true, now: now)
+        #expect(tracker.needsProbes == true)
+        var times: [UInt64] = []
+        while now < 120 * Self.second {
+            now += 50_000_000
+            tracker.probe(now: now, into: &actions)
+            if !actions.isEmpty { times.append(now) }
+            #expect(actions.count <= 1)
+            actions = []
+        }
+        #expect((12...22).contains(times.count), "\(times)")
+        let last = times[times.count - 1] - times[times.count - 2]
+        #expect(last >= CallTracker.owedIntervalMax)
+        // Somebody waits for it now.
+        let admission = tracker.open(
+            peer: peer, deadline: .max, exposes: false, now: now)
+        #expect(admission != .overloaded)
+        tracker.probe(now: now + CallTracker.probeAfter, into: &actions)
+        guard case .hello(peer, let nonce, _)? = actions.first else {
+            Issue.record("no hello: \(actions)")
+            return
+        }
+        now += CallTracker.probeAfter
+        actions = []
+        #expect(
+            tracker.answered(
+                peer: 0, nonce: nonce, instance: 7, session: SessionID(index: 1, generation: 9),
+                credits: 2, now: now, into: &actions))
+        for case .grant(let slot) in actions {
+            _ = tracker.end(slot)
+            tracker.close(slot)
+        }
+        actions = []
+        // It is there, and still owes an answer: it is asked again soon.
+        tracker.probe(now: now + CallTracker.probeIntervalMax, into: &actions)
+        #expect(actions.count == 1)
+        tracker.owes(peer, false, now: now)
+        #expect(tracker.needsProbes == false)
+        tracker.checkInvariants()
     }
 
     private static func perform(
@@ -274,7 +324,7 @@ import Testing
     ) {
         for action in actions {
             switch action {
-            case .end(let slot, _), .quarantine(let slot):
+            case .end(let slot, _), .quarantine(let slot, _):
                 guard tracker.isOpen(slot) else { continue }
                 _ = tracker.end(slot)
             case .hello(let peer, let nonce, _): nonces[Int(peer)] = nonce

@@ -69,10 +69,12 @@ import Testing
             #expect(called.count == ContextMetrics.set.entries.count)
             #expect(called["dray_cart_requests_sent_total"] == .count(33))
             #expect(called["dray_cart_calls_failed_total"] == .count(1))
+            #expect(called["dray_cart_error_replies_received_total"] == .count(1))
             // The requests, and the replies at the other end.
             #expect(called["dray_cart_spills_total"] == .count(32))
             #expect(called["dray_cart_bulk_reads_total"] == .count(32))
             #expect(called["dray_cart_sessions"] == .level(0))
+            #expect(called["dray_cart_exposures_made_total"] == .count(32))
             let served = values(registry, tag: 9)
             #expect(served["dray_cart_requests_received_total"] == .count(33))
             #expect(served["dray_cart_error_replies_sent_total"] == .count(1))
@@ -132,6 +134,49 @@ import Testing
             // Two at a time: two waited for ten milliseconds, two for twenty.
             #expect(delay.count == 4)
             #expect(delay.percentile(0.5) < 15_000_000 && delay.maximum > 15_000_000)
+        }
+    }
+
+    /// What did not come about: calls that had no room, addresses of nothing, replies to a caller
+    /// who is gone. Each is counted once.
+    @Test func whatComesToNothingIsCounted() async throws {
+        try await withRig(.simulated) { rig in
+            let client = try rig.makeContext { $0.waitingMax = 1 }
+            let server = try rig.makeContext { $0.credits = 1 }
+            let state = serve(server)
+            let there = Destination.address(server.address)
+            _ = try await client.call(TestProtocol.echo, Blob(), to: there)
+            let payload = IOBuffer(copying: pattern(100))
+            var ends: [RPCError?] = []
+            for _ in 0..<3 {
+                rig.xstream.spawn {
+                    ends.append(
+                        await failure { () throws(RPCError) in
+                            try await client.call(
+                                TestProtocol.wait, Blob(), to: there,
+                                payload: UnsafeRawBufferPointer(payload.bytes),
+                                deadline: .after(.seconds(1)))
+                        })
+                }
+            }
+            try await rig.wait("the first request") { state.held.count == 1 }
+            #expect(ends == [.overloaded])
+            #expect(client.counters.callsRefused == 1 && client.counters.callsFailed == 1)
+            #expect(server.counters.receivesHeld == 1)
+            let nowhere = Destination.address(FabricAddress(provider: "none", bytes: [1]))
+            _ = await failure { () throws(RPCError) in
+                try await client.call(TestProtocol.echo, Blob(), to: nowhere)
+            }
+            #expect(client.counters.addressesFailed == 1)
+            let (before, reply) = (server.counters, state.held.removeFirst())
+            #expect(reply.request.sourceAddress == client.address)
+            server.dropSession(reply.request.session, says: false)
+            #expect(reply.request.sourceAddress == nil)
+            reply.reply(Blob())
+            let after = server.counters
+            #expect(after.repliesDropped == 1 && after.repliesSent == before.repliesSent)
+            #expect(after.receivesHeld == 0 && after.dropped == before.dropped)
+            try await rig.wait("the end") { ends.count == 3 }
         }
     }
 

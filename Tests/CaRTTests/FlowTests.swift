@@ -271,7 +271,35 @@ import Testing
             client.withdraw(handle)
             let target = try server.makeBuffer(count: 4096)
             try await server.bulkGet(handle.descriptor, into: target, range: 0..<4096)
+            #expect(handle.isQuarantined)
+            // Until the handler has answered, however late.
             state.held = []
+            try await rig.wait("the release") { !handle.isQuarantined }
+            #expect(client.counters.quarantinedBytes == 0 && client.counters.exposures == 0)
+        }
+    }
+
+    /// A call may leave its memory to a peer that does not answer, and return at once.
+    @Test(arguments: FabricKind.allCases)
+    func leavesItsMemory(kind: FabricKind) async throws {
+        try await withRig(kind) { rig in
+            let (client, server) = (try rig.makeContext(), try rig.makeContext())
+            let state = serve(server)
+            let handle = try client.expose(IOBuffer(count: 4096), access: .remoteRead)
+            let begin = rig.xstream.now
+            let end = await failure { () throws(RPCError) in
+                try await client.call(
+                    TestProtocol.wait, Blob(), to: .address(server.address), exposing: [handle],
+                    deadline: .after(.seconds(1)), options: CallOptions(leavesMemory: true))
+            }
+            #expect(end == .timedOut)
+            #expect(rig.xstream.now.since(begin) < .seconds(5))
+            client.withdraw(handle)
+            #expect(handle.isQuarantined && client.usage.quarantined == 1)
+            try await rig.wait("the request") { state.held.count == 1 }
+            state.held = []
+            try await rig.wait("the release") { client.usage.isComplete }
+            #expect(!handle.isQuarantined && client.counters.exposures == 0)
         }
     }
 

@@ -112,7 +112,8 @@ struct Program {
         #expect(missing.error.hasPrefix("dray: \(program.cluster.text): there is no cluster;"))
         #expect(missing.error.split(separator: "\n").count == 1)
         for shell in ["bash", "zsh", "fish"] {
-            #expect(try program.run("completions", shell).output.count > 1000)
+            let script = try program.run("completions", shell)
+            #expect(script.output.count > 1000 && script.text.contains("read-only"))
         }
         let printed = try program.run(
             "engine", "start", "--print-config", "--device", "/x", "--rank", "3")

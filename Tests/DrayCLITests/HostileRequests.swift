@@ -18,10 +18,18 @@ struct HostileRequests {
             deadline: .after(.seconds(10)))
         let pool = try #require(metadata.pools.first)
         let container = try #require(metadata.containers.first)
+        #expect(metadata.secrets == [])
+        var open = ContainerOpenRequest()
+        open.pool = container.pool
+        open.label = container.label
+        open.access = .readWrite
+        let opened = try await context.call(
+            ManagementProtocol.open, open, to: engine, deadline: .after(.seconds(10)))
         var place = ObjectTarget()
         place.pool = pool.id
         place.container = container.id
         place.mapVersion = pool.map.version
+        place.capability = try #require(opened.containers.first).capability
         // An object of class S1, with one group.
         place.object = ObjectID(high: 1 << 56 | 1 << 32, low: 9)
         await updates(place)
@@ -66,6 +74,8 @@ struct HostileRequests {
         await refused(.notFound) { $0.parts[0].target.pool = UniqueID(high: 9, low: 9) }
         await refused(.notFound) { $0.parts[0].target.container = UniqueID(high: 9, low: 9) }
         await refused(.staleMap) { $0.parts[0].target.mapVersion = 77 }
+        await refused(.notPermitted) { $0.parts[0].target.capability.tag ^= 1 }
+        await refused(.notPermitted) { $0.parts[0].target.capability.access = .readOnly }
         await refused(.invalidArgument) { $0.parts[0].operations = [] }
         await refused(.invalidArgument) { $0.parts[0].operations[0].length = .max }
         await refused(.invalidArgument) { $0.parts[0].operations[0].checksums = [1, 2, 3] }
@@ -124,6 +134,7 @@ struct HostileRequests {
             $0.bulk = BulkDescriptor()
         }
         await refused(.notFound) { $0.target.pool = .zero }
+        await refused(.notPermitted) { $0.target.capability = Capability() }
         // An epoch that has not come, and a key that is no integer.
         await refused(.invalidArgument) { $0.epoch = .max }
         await refused(.invalidArgument) { $0.epoch = 1 << 63 }

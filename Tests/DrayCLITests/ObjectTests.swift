@@ -17,6 +17,7 @@ import Testing
         try records(cluster)
         try verifications(cluster, id)
         try badArguments(cluster, id)
+        try readOnly(cluster)
         try anEngineThatIsDown(cluster, id)
         try damage(cluster, id, members)
         try arrays(cluster)
@@ -177,6 +178,20 @@ import Testing
         try cluster.expectRefusal(
             ["object", "verify", "tank/three", "\(high).abc"], .notFound,
             ["object \(high).abc", "dray object list tank/three"])
+    }
+
+    private func readOnly(_ cluster: ReplicatedCluster) throws {
+        for change in [
+            ["kv", "put", "tank/three", "key0", "5"], ["kv", "remove", "tank/three", "key0"],
+            ["fs", "mkdir", "tank/two:/new"], ["fs", "rm", "tank/two:/tree/a"],
+        ] {
+            try cluster.expectRefusal(
+                change + ["--read-only"], .failure, ["opened for reading only"])
+        }
+        #expect(
+            try cluster.expect("kv", "get", "tank/three", "key0") == ReplicatedCluster.value("key0")
+        )
+        #expect(try cluster.expect("fs", "ls", "tank/two:/tree") == "a\nb\n")
     }
 
     /// An engine that does not answer is named: what it has is not known.

@@ -1,10 +1,10 @@
-import BIO
 import DrayEngine
 import DrayProtocol
 import DrayRuntime
 import Foundation
 import Testing
 
+@testable import BIO
 @testable import DrayCLI
 
 @Suite struct StorageCommandTests {
@@ -48,6 +48,40 @@ import Testing
         #expect(forced.status == 0, "\(forced.error)")
         let two = try run(program, ["format", path, "--device", "/x"] + Self.settings)
         #expect(two.status == 64)
+    }
+
+    /// The mark is shown, and taken away once.
+    @Test func aFaultyDeviceIsReinstated() async throws {
+        let program = try Program()
+        defer { Program.remove(program.directory) }
+        let path = program.directory.text + "/device"
+        let made = try run(program, ["format", path, "--size", "256MiB"] + Self.settings)
+        #expect(made.status == 0, "\(made.error)")
+        func reinstate() throws -> [ReinstatedDevice] {
+            let result = try run(program, ["reinstate", path, "--json"])
+            #expect(result.status == 0, "\(result.error)")
+            return try JSONDecoder().decode([ReinstatedDevice].self, from: Data(result.output))
+        }
+        #expect(try reinstate() == [ReinstatedDevice(path: path, stores: 0)])
+        let xstream = World.real().makeXStream(name: "cli-test")
+        defer { xstream.stop() }
+        try await xstream.run { () async throws(BIOError) in
+            let device = try RealDeviceStore().open(path: path, on: xstream)
+            let partition = try await BlockStore.labels(on: device)[1].partition
+            try await BlockStore.setFaulty(true, device, partition)
+            await device.close()
+        }
+        let query = try run(program, ["query", path])
+        #expect(query.status == 1)
+        #expect(query.text.contains("declared FAULTY"), "\(query.text)")
+        #expect(try run(program, ["scan", path]).text.contains("declared FAULTY"))
+        #expect(try reinstate() == [ReinstatedDevice(path: path, stores: 1)])
+        #expect(try run(program, ["query", path]).status == 0)
+        let none = try run(program, ["reinstate", path, program.directory.text + "/none"])
+        #expect(none.status != 0)
+        let empty = program.directory.text + "/empty"
+        #expect(FileManager.default.createFile(atPath: empty, contents: Data(count: 1 << 20)))
+        #expect(try run(program, ["reinstate", empty]).status == 4)
     }
 
     @Test func twoDevicesAreAPair() throws {

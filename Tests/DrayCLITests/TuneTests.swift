@@ -65,6 +65,18 @@ import Testing
         let full = try program.dray("kv", "put", "tank/c", "key", "value")
         #expect(full.status != 0 && full.error.contains("is full"), "\(full.error)")
         #expect(try program.dray("kv", "put", "tank/c", "key", "value").status == 0)
+        // Each layer above fails in its own words.
+        try #require(
+            try program.dray(
+                "engine", "faults", "engine.object,error=io", "metadata.store"
+            ).status == 0)
+        let broken = try program.dray("kv", "put", "tank/c", "key", "value")
+        #expect(broken.status != 0 && broken.error.contains("(injected)"), "\(broken.error)")
+        let refused = try program.dray("container", "create", "tank/d")
+        #expect(refused.status != 0 && refused.error.contains("(injected)"), "\(refused.error)")
+        let unknown = try program.dray("engine", "faults", "vos.space,error=io")
+        #expect(unknown.status == 64 && unknown.error.contains("no-space"), "\(unknown.error)")
+        try #require(try program.dray("engine", "faults", "vos.space,count=1").status == 0)
         let table = try program.dray("engine", "faults")
         #expect(table.text.contains("vos.space,count=1"))
         // A loaded engine: the client tries again until it gets through.
@@ -73,5 +85,6 @@ import Testing
         #expect(try program.dray("kv", "get", "tank/c", "key").status == 0)
         try #require(try program.dray("engine", "faults", "--clear").status == 0)
         #expect(try program.dray("engine", "faults").text.contains("vos") == false)
+        #expect(try program.dray("container", "create", "tank/d").status == 0)
     }
 }

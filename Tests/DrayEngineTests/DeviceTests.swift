@@ -1,9 +1,9 @@
-import BIO
 import DrayFabric
 import DrayProtocol
 import DrayRuntime
 import Testing
 
+@testable import BIO
 @testable import DrayEngine
 
 /// Which targets are on which device, and how an engine finds its devices again.
@@ -257,6 +257,56 @@ import Testing
             #expect(engine.targets.count == 5 && engine.lostTargets.isEmpty)
             await engine.stop()
             #expect(node.store.image(path: "b").hasUnreadable == false)
+        }
+    }
+
+    /// A device that was declared faulty is not served from by the next engine, nor by the one
+    /// after that, until somebody returns it to service.
+    @Test func aFaultyDeviceStaysOutOfService() throws {
+        let node = try Node(seed: 6, Self.paths + ["m"])
+        var configuration = Node.configuration(Self.paths, targets: 5)
+        configuration.metadataDevicePath = "m"
+        node.format(configuration)
+        let made = configuration
+        func declareFaulty(_ path: String) {
+            node.run { world, xstream in
+                let device = try world.devices.open(path: path, on: xstream)
+                let labels = try await BlockStore.labels(on: device)
+                try await BlockStore.setFaulty(true, device, labels[0].partition)
+                await device.close()
+            }
+        }
+        func reinstate(_ path: String) {
+            node.run { world, xstream in
+                let device = try world.devices.open(path: path, on: xstream)
+                #expect(try await BlockStore.reinstate(device) == 1)
+                await device.close()
+            }
+        }
+        for path in ["a", "b", "m"] {
+            declareFaulty(path)
+            if path != "b" {
+                let refusal = node.refusal(configuration)
+                #expect(refusal.contains("device \(path) was declared faulty"), "\(refusal)")
+            }
+            for _ in 0..<2 where path == "b" {
+                node.run { world, _ in
+                    let engine = try await Engine.start(made, world: world)
+                    #expect(engine.targets.count == 3)
+                    var lost: [Int] = []
+                    for target in engine.lostTargets {
+                        lost.append(await target.xstream.run { target.value.index })
+                    }
+                    #expect(lost == [1, 4])
+                    await engine.stop()
+                }
+            }
+            reinstate(path)
+        }
+        node.run { world, _ in
+            let engine = try await Engine.start(made, world: world)
+            #expect(engine.targets.count == 5 && engine.lostTargets.isEmpty)
+            await engine.stop()
         }
     }
 

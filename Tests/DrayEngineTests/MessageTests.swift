@@ -44,7 +44,8 @@ import Testing
         var part = ObjectPart()
         part.target = ObjectTarget(
             pool: UniqueID(high: 1, low: 2), container: UniqueID(high: 3, low: 4),
-            object: ObjectID(high: 5, low: 6), mapVersion: 7)
+            object: ObjectID(high: 5, low: 6), mapVersion: 7,
+            capability: Capability(.readWrite, tag: .max - 5))
         part.operations = [operation, ObjectOperation()]
         part.reads = [ObjectRead(dkey: [1], instance: 2), ObjectRead(dkey: nil, instance: 3)]
         var update = ObjectUpdateRequest()
@@ -120,6 +121,7 @@ import Testing
         try fuzz(inspect, seed: 30)
         var list = ObjectListRequest()
         list.after = ObjectID(high: 1, low: 2)
+        list.capability = Capability(.readOnly, tag: 7)
         try fuzz(list, seed: 32)
         var listed = ObjectListReply()
         listed.objects = [ObjectID(high: 3, low: 4)]
@@ -176,7 +178,22 @@ import Testing
         request.metadata.snapshots = [snapshot]
         request.metadata.destroyed = [DestroyedRecord(pool: .zero)]
         request.metadata.destroyedSnapshots = [snapshot]
+        let secret = PoolSecret(pool: pool.id, key: (1...32).map { UInt8($0) })
+        request.metadata.secrets = [secret]
         try fuzz(request, seed: 5)
+        #expect(request.metadata.withoutSecrets.secrets == [])
+        #expect(!"\(request)".contains("\(secret.key)"))
+        try fuzz(secret, seed: 36)
+        #expect(throws: DecodingFailure.invalidValue) {
+            try PoolSecret(decoding: [UInt8](repeating: 0, count: 16) + [1, 0, 0, 0, 9])
+        }
+        var open = ContainerOpenRequest()
+        open.label = "photos"
+        open.access = .readWrite
+        try fuzz(open, seed: 37)
+        var opened = ContainerOpenReply()
+        opened.containers = [OpenedContainer(container, Capability(.readWrite, tag: 1 << 100))]
+        try fuzz(opened, seed: 38)
         var map = ClusterMapReply()
         map.engines = [EngineRecord(rank: 1, addresses: ["sim://a", "sim://a-1"])]
         try fuzz(map, seed: 6)

@@ -10,6 +10,7 @@ import VOS
 @Suite struct MetadataTests {
     private let map = PoolMap(version: 1, engines: [.init(rank: 0, targetCount: 2)])
     private let capacity: UInt64 = 1 << 30
+    private let secret = [UInt8](repeating: 7, count: PoolSecret.keyLength)
 
     private func id(_ number: UInt64) -> UniqueID { UniqueID(high: 1, low: number) }
 
@@ -40,7 +41,7 @@ import VOS
         _ metadata: inout ClusterMetadata, _ change: MetadataChange
     ) -> ServiceCode? {
         do {
-            try metadata.apply(change, map: map, capacity: capacity)
+            try metadata.apply(change, map: map, capacity: capacity, secret: secret)
             return nil
         } catch {
             return error.code
@@ -156,7 +157,7 @@ import VOS
         var metadata = ClusterMetadata()
         func make(_ change: MetadataChange) -> (code: ServiceCode, message: String)? {
             do {
-                try metadata.apply(change, map: map, capacity: .max)
+                try metadata.apply(change, map: map, capacity: .max, secret: secret)
                 return nil
             } catch {
                 return (error.code, error.message)
@@ -196,13 +197,32 @@ import VOS
         #expect(make(change(.createPool, pool: 999, label: "p", size: 1 << 40)) == nil)
     }
 
+    /// A resend finds the secret that there is; a pool takes it along when it goes.
+    @Test func aPoolHasOneSecret() throws {
+        var metadata = containers()
+        let known = metadata.secrets
+        #expect(known == [PoolSecret(pool: id(1), key: secret)])
+        let other = [UInt8](repeating: 8, count: PoolSecret.keyLength)
+        try metadata.apply(
+            change(.createPool, pool: 1, label: "tank"), map: map, capacity: capacity,
+            secret: other)
+        #expect(metadata.secrets == known)
+        try metadata.apply(
+            change(.createPool, pool: 2, label: "second"), map: map, capacity: capacity,
+            secret: other)
+        #expect(metadata.secret(of: id(1))?.key == secret)
+        #expect(metadata.secret(of: id(2))?.key == other)
+        #expect(outcome(&metadata, change(.destroyPool, pool: 1)) == nil)
+        #expect(metadata.secrets == [PoolSecret(pool: id(2), key: other)])
+    }
+
     @Test func anotherVersionIsNotRead() throws {
         var request = MetadataAcceptRequest()
         request.ballot = Ballot(stamp: 7, rank: 1)
         let bytes = StoredMetadata.bytes(of: request)
         #expect(try StoredMetadata.decode(bytes) == request)
         for (bytes, part) in [
-            ([StoredMetadata.version + 1] + bytes.dropFirst(), "stored in version 2"),
+            ([StoredMetadata.version + 1] + bytes.dropFirst(), "stored in version 3"),
             (bytes + [0], "cannot be read"), (Array(bytes.dropLast()), "cannot be read"),
             ([], "nothing is stored"),
         ] {
@@ -228,12 +248,12 @@ import VOS
         var metadata = ClusterMetadata()
         try metadata.apply(
             change(.createPool, pool: 1, label: "tank", size: 1 << 30), map: map,
-            capacity: capacity)
+            capacity: capacity, secret: secret)
         var container = change(.createContainer, pool: 1, container: 5, label: "c")
         container.objectClass = try #require(ObjectClass(name)).code
         var message: String?
         do {
-            try metadata.apply(container, map: map, capacity: capacity)
+            try metadata.apply(container, map: map, capacity: capacity, secret: secret)
         } catch {
             #expect(error.code == .invalidArgument)
             message = error.message

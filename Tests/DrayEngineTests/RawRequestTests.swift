@@ -14,7 +14,7 @@ import Testing
 /// Requests that Dray's own client would not make, or not in this order, at a simulated engine.
 @Suite struct RawRequestTests {
     /// An engine with one target, a client, and a context beside it.
-    private struct Rig {
+    struct Rig {
         let cluster: SimulatedCluster
         let xstream: XStream
         let client: Cluster
@@ -72,7 +72,7 @@ import Testing
             var part = ObjectPart()
             part.target = ObjectTarget(
                 pool: pool.id, container: container.id, object: object.id,
-                mapVersion: pool.record.map.version)
+                mapVersion: pool.record.map.version, capability: container.capability)
             part.operations = [operation]
             request.parts = [part]
             do throws(RPCError) {
@@ -202,7 +202,7 @@ import Testing
         var part = PreparePart()
         part.part.target = ObjectTarget(
             pool: rig.pool.id, container: object.container.id, object: object.id,
-            mapVersion: rig.pool.record.map.version)
+            mapVersion: rig.pool.record.map.version, capability: Capability())
         part.part.operations = [operation]
         part.leads = true
         var request = PrepareRequest()

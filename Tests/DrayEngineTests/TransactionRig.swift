@@ -92,7 +92,7 @@ struct TransactionRig {
         var part = ObjectPart()
         part.target = ObjectTarget(
             pool: pool.id, container: object.container.id, object: object.id,
-            mapVersion: pool.record.map.version)
+            mapVersion: pool.record.map.version, capability: object.container.capability)
         return part
     }
 

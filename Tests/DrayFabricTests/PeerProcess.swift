@@ -4,12 +4,7 @@ import DrayTestSupport
 import Glibc
 import Testing
 
-/// This test program once more, as a process of its own that can be killed. It runs the suite
-/// `main` only.
-final class PeerProcess {
-    let identifier: pid_t
-    private var isRunning = true
-
+extension PeerProcess {
     static let addressVariable = "DRAY_FABRIC_TEST_PEER"
 
     /// A process that answers messages at `address`.
@@ -18,62 +13,16 @@ final class PeerProcess {
             main: "PeerProcessMain", variable: "\(PeerProcess.addressVariable)=\(address)")
     }
 
-    init(main: String, variable: String) throws {
-        let arguments = [
-            "/proc/self/exe", "--testing-library", "swift-testing", "--filter", main,
-        ]
-        var environment: [String] = [variable]
-        let kept = [
-            "PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "HOME", "FI_LOG_LEVEL", FabricKind.variable,
-            "ASAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS",
-        ]
-        for name in kept {
-            if let value = getenv(name) { environment.append("\(name)=\(String(cString: value))") }
-        }
-        var actions = posix_spawn_file_actions_t()
-        posix_spawn_file_actions_init(&actions)
-        defer { posix_spawn_file_actions_destroy(&actions) }
-        posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0)
-        if getenv("FI_LOG_LEVEL") == nil {
-            posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0)
-        }
-        var argumentPointers = arguments.map { strdup($0) } + [nil]
-        var environmentPointers = environment.map { strdup($0) } + [nil]
-        defer {
-            for pointer in argumentPointers + environmentPointers { free(pointer) }
-        }
-        var child: pid_t = 0
-        let result = posix_spawn(
-            &child, "/proc/self/exe", &actions, nil, &argumentPointers, &environmentPointers)
-        try #require(result == 0, "no child process")
-        identifier = child
-    }
-
-    /// Ends the process as a crash does.
-    func kill() {
-        guard isRunning else { return }
-        isRunning = false
-        Glibc.kill(identifier, SIGKILL)
-        var status: Int32 = 0
-        waitpid(identifier, &status, 0)
-    }
-
     /// The exit status, once the process has ended; nil when it runs for longer than `limit`.
     func status(within limit: Duration) async -> Int32? {
         let clock = World.real().clock
         let end = clock.now + limit
-        while isRunning, clock.now < end {
-            var status: Int32 = 0
-            if waitpid(identifier, &status, WNOHANG) == identifier {
-                isRunning = false
-                return status
-            }
+        while clock.now < end {
+            if let status = poll() { return status }
             usleep(10_000)
         }
         return nil
     }
-
-    deinit { kill() }
 }
 
 /// A message to the peer process: a number, and where to answer to. The answer is the number and

@@ -182,6 +182,18 @@ import Testing
         #expect(again.clock.wallNanoseconds == behind.clock.wallNanoseconds)
     }
 
+    /// Secrets of simulated processes repeat with the seed, those of real ones never.
+    @Test func secrets() {
+        func secret(_ seed: UInt64, node: Int = 1, for purpose: String = "test") -> [UInt8] {
+            Simulation(seed: seed).world(node: node).secretBytes(32, for: purpose)
+        }
+        #expect(secret(1) == secret(1) && secret(1).count == 32)
+        let others = [secret(1), secret(2), secret(1, node: 2), secret(1, for: "another")]
+        #expect(Set(others).count == 4)
+        let world = World.real()
+        #expect(world.secretBytes(32, for: "test") != world.secretBytes(32, for: "test"))
+    }
+
     @Test func theHashDependsOnKindValueTimeAndOrder() {
         func hash(_ record: (Simulation) -> Void) -> UInt64 {
             let simulation = Simulation(seed: 1)

@@ -113,6 +113,69 @@ import Testing
         xstream.stop()
     }
 
+    /// The task of a body that was cancelled runs no other body.
+    @Test func aCancelledBodyTakesItsTaskWithIt() async {
+        let xstream = World.real().makeXStream(name: "cancelled")
+        let (cancelled, others) = await xstream.run { () -> (Int, Int) in
+            var (cancelled, others, left) = (0, 0, 40)
+            await SuspendedTask.suspend { done in
+                for index in 0..<40 {
+                    xstream.spawnWithTask { task in
+                        if index % 2 == 0 {
+                            xstream.schedule(at: xstream.now + .milliseconds(1)) { task.cancel() }
+                        }
+                        do throws(CancellationError) {
+                            try await xstream.sleepOrCancel(for: .milliseconds(50))
+                        } catch {
+                            if Task.isCancelled { cancelled += 1 }
+                        }
+                        left -= 1
+                        if left == 0 { done.resume() }
+                    }
+                }
+            }
+            await xstream.yield()
+            left = 100
+            await SuspendedTask.suspend { done in
+                for _ in 0..<100 {
+                    xstream.spawn {
+                        await xstream.yield()
+                        if Task.isCancelled { others += 1 }
+                        left -= 1
+                        if left == 0 { done.resume() }
+                    }
+                }
+            }
+            return (cancelled, others)
+        }
+        #expect(cancelled == 20)
+        #expect(others == 0)
+        xstream.stop()
+    }
+
+    @Test func sleepEndsWithTheCancellation() async {
+        let xstream = World.real().makeXStream(name: "sleep")
+        let ends = await xstream.run { () -> [Bool] in
+            var ends: [Bool] = []
+            let sleeper = xstream.spawnCancellable {
+                for time in [Duration.milliseconds(1), .seconds(3_600), .seconds(3_600)] {
+                    do throws(CancellationError) {
+                        try await xstream.sleepOrCancel(for: time)
+                        ends.append(true)
+                    } catch {
+                        ends.append(false)
+                    }
+                }
+            }
+            while ends.isEmpty { await xstream.sleep(for: .milliseconds(1)) }
+            sleeper.cancel()
+            await sleeper.value
+            return ends
+        }
+        #expect(ends == [true, false, false])
+        xstream.stop()
+    }
+
     @Test func errorsOfRunAreTyped() async {
         struct Refused: Error, Equatable { let number: Int }
         let xstream = World.real().makeXStream(name: "errors")

@@ -14,8 +14,8 @@ func aborted(_ begin: Int, _ steps: Step...) -> RecordedTransaction {
     RecordedTransaction(client: begin, steps: steps, outcome: .aborted, begin: begin, end: nil)
 }
 
-func unknown(_ begin: Int, _ steps: Step...) -> RecordedTransaction {
-    RecordedTransaction(client: begin, steps: steps, outcome: .unknown, begin: begin, end: nil)
+func unknown(_ begin: Int, _ steps: Step..., by end: Int? = nil) -> RecordedTransaction {
+    RecordedTransaction(client: begin, steps: steps, outcome: .unknown, begin: begin, end: end)
 }
 
 struct TransactionCase: Sendable, CustomTestStringConvertible {
@@ -52,6 +52,13 @@ struct TransactionCase: Sendable, CustomTestStringConvertible {
             [
                 unknown(0, .read(1, nil), .write(1, 10)), unknown(1, .read(1, nil), .write(1, 12)),
                 committed(2, 3, .read(1, 10)),
+            ]),
+        TransactionCase(
+            "an unknown one that happened late, and one of which nobody has seen anything",
+            [
+                unknown(0, .write(1, 10), by: 5), unknown(1, .read(1, 10), .write(1, 11), by: 3),
+                committed(2, 3, .read(1, nil)), committed(4, 7, .read(1, nil)),
+                committed(6, 8, .read(1, 10)),
             ]),
         TransactionCase(
             "an aborted one may have read anything",
@@ -112,6 +119,12 @@ struct TransactionCase: Sendable, CustomTestStringConvertible {
                 committed(0, 1, .write(1, 10)), unknown(2, .read(1, 10), .write(1, 11)),
                 committed(3, 5, .read(1, 10), .write(1, 12)), committed(4, 6, .read(1, 11)),
             ], finding: "lost update"),
+        TransactionCase(
+            "an unknown one that is seen after its last moment, and not before",
+            [
+                unknown(0, .write(1, 10), by: 2), committed(3, 4, .read(1, nil)),
+                committed(5, 6, .read(1, 10)),
+            ], finding: "stale read (G-single) in real time"),
         TransactionCase(
             "write skew",
             [
@@ -202,6 +215,26 @@ struct TransactionCase: Sendable, CustomTestStringConvertible {
         }
         #expect(passed > rounds / 100)
         #expect(passed < rounds * 99 / 100)
+    }
+
+    /// A transaction of unknown outcome has until its last moment, and no longer.
+    @Test(arguments: [(2, false), (3, true), (4, true)])
+    func aHistoryKnowsLastMoments(seconds: UInt64, mayStillHappen: Bool) {
+        func at(_ seconds: UInt64) -> Instant { Instant(nanoseconds: seconds * 1_000_000_000) }
+        var history = TransactionHistory()
+        let change = history.begin(client: 1, at: at(1), until: at(seconds))
+        history.add(.write(1, 10), to: change)
+        // The first one that begins after the last moment may have been there a little before.
+        for _ in 0..<2 {
+            let early = history.begin(client: 2, at: at(3))
+            history.add(.read(1, nil), to: early)
+            history.commit(early)
+        }
+        let late = history.begin(client: 2, at: at(5))
+        history.add(.read(1, 10), to: late)
+        history.commit(late)
+        #expect((history.check() == .passed) == mayStillHappen)
+        #expect(history.transactions[0].end == (seconds == 2 ? 1 : 5))
     }
 
     private func random(

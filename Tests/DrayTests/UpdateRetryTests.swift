@@ -15,7 +15,7 @@ import Testing
         (.notFound, .giveUp, .giveUp), (.exists, .giveUp, .giveUp),
         (.noSpace, .giveUp, .giveUp), (.unavailable, .giveUp, .giveUp),
         (.invalidArgument, .giveUp, .giveUp), (.corrupt, .giveUp, .giveUp),
-        (.device, .giveUp, .giveUp),
+        (.device, .giveUp, .giveUp), (.notPermitted, .giveUp, .giveUp),
     ])
     func afterAnAnswer(code: ServiceCode, known: UpdateRetry, unknown: UpdateRetry) {
         let error = RPCError.application(code: code.rawValue, message: "")

@@ -152,6 +152,11 @@ long dray_fabric_address(struct dray_fabric_endpoint *endpoint, void *bytes, siz
 int dray_fabric_insert(struct dray_fabric_endpoint *endpoint, const void *address, uint64_t *peer);
 void dray_fabric_remove(struct dray_fabric_endpoint *endpoint, uint64_t peer);
 
+/// Takes what has arrived from a peer, and ends the connection to it where the provider lets us.
+/// Returns whether it did: then nothing that the peer has begun reaches memory any more that is
+/// deregistered next.
+bool dray_fabric_disconnect(struct dray_fabric_endpoint *endpoint, uint64_t peer);
+
 /// Rings a shared-memory peer, and finds out who has its name now; 0 or a positive error number.
 int dray_fabric_resolve(
     struct dray_fabric_endpoint *endpoint, struct dray_fabric_named_peer *peer);

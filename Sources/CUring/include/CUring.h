@@ -27,7 +27,7 @@ void dray_ring_destroy(struct dray_ring *ring);
 int dray_ring_arm(struct dray_ring *ring);
 
 /// How many buffers a ring can have registered.
-#define DRAY_RING_BUFFERS 64
+#define DRAY_RING_BUFFERS 256
 /// A buffer that is not registered.
 #define DRAY_RING_NO_BUFFER (-1)
 

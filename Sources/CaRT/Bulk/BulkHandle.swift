@@ -1,7 +1,7 @@
 internal import DrayFabric
 
 /// An exposure of memory to peers. Ends by `Context.withdraw`, or when the last reference goes,
-/// and with the context.
+/// and with the context; but not while it is quarantined.
 ///
 /// Keeps the memory. Confined to the context's xstream.
 public final class BulkHandle {
@@ -13,8 +13,16 @@ public final class BulkHandle {
     /// Held as long as the exposure lasts: the buffer that the memory belongs to.
     let owner: AnyObject
     private let exposures: ExposureTable
-    /// A peer may still use the memory: only the context ends the exposure.
-    var isQuarantined = false
+    /// Calls that are over and whose peers have not answered for the memory.
+    var quarantines = 0
+    /// The user has given it back.
+    var isWithdrawn = false
+
+    /// Whether a peer may still use the memory, although the call that named it is over: its bytes
+    /// may change, and be read, at any time. Do not use it for anything else meanwhile; dropping
+    /// buffer and handle is fine, as the context keeps both. Never set after a call that returned,
+    /// or failed by the peer's word.
+    public var isQuarantined: Bool { quarantines > 0 }
 
     init(
         descriptor: BulkDescriptor, registration: Registration, range: Range<Int>,

@@ -26,6 +26,8 @@ struct BulkOperation {
     var isDone = false
     /// The caller looks no more: the end of the transfer is the end of the entry.
     var isAbandoned = false
+    /// The peer was taken for gone meanwhile.
+    var isPeerGone = false
     /// A reply that its sender may forget when an abandoned read is over.
     var release: SpillRelease?
     /// Which use of its place in the table this is.
@@ -45,6 +47,12 @@ struct BulkTable {
     var queued = Deque<UInt32>()
     /// Operations that are with the provider, or refused by it.
     var inFlight = 0
+    /// Reads whose callers look no more.
+    var abandonedReads = 0
+    /// Requests whose callers wait for the end of such reads, and what they will be told.
+    var heldFailures: [(RequestContext, RPCError)] = []
+    /// Operations whose peers were taken for gone meanwhile.
+    private(set) var goneCount = 0
     /// No transfer's deadline is earlier; may itself be too early.
     private(set) var nextDeadline: UInt64 = .max
 
@@ -68,15 +76,35 @@ struct BulkTable {
 
     /// The transfer is over for the fabric and for its caller.
     mutating func close(_ index: UInt32) {
+        if operations[Int(index)].isPeerGone { goneCount -= 1 }
         let generation = operations[Int(index)].generation
         operations[Int(index)] = BulkOperation()
         operations[Int(index)].generation = generation &+ 1
         free.append(index)
     }
 
+    /// The peer of a transfer is taken for gone, and the fabric is not done with it.
+    mutating func peerIsGone(_ index: Int) {
+        guard !operations[index].isPeerGone else { return }
+        operations[index].isPeerGone = true
+        goneCount += 1
+    }
+
+    /// Whether the fabric is not done with a transfer with a peer that was taken for gone.
+    /// O(transfers) while there are such.
+    func isBusyWithGone(_ peer: Int32) -> Bool {
+        goneCount > 0
+            && operations.contains { $0.peer == peer && $0.isPeerGone && !$0.isDone }
+    }
+
     /// Whether its caller still hopes for it.
     func isWanted(_ index: Int) -> Bool {
         operations[index].peer >= 0 && !operations[index].isDone && operations[index].error == nil
+    }
+
+    /// Whether the fabric still reads memory of `peer` for nobody. O(transfers).
+    func hasAbandonedRead(from peer: Int32) -> Bool {
+        operations.contains { $0.isAbandoned && $0.kind == .read && $0.peer == peer }
     }
 
     /// A read from memory with this key that the fabric is not done with. O(transfers).

@@ -149,9 +149,9 @@ extension Context {
     /// Otherwise as `bulkGet` of one descriptor. When it fails, some of the parts may be filled.
     public func bulkGet(
         _ vector: BulkVector, offset: Int = 0, into parts: [BulkPart],
-        deadline: Deadline = .standard
+        deadline: Deadline = .standard, for request: RequestContext? = nil
     ) async throws(RPCError) {
-        try await transfer(.read, vector, offset, parts, deadline)
+        try await transfer(.read, vector, offset, parts, deadline, request)
     }
 
     /// Copies `parts`, one after another, to a peer's exposed memory, starting at `offset` of it.
@@ -159,21 +159,24 @@ extension Context {
     /// Otherwise as `bulkPut` to one descriptor. When it fails, some of the memory may be filled.
     public func bulkPut(
         _ vector: BulkVector, offset: Int = 0, from parts: [BulkPart],
-        deadline: Deadline = .standard
+        deadline: Deadline = .standard, for request: RequestContext? = nil
     ) async throws(RPCError) {
-        try await transfer(.write, vector, offset, parts, deadline)
+        try await transfer(.write, vector, offset, parts, deadline, request)
     }
 
     private func transfer(
         _ kind: BulkOperation.Kind, _ vector: BulkVector, _ offset: Int, _ parts: [BulkPart],
-        _ deadline: Deadline
+        _ deadline: Deadline, _ request: RequestContext?
     ) async throws(RPCError) {
+        let begun = xstream.now.nanoseconds
+        let end = times(of: deadline, now: begun).0
+        defer { noteBulk(for: request, since: begun) }
+        if faults.isArmed { try await pass(.cartBulk) }
         let counts = parts.map(\.range.count)
         guard
             let pieces = vector.pieces(
                 offset: offset, parts: counts, sizeMax: endpoint.transferSizeMax)
         else { throw .fabric(.badKey) }
-        let end = times(of: deadline, now: xstream.now.nanoseconds).0
         var underWay: [UInt32] = []
         var next = 0
         var failure: RPCError?

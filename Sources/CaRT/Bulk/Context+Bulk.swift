@@ -35,15 +35,20 @@ extension Context {
     ) throws(RPCError) -> BulkHandle {
         guard !isClosed else { throw .closed }
         precondition(!range.isEmpty && range.lowerBound >= 0 && range.upperBound <= buffer.count)
-        let registration: Registration
-        guard !faults.fails(.fabricRegister) else {
-            throw .fabric(.provider(code: 12, message: "no memory can be registered (injected)"))
+        guard range.count <= options.quarantinedBytesMax - counts.quarantinedBytes else {
+            throw .overloaded
         }
+        let registration: Registration
         do throws(FabricError) {
+            guard !faults.fails(.fabricRegister) else {
+                throw .provider(code: 12, message: "no memory can be registered (injected)")
+            }
             registration = try Registration(buffer, range: range, at: endpoint, access: access)
         } catch {
+            counts.exposuresFailed += 1
             throw RPCError(error)
         }
+        counts.exposuresMade += 1
         var descriptor = BulkDescriptor()
         descriptor.owner = address
         descriptor.instance = instance
@@ -57,9 +62,11 @@ extension Context {
             exposures: exposures)
     }
 
-    /// Ends an exposure. Harmless when it has ended, or is quarantined. Call it after the call
-    /// that named the descriptor returned: the fabric does not stop a transfer that is under way.
+    /// Ends an exposure; one that is quarantined, as soon as its peer uses it no more. Harmless
+    /// when it has ended. Call it after the call that named the descriptor returned: the fabric
+    /// does not stop a transfer that is under way.
     public func withdraw(_ handle: BulkHandle) {
+        handle.isWithdrawn = true
         guard !handle.isQuarantined else { return }
         exposures.end(handle.registration, key: handle.descriptor.key)
     }
@@ -71,7 +78,8 @@ extension Context {
     ///
     /// The fabric stops no transfer. One that is not over by its deadline throws `.timedOut`, one
     /// whose task is cancelled `.cancelled`; both keep the buffer until the fabric is done with it,
-    /// and what is in it until then may change.
+    /// and what is in it until then may change. If the memory is that of a caller, it gets no
+    /// failure for an answer before that.
     ///
     /// - Throws: `.fabric(.badKey)` when the descriptor does not cover the range, does not allow
     ///   it, or is not valid any more.
@@ -85,8 +93,9 @@ extension Context {
     /// Copies `range` of `buffer` to a peer's exposed memory, starting at `offset` of it.
     ///
     /// Returns when the peer's processor sees the bytes. One that is not over by its deadline, or
-    /// whose task is cancelled, throws as `bulkGet` does, but only when the fabric is done or the
-    /// peer is gone: until then, the peer must not be told that its memory is its own again.
+    /// whose task is cancelled, throws as `bulkGet` does, but only when the fabric is done: until
+    /// then, the peer must not be told that its memory is its own again. It also throws when the
+    /// peer is evicted; no answer goes to that peer before the fabric is done.
     public func bulkPut(
         _ descriptor: BulkDescriptor, offset: Int = 0, from buffer: RegisteredBuffer,
         range: Range<Int>, deadline: Deadline = .standard, for request: RequestContext? = nil
@@ -99,18 +108,11 @@ extension Context {
         _ buffer: RegisteredBuffer, _ range: Range<Int>, _ deadline: Deadline,
         _ request: RequestContext?
     ) async throws(RPCError) {
+        guard !Task.isCancelled else { throw .cancelled }
         let begun = xstream.now.nanoseconds
         let end = times(of: deadline, now: begun).0
-        defer {
-            if let request, request.isTraced {
-                request.bulkTime += xstream.now.nanoseconds - begun
-            }
-        }
-        switch faults.strike(.cartBulk) {
-        case nil: break
-        case .fail: throw .unreachable
-        case .wait(let delay): await xstream.sleep(for: delay)
-        }
+        defer { noteBulk(for: request, since: begun) }
+        if faults.isArmed { try await pass(.cartBulk) }
         // Part by part where the fabric moves no more at a time.
         let sizeMax = endpoint.transferSizeMax
         var (start, offset) = (range.lowerBound, offset)
@@ -121,6 +123,12 @@ extension Context {
             start = part.upperBound
             offset += part.count
         } while start < range.upperBound
+    }
+
+    /// A transfer is over, however it ended: it is part of the trace of its request.
+    func noteBulk(for request: RequestContext?, since begun: UInt64) {
+        guard let request, request.isTraced else { return }
+        request.bulkTime += xstream.now.nanoseconds - begun
     }
 
     /// Begins a transfer of at most `Endpoint.transferSizeMax` bytes that `finish` waits for; nil
@@ -176,6 +184,7 @@ extension Context {
             bulks.close(index)
         } else {
             bulks.operations[position].isAbandoned = true
+            if kind == .read { bulks.abandonedReads += 1 }
         }
         if let error {
             counts.bulksFailed += 1
@@ -207,14 +216,16 @@ extension Context {
     }
 
     /// A transfer is not wanted any more. Whoever reads goes on at once, and the buffer stays until
-    /// the fabric is done with it. Whoever writes goes on when the fabric is done, or the peer is
-    /// gone: his answer tells the peer that its memory is its own again.
+    /// the fabric is done with it. Whoever writes goes on when the fabric is done: his answer tells
+    /// the peer that its memory is its own again. Or when the peer is taken for gone: then it is
+    /// told nothing before the fabric is done (`replySlot`).
     private func abandonBulk(_ index: UInt32, _ error: RPCError, isGone: Bool = false) {
         let position = Int(index)
         guard bulks.operations[position].peer >= 0, !bulks.operations[position].isDone else {
             return
         }
         if bulks.operations[position].error == nil { bulks.operations[position].error = error }
+        if isGone { bulks.peerIsGone(position) }
         guard isGone || bulks.operations[position].kind == .read else { return }
         let waiter = bulks.operations[position].waiter
         bulks.operations[position].waiter = nil
@@ -334,11 +345,12 @@ extension Context {
     private func bulkIsOver(_ index: UInt32) {
         let position = Int(index)
         guard !bulks.operations[position].isAbandoned else {
-            let (peer, release) = (
-                bulks.operations[position].peer, bulks.operations[position].release
-            )
+            let operation = bulks.operations[position]
             bulks.close(index)
-            if let release { sendRelease(release, to: peer) }
+            if let release = operation.release { sendRelease(release, to: operation.peer) }
+            guard operation.kind == .read else { return }
+            bulks.abandonedReads -= 1
+            if !bulks.heldFailures.isEmpty { releaseHeldFailures() }
             return
         }
         bulks.operations[position].isDone = true

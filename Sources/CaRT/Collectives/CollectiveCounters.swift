@@ -4,6 +4,8 @@ public struct CollectiveCounters: Hashable, Sendable {
     public var started = 0
     /// Those that ended because their task was cancelled.
     public var cancelled = 0
+    /// Those in which a rank failed.
+    public var failed = 0
     /// Ranks that replied to collectives that began here.
     public var ranksSucceeded = 0
     /// Ranks that failed in collectives that began here.

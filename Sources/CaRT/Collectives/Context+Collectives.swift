@@ -25,15 +25,31 @@ extension Context {
         let handlers = CollectiveHandlers(
             preForward: preForward, handle: handle, postReply: postReply)
         registerDeferred(procedure.procedure) { request, reply in
-            do throws(RPCError) {
-                try reply.request.context.takePart(procedure, handlers, request, reply)
-            } catch {
-                reply.fail(error)
+            let context = reply.request.context
+            switch context.faults.strike(.collectivePart) {
+            case nil: context.join(procedure, handlers, request, reply)
+            case .fail(let fault): reply.fail(RPCError(fault))
+            case .wait(let delay):
+                context.xstream.spawn {
+                    await context.xstream.sleep(for: delay)
+                    context.join(procedure, handlers, request, reply)
+                }
             }
         }
     }
 
     /// A parent asks us.
+    private func join<Q, R>(
+        _ procedure: CollectiveProcedure<Q, R>, _ handlers: CollectiveHandlers<Q, R>,
+        _ request: CollectiveRequest, _ parent: DeferredReply<CollectiveAnswer>
+    ) {
+        do throws(RPCError) {
+            try takePart(procedure, handlers, request, parent)
+        } catch {
+            parent.fail(error)
+        }
+    }
+
     private func takePart<Q, R>(
         _ procedure: CollectiveProcedure<Q, R>, _ handlers: CollectiveHandlers<Q, R>,
         _ request: CollectiveRequest, _ parent: DeferredReply<CollectiveAnswer>
@@ -153,6 +169,7 @@ extension Context {
         let result = result(part, ranks)
         counts.collectives.ranksSucceeded += result.succeeded
         counts.collectives.ranksFailed += result.failed
+        if result.failed > 0 { counts.collectives.failed += 1 }
         return result
     }
 

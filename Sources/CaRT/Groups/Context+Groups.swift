@@ -36,19 +36,28 @@ extension Context {
     func lookUpMember(_ destination: Destination, _ deadline: Deadline) async throws(RPCError) {
         guard case .rank(let rank, let tag) = destination else { return }
         counts.lookUps += 1
-        let addresses = try await lookUp(
-            rank: rank, at: .rank(rank, tag: 0), deadline: deadline)
-        guard Int(tag) < addresses.count else { throw .wrongTag }
-        group.learn(addresses, rank: rank)
+        do throws(RPCError) {
+            if faults.isArmed { try await pass(.groupLookUp) }
+            let addresses = try await lookUp(
+                rank: rank, at: .rank(rank, tag: 0), deadline: deadline)
+            guard Int(tag) < addresses.count else { throw .wrongTag }
+            group.learn(addresses, rank: rank)
+        } catch {
+            counts.lookUpsFailed += 1
+            if error == .timedOut { counts.lookUpsTimedOut += 1 }
+            throw error
+        }
     }
 
     // MARK: - Members that are gone
 
-    /// Ends everything under way to a member that is gone for certain, with `.unreachable`: calls
+    /// Ends everything under way to a member that is taken for gone, with `.unreachable`: calls
     /// without a time-out and those that wait for credits, too. Barriers that wait for it fail. A
     /// failure detector calls this; so does a group that loses the member.
     ///
-    /// Later calls to the rank go out as usual, over a new connection.
+    /// The member may have been silent only, and go on: memory that those calls exposed is
+    /// quarantined until it is certain that the member uses it no more. Later calls to the rank go
+    /// out as usual, over a new connection.
     public func evict(rank: UInt32) {
         for peer in peers(of: rank) { peerIsGone(peer) }
         if rank != self.rank { barriers.lose([rank], .unreachable) }

@@ -160,6 +160,13 @@ public final class IncastNamespace {
         _ procedure: Procedure<Q, R>, _ request: Q, to rank: UInt32, place: IncastPlace,
         limit: IncastLimit, for operation: IncastOperation?
     ) async -> Result<R, RPCError> {
+        if context.faults.isArmed {
+            do throws(RPCError) {
+                try await context.pass(.incastSend)
+            } catch {
+                return .failure(error)
+            }
+        }
         guard !isOver else { return .failure(.closed) }
         let wait = IncastWait<R>()
         let trace = place.trace

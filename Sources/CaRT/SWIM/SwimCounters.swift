@@ -22,6 +22,8 @@ public struct SwimCounters: Hashable, Sendable {
     public var recoveries = 0
     /// Times that others took us for dead, or had a group without us.
     public var exclusions = 0
+    /// Times that the detector came to doubt itself, or doubted itself more.
+    public var doubts = 0
 
     /// How much reason the detector has now to doubt itself: 0 (none) to 8.
     public var doubt = 0

@@ -143,6 +143,7 @@ public final class SwimService {
             case .excluded(let exclusion): tell(.excluded(exclusion))
             }
         }
+        if doubt > context.counts.swim.doubt { context.counts.swim.doubts += 1 }
         context.counts.swim.doubt = doubt
         arm()
     }

@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import Dray
 internal import DrayPlacement
+internal import DrayProtocol
 internal import DrayRuntime
 
 struct BenchCommand: AsyncParsableCommand {
@@ -88,7 +89,7 @@ struct ObjectBenchCommand: AsyncParsableCommand {
     func run() async throws {
         let results = try await cluster.withCluster {
             (cluster, _) async throws(CommandFailure) -> [BenchResult] in
-            let container = try await cluster.container(container)
+            let container = try await cluster.container(container, .readWrite)
             var results: [BenchResult] = []
             for size in size.flatMap(\.elements) {
                 for depth in depth.flatMap(\.elements) {

@@ -2,6 +2,7 @@ internal import ArgumentParser
 internal import BIO
 internal import Dray
 internal import DrayFabric
+internal import DrayProtocol
 internal import DrayRuntime
 
 /// Which cluster a command talks to.
@@ -89,6 +90,16 @@ struct ClusterOptions: ParsableArguments {
     }
 }
 
+/// What a command that changes containers opens them for. Those that only read open them for that.
+struct AccessOptions: ParsableArguments {
+    @Flag(
+        name: .long,
+        help: "Open the container for reading only: whatever would change it is refused.")
+    var readOnly = false
+
+    var access: ContainerAccess { readOnly ? .readOnly : .readWrite }
+}
+
 /// Whether a command prints data for programs.
 struct OutputOptions: ParsableArguments {
     @Flag(name: .long, help: "Print JSON instead of text.")
@@ -135,10 +146,12 @@ func store<Value>(
 }
 
 extension Cluster {
-    /// The container at a path.
-    func container(_ path: ContainerPath) async throws(CommandFailure) -> Container {
+    /// Opens the container at a path.
+    func container(
+        _ path: ContainerPath, _ access: ContainerAccess
+    ) async throws(CommandFailure) -> Container {
         try await store(path.text) { () async throws(DrayError) in
-            try await pool(path.pool).container(path.container)
+            try await pool(path.pool).container(path.container, access)
         }
     }
 }

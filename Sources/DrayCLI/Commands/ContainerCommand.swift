@@ -2,6 +2,7 @@ internal import ArgumentParser
 internal import Dray
 internal import DrayChecksums
 internal import DrayPlacement
+internal import DrayProtocol
 internal import DrayRuntime
 
 struct ContainerCommand: ParsableCommand {
@@ -82,7 +83,7 @@ struct ContainerCommand: ParsableCommand {
         func run() async throws {
             let containers = try await cluster.run("pool \(pool)") {
                 (cluster) async throws(DrayError) in
-                try await cluster.pool(pool).containers()
+                try await cluster.pool(pool).containers(.readOnly)
             }.map(Info.init)
             var table = Table([
                 ("CONTAINER", .left), ("CLASS", .left), ("CHECKSUM", .left), ("ID", .left),

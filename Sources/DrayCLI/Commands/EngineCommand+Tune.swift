@@ -37,14 +37,21 @@ extension EngineCommand {
             abstract: "Show or change the faults that are injected into running engines.",
             discussion: """
                 For tests of what stands above. A fault is POINT with any of probability=0…1, \
-                interval=N (only every Nth time), count=N (so often, then no more) and delay=N \
-                with us, ms or s (late instead of failed, where the point can wait), separated by \
-                commas. Points: \(FaultPoint.allCases.map(\.rawValue).joined(separator: ", ")). \
-                Those given replace all that were there. The engine must have been started with \
-                faults on.
+                interval=N (only every Nth time), count=N (so often, then no more), and error=NAME \
+                or delay=N with us, ms or s (late instead of failed, where the point can wait), \
+                separated by commas. Those given replace all that were there. The engine must have \
+                been started with faults on.
+
+                Points, and their errors, of which the first is the usual one:
+                \(FaultPoint.allCases.map(line).joined(separator: "\n"))
                 """)
 
-        @Argument(help: "POINT,probability=P,interval=N,count=N,delay=TIME; shows them if none.")
+        private static func line(_ point: FaultPoint) -> String {
+            "\(point.rawValue): "
+                + point.errors.map(\.rawValue).joined(separator: ", ")
+        }
+
+        @Argument(help: "POINT,probability=P,interval=N,count=N,error=NAME; shows them if none.")
         var rules: [String] = []
         @Flag(name: .long, help: "No more faults.") var clear = false
         @OptionGroup var ranks: RankOptions

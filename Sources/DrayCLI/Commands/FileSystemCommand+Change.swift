@@ -13,12 +13,13 @@ extension FileSystemCommand {
             name: [.customShort("r"), .customLong("recursive")],
             help: "Directories with everything in them.")
         var recursive = false
+        @OptionGroup var access: AccessOptions
         @OptionGroup var cluster: ClusterOptions
 
         func run() async throws {
             for path in paths {
                 let (checked, what, recursive) = (try path.checkedPath(), path.text, recursive)
-                try await cluster.withFileSystem(path.container) {
+                try await cluster.withFileSystem(path.container, for: access.access) {
                     (fileSystem, _) async throws(CommandFailure) in
                     do throws(FileSystemError) {
                         try await fileSystem.remove(checked, recursive: recursive)
@@ -39,12 +40,15 @@ extension FileSystemCommand {
             name: [.customShort("p"), .customLong("parents")],
             help: "Make missing parents too; one that exists is no error.")
         var parents = false
+        @OptionGroup var access: AccessOptions
         @OptionGroup var cluster: ClusterOptions
 
         func run() async throws {
             let (path, what, parents) = (try path.checkedPath(), path.text, parents)
             let (user, group) = (geteuid(), getegid())
-            try await cluster.withFileSystem(self.path.container, creating: true) {
+            try await cluster.withFileSystem(
+                self.path.container, creating: true, for: access.access
+            ) {
                 (fileSystem, _) async throws(CommandFailure) in
                 let now = fileSystem.currentTime
                 let attributes = FileAttributes(

@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import Dray
 internal import DrayFileSystem
+internal import DrayProtocol
 internal import DrayRuntime
 internal import Glibc
 
@@ -41,6 +42,7 @@ struct FileSystemCommand: ParsableCommand {
         @Flag(name: .shortAndLong, help: "A line on standard error for each stored entry.")
         var verbose = false
         @Flag(name: .shortAndLong, help: "No progress bar and no summary.") var quiet = false
+        @OptionGroup var access: AccessOptions
         @OptionGroup var cluster: ClusterOptions
         @OptionGroup var output: OutputOptions
 
@@ -58,7 +60,9 @@ struct FileSystemCommand: ParsableCommand {
             let (source, list_, verbose, quiet) = (
                 LocalPath(source.bytes), list, verbose, quiet || output.json
             )
-            let report = try await cluster.withFileSystem(destination.container, creating: true) {
+            let report = try await cluster.withFileSystem(
+                destination.container, creating: true, for: access.access
+            ) {
                 (fileSystem, xstream) async throws(CommandFailure) in
                 try await Upload(
                     fileSystem: fileSystem, xstream: xstream, acknowledged: list_,
@@ -180,13 +184,14 @@ extension StorePath {
 extension ClusterOptions {
     /// Connects, opens the file system of a container, and runs `body` on the client's xstream.
     func withFileSystem<Value: Sendable>(
-        _ path: ContainerPath, creating: Bool = false, at time: TimeOptions? = nil,
+        _ path: ContainerPath, creating: Bool = false, for access: ContainerAccess = .readOnly,
+        at time: TimeOptions? = nil,
         _ body: @escaping @Sendable (FileSystem, XStream) async throws(CommandFailure) -> Value
     ) async throws(CommandFailure) -> Value {
         try await withCluster { (cluster, world) async throws(CommandFailure) in
             let container =
                 if let time { try await time.container(path, of: cluster) } else {
-                    try await cluster.container(path)
+                    try await cluster.container(path, access)
                 }
             let clock = world.clock
             let xstream = cluster.xstream

@@ -39,6 +39,7 @@ struct KeyValueCommand: ParsableCommand {
         @Argument(help: "The value; '-' reads it from standard input.") var value: ByteArgument
         @Flag(name: .long, help: "Fail if the key is there already.") var insert = false
         @Flag(name: .long, help: "Fail if the key is not there yet.") var update = false
+        @OptionGroup var access: AccessOptions
         @OptionGroup var cluster: ClusterOptions
 
         func validate() throws {
@@ -53,7 +54,8 @@ struct KeyValueCommand: ParsableCommand {
                 ? try StandardInput.readAll(max: DrayObject.valueMax) : value.bytes
             let condition: DrayObject.Condition = insert ? .insert : update ? .update : .none
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                let map = KeyValue(container: try await cluster.container(container))
+                let map = KeyValue(
+                    container: try await cluster.container(container, access.access))
                 try await store("key \(key.text)") { () async throws(DrayError) in
                     try await map.put(key.bytes, bytes, condition: condition)
                 }
@@ -122,11 +124,13 @@ struct KeyValueCommand: ParsableCommand {
 
         @Argument(help: "POOL/CONTAINER") var container: ContainerPath
         @Argument(help: "The key.") var key: ByteArgument
+        @OptionGroup var access: AccessOptions
         @OptionGroup var cluster: ClusterOptions
 
         func run() async throws {
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                let map = KeyValue(container: try await cluster.container(container))
+                let map = KeyValue(
+                    container: try await cluster.container(container, access.access))
                 do throws(DrayError) {
                     try await map.remove(key.bytes)
                 } catch {

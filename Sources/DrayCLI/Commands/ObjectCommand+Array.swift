@@ -44,6 +44,7 @@ extension ObjectCommand {
         @Option(name: .long, help: "How many bytes a record has.")
         var recordSize = Size(bytes: 1)
         @Option(name: .long, help: "The record to begin at.") var at: UInt64 = 0
+        @OptionGroup var access: AccessOptions
         @OptionGroup var cluster: ClusterOptions
 
         func validate() throws { _ = try ObjectCommand.recordSize(recordSize) }
@@ -53,7 +54,8 @@ extension ObjectCommand {
             let size = try ObjectCommand.recordSize(recordSize)
             let bytes = try StandardInput.readAll(max: Write.bytesMax)
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                let object = try await cluster.container(keys.container).object(keys.object.id)
+                let object = try await cluster.container(keys.container, access.access)
+                    .object(keys.object.id)
                 try await store(keys.text) { () async throws(DrayError) in
                     try await object.array(dkey: dkey, akey: akey, recordSize: size)
                         .write(bytes, at: at)

@@ -53,7 +53,7 @@ struct ObjectCommand: ParsableCommand {
 
         func run() async throws {
             let id = try await cluster.run(container.text) { (cluster) async throws(DrayError) in
-                try await cluster.pool(container.pool).container(container.container)
+                try await cluster.pool(container.pool).container(container.container, .readOnly)
                     .makeObjectID(
                         objectClass: objectClass?.objectClass,
                         keys: KeyTypes(dkey: dkeys.type, akey: akeys.type))
@@ -189,7 +189,8 @@ struct ObjectCommand: ParsableCommand {
         func run() async throws {
             let container = try await cluster.run(self.container.text) {
                 (cluster) async throws(DrayError) in
-                try await cluster.pool(self.container.pool).container(self.container.container)
+                try await cluster.pool(self.container.pool)
+                    .container(self.container.container, .readOnly)
             }
             guard let layout = ObjectLayout(of: object.id, in: container.pool.record.map) else {
                 throw CommandFailure(

@@ -64,7 +64,8 @@ struct SnapshotCommand: ParsableCommand {
             let path = container
             let snapshots = try await cluster.run(path.text) {
                 (cluster) async throws(DrayError) in
-                try await cluster.pool(path.pool).container(path.container).snapshots()
+                try await cluster.pool(path.pool).container(path.container, .readOnly)
+                    .snapshots()
             }.map(Info.init)
             var table = Table([("EPOCH", .right), ("TIME", .left), ("LABEL", .left)])
             for snapshot in snapshots {
@@ -84,7 +85,7 @@ struct SnapshotCommand: ParsableCommand {
 
         func run() async throws {
             try await cluster.withCluster { (cluster, _) async throws(CommandFailure) in
-                let container = try await cluster.container(self.container)
+                let container = try await cluster.container(self.container, .readWrite)
                 let found = try await container.snapshot(named: snapshot, self.container)
                 try await store("snapshot \(snapshot)") { () async throws(DrayError) in
                     try await container.destroySnapshot(found)
@@ -113,11 +114,11 @@ struct TimeOptions: ParsableArguments {
         if epoch == 0 { throw ValidationError("--epoch must be at least 1.") }
     }
 
-    /// A container as it was then.
+    /// A container as it was then, opened for reading only.
     func container(
         _ path: ContainerPath, of cluster: Cluster
     ) async throws(CommandFailure) -> Container {
-        let container = try await cluster.container(path)
+        let container = try await cluster.container(path, .readOnly)
         if let snapshot { return container.at(try await container.snapshot(named: snapshot, path)) }
         return epoch.map { container.at(epoch: $0) } ?? container
     }

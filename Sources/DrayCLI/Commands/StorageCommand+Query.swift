@@ -17,7 +17,7 @@ extension StorageCommand {
                 since the engine started, errors, and whether an error has taken it out of \
                 service; with --devices, for each device all of its targets together. The exit \
                 status is 5 when an engine does not answer, 1 when a store is out of service or \
-                damaged.
+                damaged, or PATH was declared faulty.
                 """)
 
         @Argument(help: "A device or file.", completion: .file()) var path: ByteArgument?
@@ -46,18 +46,13 @@ extension StorageCommand {
         }
 
         private func showDevice(_ path: String) async throws {
-            var row = DeviceRow(StorageScan.device(at: path))
-            guard !row.stores.isEmpty else {
-                let why = row.detail.isEmpty ? "it is \(row.content)" : row.detail
-                throw CommandFailure(
-                    row.content == "unreadable" ? .failure : .notFound, path,
-                    "no store of Dray: \(why)")
-            }
+            var row = try StorageCommand.row(of: path)
             row.health = StorageScan.health(of: path).map(DeviceRow.Health.init)
             var isSound = true
             if row.usedBy == nil { isSound = await fill(&row) }
             try output.print(row, text: DeviceRow.stores(row))
-            if !isSound || row.stores.contains(where: { !$0.isIntact }) { try finish(.failure) }
+            let isBad = row.stores.contains { !$0.isIntact || $0.isFaulty }
+            if !isSound || isBad { try finish(.failure) }
         }
 
         /// Adds how full the stores are, if it can be told. Whether nothing is damaged.

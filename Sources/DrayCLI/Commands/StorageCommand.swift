@@ -6,7 +6,7 @@ internal import DrayRuntime
 struct StorageCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "storage", abstract: "Find, prepare and look at devices.",
-        subcommands: [Scan.self, Format.self, Query.self, Scrub.self])
+        subcommands: [Scan.self, Format.self, Query.self, Scrub.self, Reinstate.self])
 
     struct Scan: ParsableCommand {
         static let configuration = CommandConfiguration(
@@ -92,6 +92,18 @@ struct StorageCommand: ParsableCommand {
         return text
     }
 
+    /// A device with at least one store.
+    static func row(of path: String) throws(CommandFailure) -> DeviceRow {
+        let row = DeviceRow(StorageScan.device(at: path))
+        guard !row.stores.isEmpty else {
+            let why = row.detail.isEmpty ? "it is \(row.content)" : row.detail
+            throw CommandFailure(
+                row.content == "unreadable" ? .failure : .notFound, path,
+                "no store of Dray: \(why)")
+        }
+        return row
+    }
+
     /// The words that `--force` takes.
     static func forceWords(_ configuration: EngineConfiguration) -> String {
         let paths =
@@ -132,6 +144,8 @@ struct DeviceRow: Codable, Hashable, Sendable {
         var checkpoint: UInt64?
         /// Whether both superblocks are there and agree.
         var isIntact: Bool
+        /// Whether the device was declared faulty, and nobody has returned it to service.
+        var isFaulty: Bool
         /// What its blocks hold; nil when that was not looked at.
         var space: StoreRow.SpaceRow?
     }
@@ -199,6 +213,7 @@ struct DeviceRow: Codable, Hashable, Sendable {
         return "\(part)engine \(first.engine) of cluster \(first.cluster), \(targets) "
             + (targets == 1 ? "target" : "targets")
             + (damaged > 0 ? ", \(damaged) with a damaged superblock" : "")
+            + (stores.contains(where: \.isFaulty) ? ", declared FAULTY" : "")
     }
 
     static func table(_ rows: [DeviceRow]) -> String {
@@ -243,5 +258,6 @@ extension DeviceRow.Store {
         pair = label.pairID?.description
         checkpoint = label.checkpoint
         isIntact = label.isIntact
+        isFaulty = label.isFaulty
     }
 }

@@ -196,6 +196,7 @@ extension CommandFailure {
         case .faulty(_, let unreadable, let damaged):
             self.init(
                 what, "is faulty: \(unreadable) places cannot be read, \(damaged) are damaged")
+        case .declaredFaulty: self.init(what, "was declared faulty")
         case .outOfService: self.init(what, "is out of service after an error")
         }
     }

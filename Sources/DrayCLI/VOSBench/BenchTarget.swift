@@ -52,6 +52,11 @@ final class BenchTarget {
         }
     }
 
+    /// Tells the device of memory that values go to and come from.
+    func register(_ buffers: ArraySlice<IOBuffer>) {
+        for buffer in buffers { device.register(buffer, sparingly: true) }
+    }
+
     /// Opens the store.
     static func open(
         _ file: BenchFile, _ plan: VOSBenchPlan, world: World, on xstream: XStream

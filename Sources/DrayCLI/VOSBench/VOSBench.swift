@@ -11,6 +11,8 @@ final class VOSBench {
     let xstream: XStream
     var entropy: Entropy
     var report: VOSBenchReport
+    /// What workers read into and write from, by size.
+    private var memory: [Int: [IOBuffer]] = [:]
 
     init(_ plan: VOSBenchPlan, _ file: BenchFile, fio: Fio?, world: World, on xstream: XStream) {
         self.plan = plan
@@ -156,8 +158,11 @@ final class VOSBench {
         let tasks = TaskCounter()
         // A whole number of blocks, so that the device can fill it.
         let size = (max(8, buffers * values.size) + 4095) / 4096 * 4096
-        var memory: [IOBuffer] = []
+        // As that of an engine: used again and again, and known to the device.
+        var memory = memory[size, default: []]
         while memory.count < depth { memory += IOBuffer.forLargeTransfers(count: size) }
+        self.memory[size] = memory
+        target.register(memory.prefix(depth))
         let workers = (0..<depth).map { index in
             Worker(buffer: memory[index], entropy: entropy.fork("\(load.title) \(index)"))
         }

@@ -122,12 +122,7 @@ package struct History<
 
     /// The place of the first operation that begins after `time`; nil when there is none.
     private func firstBegin(after time: Instant) -> Int? {
-        var (low, high) = (0, entries.count)
-        while low < high {
-            let middle = (low + high) / 2
-            if entries[middle].time > time { high = middle } else { low = middle + 1 }
-        }
-        return low < entries.count ? entries[low].begin : nil
+        entries.partitioningIndex { $0.time > time }.map { entries[$0].begin }
     }
 
     /// Checks every key by itself, in order.
@@ -137,5 +132,18 @@ package struct History<
         partitioned().map {
             ($0.key, checkLinearizability($0.operations, of: model, searchMax: searchMax))
         }
+    }
+}
+
+extension Array {
+    /// The place of the first element that `isBehind` holds for, as it does for all that follow;
+    /// nil when there is none. O(log n).
+    func partitioningIndex(where isBehind: (Element) -> Bool) -> Int? {
+        var (low, high) = (0, count)
+        while low < high {
+            let middle = (low + high) / 2
+            if isBehind(self[middle]) { high = middle } else { low = middle + 1 }
+        }
+        return low < count ? low : nil
     }
 }

@@ -166,10 +166,10 @@ struct SerialisabilityCheck {
     // MARK: - Dependencies
 
     /// A chain of moments, one for each end: who ended leads to its moment, and the last moment
-    /// before a beginning leads to who began.
+    /// before a beginning leads to who began. Who was seen and could not happen any more has ended.
     private mutating func addRealTime() {
         let count = transactions.count
-        let ended = transactions.indices.filter { transactions[$0].end != nil }
+        let ended = transactions.indices.filter { counts[$0] && transactions[$0].end != nil }
             .sorted { transactions[$0].end! < transactions[$1].end! }
         for (moment, index) in ended.enumerated() {
             graph.add(index, count + moment, .realTime)

@@ -1,3 +1,5 @@
+package import DrayRuntime
+
 /// A transaction as its client saw it.
 package struct RecordedTransaction: Hashable, Sendable {
     /// A key of one of the objects.
@@ -24,12 +26,14 @@ package struct RecordedTransaction: Hashable, Sendable {
     package var outcome: Outcome
     /// When it began: a place in the order of all beginnings and ends.
     package var begin: Int
-    /// When its client knew that it had committed; nil unless it did.
+    /// By when it has happened, if ever: when its client knew that it had committed; of unknown
+    /// outcome, after which it cannot happen any more, nil for no limit. Nil when it was aborted.
     package var end: Int?
 
     package init(client: Int, steps: [Step], outcome: Outcome, begin: Int, end: Int?) {
         precondition(end.map { $0 > begin } ?? true, "a transaction ends before it begins")
-        precondition((outcome == .committed) == (end != nil), "only a committed one has an end")
+        precondition(outcome != .committed || end != nil, "a committed one has an end")
+        precondition(outcome != .aborted || end == nil, "an aborted one has no end")
         self.client = client
         self.steps = steps
         self.outcome = outcome
@@ -45,35 +49,60 @@ package struct TransactionHistory: Sendable {
         fileprivate let index: Int
     }
 
-    package private(set) var transactions: [RecordedTransaction] = []
+    private struct Entry {
+        var transaction: RecordedTransaction
+        var time: Instant
+        /// After this it has happened, or never will.
+        var until: Instant
+    }
+
+    private var entries: [Entry] = []
     private var position = 0
 
     package init() {}
 
-    /// A transaction begins. Until it ends its outcome is unknown.
-    package mutating func begin(client: Int) -> Token {
-        transactions.append(
-            RecordedTransaction(
-                client: client, steps: [], outcome: .unknown, begin: position, end: nil))
+    /// A transaction begins. Until it ends its outcome is unknown; after `until` it does not happen
+    /// any more.
+    package mutating func begin(
+        client: Int, at time: Instant, until: Instant = .never
+    ) -> Token {
+        let transaction = RecordedTransaction(
+            client: client, steps: [], outcome: .unknown, begin: position, end: nil)
+        entries.append(Entry(transaction: transaction, time: time, until: until))
         position += 1
-        return Token(index: transactions.count - 1)
+        return Token(index: entries.count - 1)
     }
 
     /// The transaction is tried again from its beginning: what it read and wrote does not count.
-    package mutating func restart(_ token: Token) { transactions[token.index].steps = [] }
+    package mutating func restart(_ token: Token) {
+        entries[token.index].transaction.steps = []
+    }
 
     package mutating func add(_ step: RecordedTransaction.Step, to token: Token) {
-        transactions[token.index].steps.append(step)
+        entries[token.index].transaction.steps.append(step)
     }
 
     package mutating func commit(_ token: Token) {
-        transactions[token.index].outcome = .committed
-        transactions[token.index].end = position
+        entries[token.index].transaction.outcome = .committed
+        entries[token.index].transaction.end = position
         position += 1
     }
 
     package mutating func abort(_ token: Token) {
-        transactions[token.index].outcome = .aborted
+        entries[token.index].transaction.outcome = .aborted
+    }
+
+    /// The transactions in the order in which they began. One of unknown outcome has happened when
+    /// the first one begins after its last moment, or never will.
+    package var transactions: [RecordedTransaction] {
+        entries.map { entry in
+            var transaction = entry.transaction
+            if transaction.outcome == .unknown {
+                let next = entries.partitioningIndex { $0.time > entry.until }
+                transaction.end = next.map { entries[$0].transaction.begin }
+            }
+            return transaction
+        }
     }
 
     package func check() -> CheckOutcome { checkSerialisability(transactions) }

@@ -12,7 +12,7 @@ public enum TransportFault: String, CaseIterable, Sendable {
     case network
     /// The connections of a process break.
     case connections
-    /// A process stands still for a while.
+    /// A process stands still for a while; the others may take it for dead.
     case pause
     /// A context closes under load, and another one opens at its address.
     case close
@@ -142,6 +142,10 @@ final class TransportFaults {
         say("\(process.node) pauses for \(time) ms")
         let (node, incarnation) = (process.node, process.incarnation)
         simulation.simulation.pause(node: node, incarnation: incarnation)
+        // Some are taken for dead, and go on.
+        if let rank = process.rank, entropy.chance(1, in: 3) {
+            after(entropy.below(time)) { [self] in simulation.evict(rank) }
+        }
         after(time) { [self] in
             simulation.simulation.resume(node: node, incarnation: incarnation)
         }

@@ -31,10 +31,7 @@ package struct TransportService {
         }
         context.register(TransportProtocol.slow) { message, request throws(RPCError) in
             ledger.begin(message)
-            let end = request.context.xstream.now + .microseconds(Int64(message.delay))
-            while request.context.xstream.now < end, !request.isCancelled {
-                await request.context.xstream.sleep(for: .milliseconds(2))
-            }
+            try await request.sleep(for: .microseconds(Int64(message.delay)))
             return reply(to: message)
         }
         registerPayload(context)
@@ -93,7 +90,7 @@ package struct TransportService {
                 guard let memory = message.memory else { throw .badMessage }
                 let parts = try parts(of: memory, on: request.context)
                 try await request.context.bulkGet(
-                    memory, into: parts, deadline: .at(request.deadline))
+                    memory, into: parts, deadline: .at(request.deadline), for: request)
                 var start = 0
                 for part in parts {
                     let bytes = unsafe UnsafeRawBufferPointer(part.buffer.bytes)
@@ -119,7 +116,7 @@ package struct TransportService {
                     start += part.range.count
                 }
                 try await request.context.bulkPut(
-                    memory, from: parts, deadline: .at(request.deadline))
+                    memory, from: parts, deadline: .at(request.deadline), for: request)
             } catch {
                 throw TransportProtocol.unable(message.number, error)
             }

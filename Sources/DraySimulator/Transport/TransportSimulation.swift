@@ -194,12 +194,14 @@ public final class TransportSimulation {
         forEachContext { [self] in tell($0.context) }
     }
 
-    /// Tells all contexts that the process of `rank` is gone.
+    /// Tells all contexts that the process of `rank` is gone: it is, or has only been silent.
     func evict(_ rank: UInt32) {
         let (process, incarnation) = (processes[Int(rank)], processes[Int(rank)].incarnation)
         forEachContext { workload in
             // A message that it is gone may not meet its successor.
-            guard process.incarnation == incarnation, !process.isAlive else { return }
+            guard process.incarnation == incarnation, workload.context.rank != rank else {
+                return
+            }
             workload.evict(rank: rank)
         }
     }

@@ -249,6 +249,8 @@ private final class Scene {
             hasAnswered = answer?.bytes == [1, 2, 3]
         }
         wait("an answer to an honest call") { hasAnswered }
+        // What it has not answered for is free when it is gone.
+        streams[2].simulate { [self] in stranger?.close(streams[2]) }
         wait("the end of everything") { victim.usage.isComplete }
         victim.checkInvariants()
         streams[0].simulate { [self] in
@@ -259,7 +261,6 @@ private final class Scene {
             await honest.close()
             endsLeft -= 1
         }
-        streams[2].simulate { [self] in stranger?.close(streams[2]) }
         wait("closing") { endsLeft == 0 }
         simulation.finish()
     }

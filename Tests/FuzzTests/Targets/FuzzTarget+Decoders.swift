@@ -156,7 +156,8 @@ extension FuzzTarget {
         operation.checksums = [1, 2, 3]
         var part = ObjectPart()
         part.target = ObjectTarget(
-            pool: id, container: id, object: ObjectID(high: 5, low: 6), mapVersion: 7)
+            pool: id, container: id, object: ObjectID(high: 5, low: 6), mapVersion: 7,
+            capability: Capability(.readWrite, tag: 1 << 100))
         part.operations = [operation, ObjectOperation()]
         part.reads = [ObjectRead(dkey: [1], instance: 2), ObjectRead(dkey: nil, instance: 3)]
         return part
@@ -188,7 +189,7 @@ extension FuzzTarget {
             FuzzDecoder(ObjectEnumerateRequest()), FuzzDecoder(page),
             FuzzDecoder(ObjectListRequest()), FuzzDecoder(listed),
             FuzzDecoder(ObjectInspectRequest()), FuzzDecoder(InspectedValue()),
-            FuzzDecoder(inspected),
+            FuzzDecoder(inspected), FuzzDecoder(part.target.capability),
         ]
     }
 
@@ -235,6 +236,11 @@ extension FuzzTarget {
         metadata.snapshots = [snapshot]
         metadata.destroyed = [DestroyedRecord(pool: id)]
         metadata.destroyedSnapshots = [snapshot]
+        metadata.secrets = [PoolSecret(pool: id, key: (1...32).map { UInt8($0) })]
+        var open = ContainerOpenRequest()
+        open.label = "photos"
+        var opened = ContainerOpenReply()
+        opened.containers = [OpenedContainer(container, Capability())]
         var accept = MetadataAcceptRequest()
         accept.ballot = Ballot(stamp: 1, rank: 2)
         accept.metadata = metadata
@@ -272,6 +278,8 @@ extension FuzzTarget {
             FuzzDecoder(MetadataPrepareRequest()), FuzzDecoder(MetadataPrepareReply()),
             FuzzDecoder(accept), FuzzDecoder(MetadataAcceptReply()), FuzzDecoder(tune),
             FuzzDecoder(tuned), FuzzDecoder(tuned.faults[0]), FuzzDecoder(status.members[0]),
+            FuzzDecoder(metadata.secrets[0]), FuzzDecoder(open), FuzzDecoder(opened),
+            FuzzDecoder(opened.containers[0]),
         ]
     }
 

@@ -1,0 +1,89 @@
+internal import BasicContainers
+internal import DrayFabric
+
+/// Memory of calls that are over, whose peers have not said that they use it no more.
+///
+/// What proves that they do not: the peer's answer to the request (late, or to the question about
+/// it), another life of the peer, the end of its process, and the end of the connection where the
+/// provider says that it reaches nothing any more.
+extension Context {
+    /// Keeps what a call exposed to `peer`, whose life at that time was `instance`.
+    func isolate(
+        _ handles: [BulkHandle], from peer: Int32, request: UInt64, instance: UInt64
+    ) {
+        // Nothing reaches the memory of an endpoint that is closed.
+        guard !isClosed, !handles.isEmpty else { return }
+        for handle in handles {
+            if !handle.isQuarantined { counts.quarantinedBytes += handle.range.count }
+            handle.quarantines += 1
+            quarantine.hold(handle, request: request, peer: peer, instance: instance)
+        }
+        tracker.owes(peer, true, now: pollTime)
+        // That life of the peer may be over since.
+        peerLives(peer)
+        armMaintenance(now: pollTime)
+    }
+
+    /// The peer has answered for a request that is over here.
+    func answeredForMemory(_ request: UInt64) {
+        guard !quarantine.isEmpty else { return }
+        release(quarantine.answered(request))
+    }
+
+    /// The peer has said who it is.
+    func peerLives(_ peer: Int32) {
+        guard !quarantine.isEmpty else { return }
+        release(quarantine.lives(peer, as: tracker.peers[Int(peer)].instance))
+    }
+
+    /// The peer's process has ended, and our connection with it.
+    func releaseQuarantine(of peer: Int32) {
+        release(quarantine.isGone(peer))
+    }
+
+    /// Ends the connection to a peer that owes an answer, where that helps.
+    func cutOff(_ peer: Int32, _ handle: Peer) {
+        guard quarantine.holds(peer), endpoint.disconnect(handle) else { return }
+        // Only what can be deregistered at once, before the peer comes back.
+        let shared = Set(
+            quarantine.entries.filter { $0.peer != peer }.map { ObjectIdentifier($0.memory) })
+        release(
+            quarantine.isCutOff(peer) {
+                $0.isWithdrawn && !shared.contains(ObjectIdentifier($0))
+            })
+    }
+
+    /// Asks a peer that is there about the requests that it has not answered for.
+    func askForMemory(_ peer: Int32) {
+        guard quarantine.holds(peer) else { return }
+        for request in quarantine.requests(of: peer, max: InquiryMessage.requestsMax) {
+            var header = WireHeader()
+            header.kind = .cancel
+            header.session = tracker.peers[Int(peer)].session
+            // The call has no slot any more.
+            header.slot = .max
+            header.requestID = request
+            sendControl(header, to: peer)
+        }
+    }
+
+    /// The endpoint is closed.
+    func endQuarantine() {
+        release(quarantine.removeAll())
+    }
+
+    private func release(_ entries: [QuarantineTable<BulkHandle>.Entry]) {
+        for entry in entries {
+            let handle = entry.memory
+            handle.quarantines -= 1
+            guard !handle.isQuarantined else { continue }
+            counts.quarantinedBytes -= handle.range.count
+            if handle.isWithdrawn {
+                exposures.end(handle.registration, key: handle.descriptor.key)
+            }
+        }
+        for peer in Set(entries.map(\.peer)).sorted() where !quarantine.holds(peer) {
+            tracker.owes(peer, false, now: pollTime)
+        }
+    }
+}

@@ -1,0 +1,67 @@
+/// Memory that outlives the calls that exposed it, because their peers may still use it.
+///
+/// Plain data: what it lets go goes when the last reference to it goes.
+struct QuarantineTable<Memory> {
+    struct Entry {
+        /// The number of the call's request.
+        var request: UInt64
+        var peer: Int32
+        /// The life of the peer that the request was sent to.
+        var instance: UInt64
+        var memory: Memory
+    }
+
+    private(set) var entries: [Entry] = []
+
+    var isEmpty: Bool { entries.isEmpty }
+
+    mutating func hold(_ memory: Memory, request: UInt64, peer: Int32, instance: UInt64) {
+        entries.append(Entry(request: request, peer: peer, instance: instance, memory: memory))
+    }
+
+    /// Whether a peer owes an answer.
+    func holds(_ peer: Int32) -> Bool { entries.contains { $0.peer == peer } }
+
+    /// Requests that a peer owes an answer for, those that ended first.
+    func requests(of peer: Int32, max: Int) -> [UInt64] {
+        var requests: [UInt64] = []
+        // What one request exposed stands together.
+        for entry in entries where entry.peer == peer && requests.last != entry.request {
+            guard requests.count < max else { break }
+            requests.append(entry.request)
+        }
+        return requests
+    }
+
+    /// A peer has nothing of a request under way.
+    mutating func answered(_ request: UInt64) -> [Entry] {
+        remove { $0.request == request }
+    }
+
+    /// A peer lives as `instance`: what an earlier life of it had under way is over.
+    mutating func lives(_ peer: Int32, as instance: UInt64) -> [Entry] {
+        remove { $0.peer == peer && $0.instance != instance }
+    }
+
+    /// A peer is gone.
+    mutating func isGone(_ peer: Int32) -> [Entry] {
+        remove { $0.peer == peer }
+    }
+
+    /// Nothing of a peer reaches memory any more that is deregistered now. Memory that `isFree`
+    /// does not name stays.
+    mutating func isCutOff(_ peer: Int32, isFree: (Memory) -> Bool) -> [Entry] {
+        remove { $0.peer == peer && isFree($0.memory) }
+    }
+
+    /// No peer reaches anything any more.
+    mutating func removeAll() -> [Entry] {
+        remove { _ in true }
+    }
+
+    private mutating func remove(where isOver: (Entry) -> Bool) -> [Entry] {
+        let removed = entries.filter(isOver)
+        if !removed.isEmpty { entries.removeAll(where: isOver) }
+        return removed
+    }
+}

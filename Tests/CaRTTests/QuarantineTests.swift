@@ -1,0 +1,266 @@
+import DrayFabric
+import DrayRuntime
+import DrayTestSupport
+import Testing
+
+@testable import CaRT
+
+/// Memory that was exposed to a peer that is taken for gone, and is not.
+@Suite struct QuarantineTests {
+    // MARK: - The table
+
+    @Test func whatProvesThatMemoryIsFree() {
+        var table = QuarantineTable<Int>()
+        #expect(table.isEmpty && table.requests(of: 1, max: 9).isEmpty)
+        // Two pieces of one request, and one of another life of the same peer.
+        table.hold(1, request: 10, peer: 1, instance: 7)
+        table.hold(2, request: 10, peer: 1, instance: 7)
+        table.hold(3, request: 11, peer: 1, instance: 8)
+        table.hold(4, request: 12, peer: 2, instance: 7)
+        table.hold(5, request: 13, peer: 2, instance: 7)
+        #expect(table.requests(of: 1, max: 9) == [10, 11])
+        #expect(table.requests(of: 1, max: 1) == [10])
+        #expect(table.lives(2, as: 7).isEmpty && table.answered(14).isEmpty)
+        #expect(table.answered(10).map(\.memory) == [1, 2])
+        #expect(table.answered(10).isEmpty)
+        #expect(table.holds(1) && table.lives(1, as: 9).map(\.memory) == [3])
+        #expect(!table.holds(1) && table.isGone(1).isEmpty)
+        #expect(table.isCutOff(2) { $0 == 5 }.map(\.request) == [13])
+        #expect(table.isGone(2).map(\.memory) == [4])
+        table.hold(6, request: 15, peer: 3, instance: 1)
+        #expect(table.removeAll().map(\.memory) == [6])
+        #expect(table.isEmpty)
+    }
+
+    // MARK: - A peer that is stopped in the middle of a write
+
+    /// How it turns out what the peer does with the memory.
+    enum Proof: CaseIterable {
+        /// It goes on, and answers.
+        case answers
+        /// It goes on, and its answer is lost.
+        case isAsked
+        /// It goes on after the connection has broken.
+        case isCutOff
+        case dies, startsAgain
+        /// Nothing does, and the context closes.
+        case closes
+    }
+
+    /// A server that stands still while it writes to the client's memory.
+    private final class Stopped {
+        static let size = 60_000
+        static let partSize = 4096
+
+        let cluster: RestartTests.Cluster
+        weak var handle: BulkHandle?
+        /// What was exposed.
+        var memory: IOBuffer?
+        var end: RPCError??
+
+        init(seed: UInt64, faults: FabricFaults = .none) throws {
+            cluster = RestartTests.Cluster(seed: seed, faults: faults)
+            let (client, server) = (cluster.client!, cluster.server!)
+            try client.group.apply(
+                .replace([Group.Member(rank: 1, addresses: [server.address])]), version: 1)
+            cluster.stream.simulate { [self] in await call() }
+            cluster.simulation.run(for: .seconds(1), until: { (1..<15).contains(parts) })
+            cluster.simulation.pause(node: 2, incarnation: 0)
+        }
+
+        private func call() async {
+            let client = cluster.client!
+            guard let buffer = try? client.makeBuffer(count: Stopped.size),
+                let exposed = try? client.expose(buffer, access: .remoteWrite)
+            else { return }
+            buffer.bytes.initializeMemory(as: UInt8.self, repeating: 0)
+            handle = exposed
+            memory = buffer.buffer
+            var transfer = Transfer()
+            transfer.memory = exposed.descriptor
+            transfer.number = 3
+            end = await failure { () throws(RPCError) in
+                try await client.call(
+                    TestProtocol.push, transfer, to: .rank(1, tag: 0), exposing: [exposed],
+                    deadline: .after(.seconds(600)))
+            }
+            client.withdraw(exposed)
+        }
+
+        var bytes: [UInt8] { memory?.array(0..<Stopped.size) ?? [] }
+
+        /// Parts of the write that are there, of fifteen. None has the same byte twice in a row.
+        var parts: Int {
+            guard let memory else { return 0 }
+            return stride(from: 0, to: Stopped.size, by: Stopped.partSize).count {
+                memory.array($0..<$0 + 2) != [0, 0]
+            }
+        }
+
+        func evict() {
+            cluster.stream.simulate { [cluster] in cluster.client.evict(rank: 1) }
+            cluster.simulation.run(for: .seconds(1), until: { end != nil })
+        }
+
+        func resume() { cluster.simulation.resume(node: 2, incarnation: 0) }
+    }
+
+    /// The call ends at once, its memory when it is certain that nothing reaches it any more. What
+    /// arrives late finds it as it was.
+    @Test(arguments: Proof.allCases, 1...10)
+    func memoryOfAnEvictedPeerStays(proof: Proof, seed: UInt64) throws {
+        var faults = FabricFaults.none
+        faults.lateWriteRate = FabricFaults.unit
+        let stopped = try Stopped(seed: seed, faults: faults)
+        let (cluster, client) = (stopped.cluster, stopped.cluster.client!)
+        let partsBefore = stopped.parts
+        try #require((1..<15).contains(partsBefore))
+        let begin = cluster.simulation.now
+        stopped.evict()
+        #expect(stopped.end == .some(.unreachable))
+        #expect(cluster.simulation.now.since(begin) < .milliseconds(1))
+        // Asked again and again, it says nothing.
+        cluster.simulation.run(for: .seconds(20))
+        #expect(stopped.handle?.isQuarantined == true && client.usage.quarantined == 1)
+        #expect(client.counters.quarantinedBytes == Stopped.size)
+        #expect(client.usage.isIdle && !client.usage.isComplete)
+        #expect(stopped.parts == partsBefore && cluster.fabric.counts.heldParts > 0)
+        // Nobody else gets it meanwhile.
+        var others: [RegisteredBuffer] = []
+        cluster.stream.simulate {
+            for _ in 0..<4 {
+                if let other = try? client.makeBuffer(count: Stopped.size) { others.append(other) }
+            }
+        }
+        cluster.simulation.run(for: .milliseconds(1))
+        #expect(others.count == 4)
+        #expect(others.allSatisfy { $0.buffer !== stopped.memory })
+        others = []
+        prove(proof, stopped)
+        let isFree = cluster.simulation.run(
+            for: .seconds(30),
+            until: { client.usage.isComplete || client.isClosed })
+        #expect(isFree, "\(client.usage)")
+        #expect(stopped.handle == nil && client.usage.quarantined == 0)
+        #expect(client.counters.quarantinedBytes == 0 && client.counters.exposures == 0)
+        #expect(cluster.fabric.counts.regionsLost == 0)
+        switch proof {
+        case .answers, .isAsked: #expect(stopped.bytes == pattern(Stopped.size, 3))
+        case .dies, .startsAgain, .isCutOff, .closes: break
+        }
+        client.checkInvariants()
+    }
+
+    private func prove(_ proof: Proof, _ stopped: Stopped) {
+        let cluster = stopped.cluster
+        switch proof {
+        case .answers: stopped.resume()
+        case .isAsked:
+            let server = cluster.server!
+            let replies = server.counters.repliesSent
+            stopped.resume()
+            cluster.simulation.run(
+                for: .seconds(1), until: { server.counters.repliesSent > replies })
+            cluster.fabric.breakConnections(1, 2)
+        case .isCutOff:
+            cluster.fabric.breakConnections(1, 2)
+            stopped.resume()
+        case .dies: cluster.killServer()
+        case .startsAgain:
+            cluster.killServer()
+            cluster.startServer()
+        case .closes: cluster.stream.simulate { await cluster.client.close() }
+        }
+    }
+
+    /// Also where the call ends because the connection has broken: the handler may come back.
+    @Test(arguments: 1...10)
+    func memoryOfALostConnectionStays(seed: UInt64) throws {
+        let stopped = try Stopped(seed: seed)
+        let (cluster, client) = (stopped.cluster, stopped.cluster.client!)
+        let peer = try #require(client.peersByAddress[cluster.server.address])
+        cluster.stream.simulate { client.connectionLost(peer) }
+        cluster.simulation.run(for: .seconds(1), until: { stopped.end != nil })
+        #expect(stopped.end == .some(.unreachable) && stopped.handle?.isQuarantined == true)
+        stopped.resume()
+        let isComplete = cluster.simulation.run(
+            for: .seconds(30), until: { client.usage.isComplete })
+        #expect(isComplete, "\(client.usage)")
+        #expect(cluster.fabric.counts.regionsLost == 0)
+        #expect(stopped.bytes == pattern(Stopped.size, 3))
+    }
+
+    // MARK: - Limits
+
+    /// What is kept counts against a limit, beyond which nothing is exposed.
+    @Test func quarantineIsLimited() async throws {
+        try await withRig(.simulated) { rig in
+            let client = try rig.makeContext { $0.quarantinedBytesMax = 10_000 }
+            let server = try rig.makeContext { $0.rank = 1 }
+            let state = serve(server)
+            try client.group.apply(
+                .replace([Group.Member(rank: 1, addresses: [server.address])]), version: 1)
+            let handle = try client.expose(IOBuffer(count: 8_192), access: .remoteRead)
+            var end: RPCError??
+            client.xstream.spawn {
+                end = await failure { () throws(RPCError) in
+                    try await client.call(
+                        TestProtocol.wait, Blob(), to: .rank(1, tag: 0), exposing: [handle])
+                }
+            }
+            try await rig.wait("the request") { state.held.count == 1 }
+            client.evict(rank: 1)
+            try await rig.wait("the end") { end != nil }
+            #expect(end == .some(.unreachable))
+            let more = IOBuffer(count: 4_096)
+            #expect(
+                await failure { () throws(RPCError) in
+                    _ = try client.expose(more, access: .remoteRead)
+                } == .overloaded)
+            _ = try client.expose(more, range: 0..<1_000, access: .remoteRead)
+            client.withdraw(handle)
+            state.held = []
+            try await rig.wait("the release") { client.usage.isComplete }
+            _ = try client.expose(more, access: .remoteRead)
+        }
+    }
+
+    // MARK: - The other side
+
+    /// A handler whose caller is evicted goes on, and the caller is told nothing while the fabric
+    /// still writes to its memory: it may live.
+    @Test(arguments: 1...10)
+    func anEvictedCallerHearsNothingDuringAWrite(seed: UInt64) throws {
+        var faults = FabricFaults.none
+        faults.latency = .milliseconds(200) ... .milliseconds(300)
+        let cluster = RestartTests.Cluster(seed: seed, faults: faults)
+        let (client, server) = (cluster.client!, cluster.server!)
+        try server.group.apply(
+            .replace([Group.Member(rank: 9, addresses: [client.address])]), version: 1)
+        var end: RPCError??
+        cluster.stream.simulate {
+            guard let handle = try? client.expose(IOBuffer(count: 60_000), access: .remoteWrite)
+            else { return }
+            var transfer = Transfer()
+            transfer.memory = handle.descriptor
+            end = await failure { () throws(RPCError) in
+                try await client.call(
+                    TestProtocol.push, transfer, to: .address(server.address),
+                    exposing: [handle], deadline: .unlimited)
+            }
+            client.withdraw(handle)
+        }
+        cluster.simulation.run(for: .seconds(5), until: { server.bulks.inFlight == 1 })
+        try #require(server.bulks.inFlight == 1)
+        server.xstream.simulate { server.evict(rank: 9) }
+        cluster.simulation.run(for: .seconds(5), until: { server.bulks.inFlight == 0 })
+        #expect(server.bulks.count == 0 && server.bulks.goneCount == 0)
+        #expect(end == nil && server.usage.requests == 0)
+        cluster.simulation.run(for: .seconds(60), until: { end != nil })
+        #expect(end == .some(.unreachable))
+        let isComplete = cluster.simulation.run(
+            for: .seconds(5), until: { client.usage.isComplete && server.usage.isComplete })
+        #expect(isComplete, "\(client.usage) \(server.usage)")
+        #expect(cluster.fabric.counts.regionsLost == 0)
+    }
+}
