@@ -102,7 +102,9 @@ extension Context {
             request.arrivedAt = pollTime
         }
         if request.priority != .high, let strike = faults.strike(.cartHandler) {
-            strikeHandler(strike, request, spilled: header.flags.contains(.spilled), handler)
+            strikeHandler(strike, request, header, handler)
+        } else if isGated(header.opcode) {
+            arrive(entry(request, header, handler))
         } else if header.flags.contains(.spilled) {
             pull(request, handler)
         } else {
@@ -128,7 +130,7 @@ extension Context {
 
     /// An injected fault: the request fails, or its handler is late.
     private func strikeHandler(
-        _ strike: FaultStrike, _ request: RequestContext, spilled: Bool,
+        _ strike: FaultStrike, _ request: RequestContext, _ header: WireHeader,
         _ handler: ProcedureTable.Handler
     ) {
         switch strike {
@@ -136,9 +138,26 @@ extension Context {
         case .wait(let delay):
             xstream.spawn { [self] in
                 await xstream.sleep(for: delay)
-                if spilled { pull(request, handler) } else { handler.answer(request, self) }
+                if isGated(header.opcode) {
+                    arrive(entry(request, header, handler))
+                } else {
+                    begin(request, handler, isSpilled: header.flags.contains(.spilled))
+                }
             }
         }
+    }
+
+    private func entry(
+        _ request: RequestContext, _ header: WireHeader, _ handler: ProcedureTable.Handler
+    ) -> RequestGate.Entry {
+        RequestGate.Entry(
+            request: request, handler: handler, opcode: header.opcode,
+            isSpilled: header.flags.contains(.spilled))
+    }
+
+    /// The handler's turn has come.
+    func begin(_ request: RequestContext, _ handler: ProcedureTable.Handler, isSpilled: Bool) {
+        if isSpilled { pull(request, handler) } else { handler.answer(request, self) }
     }
 
     /// Why a request is not even decoded.
@@ -157,7 +176,8 @@ extension Context {
         if header.groupVersion != 0, header.groupVersion != group.version { return .groupVersion }
         if !observe(header.stamp) { return .clockSkew }
         let active = activeRequests.count - freeActive.count
-        let held = header.payloadLength > 0 && receives.heldCount > options.heldReceivesMax
+        let holds = header.payloadLength > 0 || isGated(header.opcode)
+        let held = holds && receives.heldCount > options.heldReceivesMax
         if active >= activeRequestsMax(header.flags.priority) || held {
             counts.overloaded += 1
             return .overloaded
@@ -190,6 +210,7 @@ extension Context {
         activeRequests[Int(request.position)] = nil
         freeActive.append(request.position)
         sessions.finished(request.session)
+        if gate != nil { leaveGate(request) }
     }
 
     /// Fetches a request that was too large to travel inline, then handles it.
@@ -427,7 +448,7 @@ extension Context {
             else { continue }
             // Its reply tells the caller that nothing is under way any more.
             request.isUnwanted = true
-            request.cancel()
+            cancel(request)
             return
         }
         // Who has given up before the reply came does not fetch it.

@@ -70,7 +70,7 @@ extension Context {
     func dropSession(_ id: SessionID, says: Bool) {
         guard let index = sessions.find(id), !sessions.sessions[index].isSelf else { return }
         for position in activeRequests.indices {
-            if let request = activeRequests[position], request.session == id { request.cancel() }
+            if let request = activeRequests[position], request.session == id { cancel(request) }
         }
         guard let handle = sessions.close(id) else { return }
         guard says, !isClosed, let send = sends.take() else {

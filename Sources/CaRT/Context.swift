@@ -71,6 +71,8 @@ internal import Logging
 
     // Callers and what we do for them.
     @safe @exclusivity(unchecked) var procedures = ProcedureTable()
+    /// Nil unless requests are limited or somebody wants to see them first.
+    @safe @exclusivity(unchecked) var gate: RequestGate?
     @safe @exclusivity(unchecked) var spills = SpillTable<BulkHandle>()
     @safe @exclusivity(unchecked) var pulledBytes = 0
 
@@ -118,6 +120,7 @@ internal import Logging
         precondition(options.eagerLimit >= Context.eagerLimitMin)
         precondition(options.receiveCount > options.heldReceivesMax)
         precondition(options.bulksMax > 0)
+        precondition(options.handlersMax >= 0)
         precondition(options.messageSizeMax <= Int(Int32.max))
         self.world = world
         faults = world.faults
@@ -161,6 +164,7 @@ internal import Logging
                 sends: SendPool(endpoint: endpoint, slotSize: slotSize),
                 receives: ReceivePool(
                     endpoint: endpoint, slotSize: slotSize, countMax: options.receiveCount)))
+        if options.handlersMax > 0 { gate = RequestGate(handlersMax: options.handlersMax) }
         refreshTime(xstream.now)
         addSelf()
         watchGroup()
@@ -192,6 +196,7 @@ internal import Logging
         counters.waiting = tracker.waitingCount
         counters.active = activeRequests.count - freeActive.count
         counters.receivesHeld = receives.heldCount
+        counters.requestsWaiting = gate?.waitingCount ?? 0
         counters.sessions = sessions.count - 1
         counters.transfers = bulks.count
         counters.waitingTransfers = bulks.queued.count + bulks.refused.count
@@ -275,6 +280,11 @@ internal import Logging
         isClosing = true
         endCalls()
         barriers.close()
+        // Before others make room for them.
+        for position in activeRequests.indices {
+            guard let request = activeRequests[position], request.isAtGate else { continue }
+            fail(.closed, request)
+        }
         for position in activeRequests.indices { activeRequests[position]?.tellCancelled() }
         let limit = xstream.now + .seconds(5)
         // Callers are resumed and handlers answer; what they send goes out before the end.
@@ -321,6 +331,7 @@ internal import Logging
         endQuarantine()
         failBulks(.closed)
         procedures = ProcedureTable()
+        gate = nil
         end.give()
     }
 }

@@ -28,6 +28,8 @@ public struct ContextCounters: Hashable, Sendable {
     public var cancelled = 0
     /// Requests that we answered `.overloaded`.
     public var overloaded = 0
+    /// Requests that waited because as many handlers as may be were at work.
+    public var requestsDelayed = 0
     /// Requests refused because their deadline had passed.
     public var expired = 0
     /// Messages that could not be understood or came too late, and were dropped.
@@ -91,6 +93,8 @@ public struct ContextCounters: Hashable, Sendable {
     public var active = 0
     /// Receives that hold a message which somebody still reads.
     public var receivesHeld = 0
+    /// Requests that wait now for handlers to end.
+    public var requestsWaiting = 0
     /// Sessions of callers now.
     public var sessions = 0
     /// Bulk transfers under way now.

@@ -89,6 +89,9 @@ public struct ContextMetrics: Sendable {
             $0.callsRefused
         },
         counter("requests_overloaded", "Requests answered with 'overloaded'.") { $0.overloaded },
+        counter("requests_delayed", "Requests that waited for other handlers to end.") {
+            $0.requestsDelayed
+        },
         counter("requests_expired", "Requests refused because their deadline had passed.") {
             $0.expired
         },
@@ -127,6 +130,9 @@ public struct ContextMetrics: Sendable {
         gauge("requests_active", "Requests that handlers work on.") { $0.active },
         gauge("receives_held", "Receives whose message somebody still reads.") {
             $0.receivesHeld
+        },
+        gauge("requests_waiting", "Requests that wait for other handlers to end.") {
+            $0.requestsWaiting
         },
         gauge("sessions", "Callers that are known.") { $0.sessions },
     ]

@@ -32,6 +32,13 @@ public struct ContextOptions: Sendable {
     /// `.overloaded`. See `RequestPriority` for the others.
     public var activeRequestsMax = 4096
 
+    /// Requests whose handlers are at work at a time, whoever sent them; 0 for any number. Further
+    /// ones wait, in order of their priority, then of arrival, each with a receive: with
+    /// `heldReceivesMax` of those, and with `activeRequestsMax` requests, others are answered
+    /// `.overloaded`. CaRT's own protocols do not count. A handler counts until it answers: those
+    /// that wait for calls that come back here may wait for each other.
+    public var handlersMax = 0
+
     /// Requests in flight that we allow to each peer that calls us; 0 for any number.
     public var credits: UInt32 = 32
 

@@ -62,6 +62,10 @@ internal import DrayRuntime
     @safe @exclusivity(unchecked) private var task: SpawnedTask?
     /// Its caller gave up, and no handler shall begin.
     @safe @exclusivity(unchecked) private var isTaskCancelled = false
+    /// It waits where the context's hook or limit keeps requests from their handlers.
+    @safe @exclusivity(unchecked) var isAtGate = false
+    /// It was let in there, and is counted.
+    @safe @exclusivity(unchecked) var isBehindGate = false
     // SAFETY: `replyOwner`, or the handler's promise, keeps the bytes until the reply is encoded.
     var replyPayload: UnsafeRawBufferPointer?
     @safe @exclusivity(unchecked) private var replyOwner: AnyObject?
