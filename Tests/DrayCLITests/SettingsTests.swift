@@ -149,6 +149,8 @@ import Testing
         (.indexMemory, "4k"), (.indexMemory, "little"),
         (.scrubRate, "slow"), (.scrubRate, "2TiB"), (.scrubInterval, "0"),
         (.scrubInterval, "never"), (.scrubInterval, "59s"),
+        (.timeout, "never"), (.timeout, "2h"), (.eagerLimit, "1"), (.messageSizeMax, "4k"),
+        (.receives, "1"), (.bulks, "0"), (.progress, "lazy"),
         (.unreadablePlaces, "few"), (.unreadablePlaces, "-1"), (.damagedPlaces, "1001"),
     ]
 
@@ -159,6 +161,50 @@ import Testing
             file: try EngineSettings.parse(file: SettingsTests.file, name: "engine.yml"))
         let failure = #expect(throws: CommandFailure.self) { try settings.configuration() }
         #expect(failure?.status == .usage)
+        if key.ofFabric != nil {
+            #expect(failure?.what == key.rawValue)
+            #expect(failure?.line.contains("flag") == true)
+        }
+    }
+
+    /// What contexts are made with: flags over variables over the file over the fabric's defaults.
+    @Test func contextsOfEngines() throws {
+        let settings = try EngineSettings(
+            flags: [.timeout: "5s", .progress: "busy"],
+            environment: {
+                [
+                    "DRAY_TIMEOUT": "6s", "DRAY_EAGER_LIMIT": "32KiB", "DRAY_BULKS": "",
+                    "DRAY_INTERFACE": "of clients",
+                ][$0]
+            },
+            file: try EngineSettings.parse(
+                file: SettingsTests.file + "\nreceives: 512\nmessage_size_max: 8MiB\n"
+                    + "eager_limit: 16KiB\n", name: "engine.yml"))
+        let fabric = try #require(settings.configuration().fabric)
+        #expect(fabric.timeout == .seconds(5))
+        #expect(fabric.progress == .busy)
+        #expect(fabric.eagerLimit == 32 << 10)
+        #expect(fabric.receives == 512)
+        #expect(fabric.messageSizeMax == 8 << 20)
+        #expect(fabric.bulks == 256)
+        #expect(settings.values[.bulks]?.source == .default)
+        #expect(settings.yaml.contains("eager_limit: \"32KiB\"  # environment"))
+        // Those that both know have the same variables.
+        for key in EngineSettings.Key.allCases {
+            guard let name = key.ofFabric else { continue }
+            #expect(name.variable == key.variable)
+        }
+    }
+
+    @Test func choicesForAClustersEngines() throws {
+        let choices = try EngineSettings.choices(["timeout=2s", "log_mask=a=b", "timeout=3s"])
+        #expect(choices == [.timeout: "3s", .logMask: "a=b"])
+        for wrong in ["timeout", "=3s", "rank=1", "device=/x", "time-out=3s"] {
+            let failure = #expect(throws: CommandFailure.self) {
+                try EngineSettings.choices([wrong])
+            }
+            #expect(failure?.what == "--setting")
+        }
     }
 
     @Test func missingValuesSayHowToSetThem() throws {

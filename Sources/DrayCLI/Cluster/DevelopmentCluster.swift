@@ -115,9 +115,10 @@ struct DevelopmentCluster {
         return ClusterFile(id: id.description, engines: engines)
     }
 
-    /// The settings of one engine, as its `engine.yml` says them.
+    /// The settings of one engine: those chosen, else as its first `engine.yml` says them.
     func settings(
-        of engine: ClusterFile.Engine, in file: ClusterFile
+        of engine: ClusterFile.Engine, in file: ClusterFile,
+        choices: [EngineSettings.Key: String] = [:]
     ) throws(CommandFailure) -> EngineSettings {
         let home = EngineDirectory(cluster: directory, rank: engine.rank)
         let engines = file.engines.map {
@@ -134,7 +135,7 @@ struct DevelopmentCluster {
                 advice: "choose another directory")
         }
         return try EngineSettings(
-            flags: [:], environment: { _ in nil },
+            flags: choices, environment: { _ in nil },
             file: [
                 .clusterID: file.id, .rank: "\(engine.rank)",
                 .engines: engines.joined(separator: ","),
@@ -153,8 +154,20 @@ struct DevelopmentCluster {
 
     /// Starts every engine that does not run. Returns those it started.
     ///
-    /// - Parameter faults: for those engines, in place of what their `engine.yml` says.
-    func start(_ file: ClusterFile, faults: String? = nil) throws(CommandFailure) -> [Started] {
+    /// - Parameters:
+    ///   - settings: for those engines, in place of what their `engine.yml` says.
+    ///   - faults: the same.
+    func start(
+        _ file: ClusterFile, settings choices: [EngineSettings.Key: String] = [:],
+        faults: String? = nil
+    ) throws(CommandFailure) -> [Started] {
+        // Better to say here what is wrong with them than in the engines' logs.
+        for engine in choices.isEmpty ? [] : file.engines {
+            let settings = try settings(of: engine, in: file, choices: choices)
+            _ = (try settings.configuration(), try settings.log())
+        }
+        let flags = choices.sorted { $0.key.rawValue < $1.key.rawValue }
+            .map { "\($0.key.flag)=\($0.value)" }
         var started: [Started] = []
         let program = try ChildProcess.ownPath()
         for engine in file.engines {
@@ -177,6 +190,7 @@ struct DevelopmentCluster {
                     // Its networks are those of the file, whatever the environment says.
                     ["engine", "start", "--provider", "", "--config"].map { Array($0.utf8) }
                         + [home.configuration.bytes]
+                        + flags.map { Array($0.utf8) }
                         + (faults.map { [Array("--faults".utf8), Array($0.utf8)] } ?? []),
                     input: .null, output: .append(home.log), error: .append(home.log),
                     detached: true)

@@ -29,6 +29,12 @@ struct EngineSettings: Sendable {
         case unreadablePlaces = "unreadable_places"
         case damagedPlaces = "damaged_places"
         case credits
+        case timeout
+        case eagerLimit = "eager_limit"
+        case messageSizeMax = "message_size_max"
+        case receives
+        case bulks
+        case progress
         case swimPeriod = "swim_period"
         case swimPingTimeout = "swim_ping_timeout"
         case swimSuspicionTimeout = "swim_suspicion_timeout"
@@ -37,6 +43,38 @@ struct EngineSettings: Sendable {
         case processFile = "process_file"
 
         var variable: String { "DRAY_" + rawValue.uppercased() }
+        var flag: String { "--" + rawValue.replacing("_", with: "-") }
+
+        /// What may be chosen for all engines of a development cluster, each time they start.
+        static var choices: [Key] {
+            allCases.filter { key in
+                switch key {
+                case .clusterID, .rank, .engines, .provider, .device, .metadataDevice, .faults,
+                    .processFile:
+                    false
+                case .inlineThreshold, .valueCache, .indexMemory, .scrubRate, .scrubInterval,
+                    .unreadablePlaces, .damagedPlaces, .credits, .timeout, .eagerLimit,
+                    .messageSizeMax, .receives, .bulks, .progress, .swimPeriod, .swimPingTimeout,
+                    .swimSuspicionTimeout, .logMask:
+                    true
+                }
+            }
+        }
+
+        /// What it is called where a process is told about its network; nil for anything else.
+        var ofFabric: FabricConfiguration.Key? {
+            switch self {
+            case .timeout, .eagerLimit, .messageSizeMax, .receives, .bulks, .progress:
+                FabricConfiguration.Key(rawValue: rawValue)
+            case .clusterID, .rank, .engines, .provider, .device, .metadataDevice,
+                .inlineThreshold, .valueCache, .indexMemory, .scrubRate, .scrubInterval,
+                .unreadablePlaces, .damagedPlaces, .credits, .swimPeriod, .swimPingTimeout,
+                .swimSuspicionTimeout, .logMask, .faults, .processFile:
+                nil
+            }
+        }
+
+        init?(_ key: FabricConfiguration.Key) { self.init(rawValue: key.rawValue) }
 
         /// The value when nobody sets one; nil for what must be set.
         var defaultValue: String? {
@@ -52,6 +90,8 @@ struct EngineSettings: Sendable {
             case .unreadablePlaces: "10"
             case .damagedPlaces: "200"
             case .credits: "128"
+            case .timeout, .eagerLimit, .messageSizeMax, .receives, .bulks, .progress:
+                ofFabric?.defaultText
             case .swimPeriod: "200ms"
             case .swimPingTimeout: "100ms"
             case .swimSuspicionTimeout: "5s"
@@ -89,6 +129,8 @@ struct EngineSettings: Sendable {
                 "a device with more places that cannot be read goes out of service; off: never"
             case .damagedPlaces: "the same for places that do not match their checksums"
             case .credits: "requests in flight that each client is allowed per target"
+            case .timeout, .eagerLimit, .messageSizeMax, .receives, .bulks, .progress:
+                ofFabric?.explanation ?? ""
             case .swimPeriod: "how often another engine is asked whether it is alive"
             case .swimPingTimeout:
                 "how long its answer may take before others ask it too; less than the period"
@@ -119,7 +161,7 @@ struct EngineSettings: Sendable {
         for key in Key.allCases {
             if let text = flags[key] {
                 values[key] = Value(text: text, source: .flag)
-            } else if let text = environment(key.variable) {
+            } else if let text = environment(key.variable), key.ofFabric == nil || !text.isEmpty {
                 let list =
                     key == .device ? text.replacing(",", with: EngineSettings.separator) : text
                 values[key] = Value(text: list, source: .environment)
@@ -131,13 +173,29 @@ struct EngineSettings: Sendable {
         }
     }
 
+    /// Reads `NAME=VALUE` for each of `texts`; the last of a name counts.
+    static func choices(_ texts: [String]) throws(CommandFailure) -> [Key: String] {
+        var choices: [Key: String] = [:]
+        for text in texts {
+            guard let equals = text.firstIndex(of: "="),
+                let key = Key.choices.first(where: { $0.rawValue == text[..<equals] })
+            else {
+                let known = Key.choices.map(\.rawValue).joined(separator: ", ")
+                throw CommandFailure(
+                    .usage, "--setting", "'\(text)' is not NAME=VALUE of an engine's setting",
+                    advice: "known are \(known)")
+            }
+            choices[key] = String(text[text.index(after: equals)...])
+        }
+        return choices
+    }
+
     /// The value, or a failure that says how to set it.
     func text(_ key: Key) throws(CommandFailure) -> String {
         guard let value = values[key] else {
             throw CommandFailure(
                 .usage, key.rawValue, "is not set",
-                advice: "set it in the file, with \(key.variable), or with "
-                    + "--\(key.rawValue.replacing("_", with: "-"))")
+                advice: "set it in the file, with \(key.variable), or with \(key.flag)")
         }
         return value.text
     }
@@ -190,6 +248,7 @@ struct EngineSettings: Sendable {
         configuration.faultyCriteria.unreadableMax = try places(.unreadablePlaces)
         configuration.faultyCriteria.damagedMax = try places(.damagedPlaces)
         configuration.credits = credits
+        configuration.fabric = try fabric()
         configuration.faults = try faults()
         configuration.swim.period = try duration(.swimPeriod)
         configuration.swim.pingTimeout = try duration(.swimPingTimeout)
@@ -199,6 +258,20 @@ struct EngineSettings: Sendable {
                 .usage, "configuration", problem, advice: "see 'dray engine start --print-config'")
         }
         return configuration
+    }
+
+    /// What its contexts are made with. Where they listen, `engines` says.
+    private func fabric() throws(CommandFailure) -> FabricConfiguration {
+        var options: [FabricConfiguration.Key: String] = [:]
+        for key in Key.allCases {
+            if let name = key.ofFabric { options[name] = try text(key) }
+        }
+        do throws(FabricConfigurationError) {
+            return try FabricConfiguration(options: options, environment: [:])
+        } catch {
+            guard let key = Key(error.key) else { throw CommandFailure(error) }
+            throw bad(key, error.expected)
+        }
     }
 
     /// Nil when faults are off.

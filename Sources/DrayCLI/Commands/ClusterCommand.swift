@@ -74,6 +74,14 @@ struct ClusterCommand: ParsableCommand {
                 between semicolons.
                 """)
         var faults: String?
+        @Option(
+            name: .long,
+            help: """
+                For the engines started now: NAME=VALUE in place of what their engine.yml says \
+                (repeat for more). 'dray engine start --print-config' lists the names.
+                """,
+            completion: .list(EngineSettings.Key.choices.map { "\($0.rawValue)=" }))
+        var setting: [String] = []
         @Option(name: .long, help: "How long to wait for the engines.")
         var timeout = HumanDuration(.seconds(30))
         @OptionGroup var output: OutputOptions
@@ -104,6 +112,7 @@ struct ClusterCommand: ParsableCommand {
         func run() async throws {
             let directory = try place.resolve()
             let world = try RealWorld.make(logMask: place.log)
+            let settings = try EngineSettings.choices(setting)
             // The engines get it too: better to say here what is wrong with it.
             let fabric = try FabricOptions.ofEnvironment(world)
             let cluster = try DevelopmentCluster(directory: directory, world: world)
@@ -122,7 +131,7 @@ struct ClusterCommand: ParsableCommand {
                         providers: provider.isEmpty ? fabric.providers : provider,
                         hosts: host.isEmpty ? ["127.0.0.1"] : host))
             }
-            let started = try cluster.start(file, faults: faults)
+            let started = try cluster.start(file, settings: settings, faults: faults)
             try await cluster.waitUntilServing(
                 file, started: started, timeout: timeout.duration)
             lock.release()

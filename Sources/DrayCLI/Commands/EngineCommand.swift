@@ -1,5 +1,6 @@
 internal import ArgumentParser
 internal import BIO
+internal import CaRT
 internal import DrayEngine
 internal import DrayProtocol
 internal import DrayRuntime
@@ -63,6 +64,21 @@ struct EngineCommand: ParsableCommand {
         var damagedPlaces: String?
         @Option(name: .long, help: "Requests in flight per client and target.")
         var credits: String?
+        @Option(
+            name: .long, help: "How long a call of the engine may take unless it says otherwise.")
+        var timeout: String?
+        @Option(name: .long, help: "The most bytes of a message that travel inline.")
+        var eagerLimit: String?
+        @Option(name: .long, help: "The largest message.") var messageSizeMax: String?
+        @Option(name: .long, help: "Receives of each context that are posted at any time.")
+        var receives: String?
+        @Option(
+            name: .long, help: "Bulk transfers of each context that are with the fabric at a time.")
+        var bulks: String?
+        @Option(
+            name: .long, help: "event or busy: whether an idle engine sleeps.",
+            completion: .list(ProgressMode.allCases.map(\.rawValue)))
+        var progress: String?
         @Option(name: .long, help: "How often another engine is asked whether it is alive.")
         var swimPeriod: String?
         @Option(name: .long, help: "How long its answer may take before others ask it too.")
@@ -96,6 +112,12 @@ struct EngineCommand: ParsableCommand {
             flags[.unreadablePlaces] = unreadablePlaces
             flags[.damagedPlaces] = damagedPlaces
             flags[.credits] = credits
+            flags[.timeout] = timeout
+            flags[.eagerLimit] = eagerLimit
+            flags[.messageSizeMax] = messageSizeMax
+            flags[.receives] = receives
+            flags[.bulks] = bulks
+            flags[.progress] = progress
             flags[.swimPeriod] = swimPeriod
             flags[.swimPingTimeout] = swimPingTimeout
             flags[.swimSuspicionTimeout] = swimSuspicionTimeout
@@ -136,7 +158,7 @@ struct EngineCommand: ParsableCommand {
             AllocatorSettings.apply()
             let settings = try settings.resolve()
             if printConfig { return try Terminal.print(settings.yaml) }
-            var configuration = try settings.configuration()
+            let configuration = try settings.configuration()
             // Before any thread is made, so that all inherit the mask.
             var signals = sigset_t()
             unsafe sigemptyset(&signals)
@@ -144,7 +166,6 @@ struct EngineCommand: ParsableCommand {
             unsafe sigaddset(&signals, SIGINT)
             unsafe pthread_sigmask(SIG_BLOCK, &signals, nil)
             let world = RealWorld.make(log: try settings.log())
-            configuration.fabric = try FabricOptions.ofEnvironment(world)
             let runner = EngineRunner(world: world, configuration: configuration)
             let processFile = settings.values[.processFile]?.text ?? ""
             if !processFile.isEmpty {
