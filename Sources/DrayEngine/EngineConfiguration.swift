@@ -70,6 +70,10 @@ public struct EngineConfiguration: Sendable {
     /// default.
     package var transactionAge: UInt64?
 
+    /// How long other engines may take to say what they know of a transaction, and how long one
+    /// that is undecided waits before they are asked; nil for as long as real networks need.
+    package var peerTimeout: Duration?
+
     public init(
         cluster: UniqueID, rank: UInt32, engines: [EngineRecord], devicePaths: [String]
     ) {

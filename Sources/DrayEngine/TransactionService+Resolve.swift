@@ -81,7 +81,7 @@ extension TransactionService {
         mayBeForwarded: Bool
     ) async -> [ResolutionMachine.Event] {
         await gatherAnswers(of: asked, members) {
-            (member, context, destination) async throws(RPCError) -> QueryReply in
+            [peerTimeout] (member, context, destination) async throws(RPCError) -> QueryReply in
             var query = QueryRequest()
             query.transaction = dtx.id
             query.epoch = dtx.epoch
@@ -90,7 +90,7 @@ extension TransactionService {
             query.mayBeForwarded = mayBeForwarded
             return try await context.call(
                 TransactionProtocol.query, query, to: destination,
-                deadline: .after(TransactionService.peerTimeout))
+                deadline: .after(peerTimeout))
         }
     }
 
@@ -180,12 +180,12 @@ extension TransactionService {
         request.aborted = [id]
         for member in members.dropFirst() {
             let decision = request
-            xstream.spawn { [log] in
+            xstream.spawn { [log, peerTimeout] in
                 do throws(RPCError) {
                     _ = try await context.call(
                         TransactionProtocol.decide, decision,
                         to: .rank(member.rank, tag: member.tag),
-                        deadline: .after(TransactionService.peerTimeout))
+                        deadline: .after(peerTimeout))
                 } catch {
                     log.info("target \(member) was not told of an abort: \(error)")
                 }

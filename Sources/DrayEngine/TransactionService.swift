@@ -45,13 +45,14 @@ final class TransactionService {
 
     /// How long a member may take to prepare.
     static let prepareTimeout: Duration = .seconds(2)
-    /// How long a member may take to answer anything else.
-    static let peerTimeout: Duration = .seconds(1)
+    /// How long a member may take to answer anything else, unless the configuration says so.
+    private static let peerTimeout: Duration = .seconds(1)
+    let peerTimeout: Duration
     /// How long a commit may wait for company on its way to the members. One that keeps the keys
     /// of a redundancy group's leader locked does not wait.
     static let newsDelay: Duration = .milliseconds(50)
     /// How long an undecided transaction waits for its leader before it asks.
-    static let decisionTimeout: Duration = .seconds(1)
+    var decisionTimeout: Duration { peerTimeout }
     /// How long a request waits for keys that others hold.
     static let patience: Duration = .seconds(1)
     /// The pause between attempts to find out about a transaction, or to tell of it.
@@ -64,6 +65,7 @@ final class TransactionService {
         self.target = target
         vos = target.vos
         xstream = target.xstream
+        peerTimeout = target.configuration.peerTimeout ?? TransactionService.peerTimeout
         log = target.world.log.logger(.engine)
         entropy = target.world.entropy.fork("transactions-\(target.index)")
     }
@@ -129,7 +131,7 @@ final class TransactionService {
             await xstream.sleep(for: TransactionService.retryPause)
             let now = xstream.now
             while let first = waiting.first,
-                first.since + TransactionService.decisionTimeout <= now
+                first.since + decisionTimeout <= now
             {
                 waiting.removeFirst()
                 if case .active(let dtx) = vos.state(of: first.id), dtx.phase == .prepared {
@@ -222,7 +224,7 @@ final class TransactionService {
                 guard let context else { throw .closed }
                 _ = try await context.call(
                     TransactionProtocol.decide, request, to: .rank(member.rank, tag: member.tag),
-                    deadline: .after(TransactionService.peerTimeout))
+                    deadline: .after(peerTimeout))
                 telling.remove(member)
                 acknowledged(request.committed, by: member)
                 if news[member]?.isEmpty == false { scheduleTelling() }

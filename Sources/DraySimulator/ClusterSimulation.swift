@@ -129,6 +129,7 @@ public final class ClusterSimulation {
         configuration.fabric = ClusterSimulation.fabricConfiguration
         configuration.retention = ClusterSimulation.retention.nanosecondsClamped
         configuration.transactionAge = plan.transactionAge?.nanosecondsClamped
+        configuration.peerTimeout = plan.peerTimeout
         return configuration
     }
 

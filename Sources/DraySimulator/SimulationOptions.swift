@@ -51,6 +51,9 @@ extension ClusterSimulation {
         let objectClass: ObjectClass
         /// How long engines remember transactions; nil for as long as real ones do.
         let transactionAge: Duration?
+        /// How long engines wait for what others know of a transaction; nil for as long as real
+        /// ones do.
+        let peerTimeout: Duration?
         /// In the order of `FaultKind`.
         let faults: [FaultKind]
 
@@ -68,6 +71,9 @@ extension ClusterSimulation {
             let clocksAgree = entropy.chance(1, in: 2)
             // And half of them forget soon what they have decided.
             transactionAge = entropy.chance(1, in: 2) ? .seconds(1) : nil
+            // Half of them do not wait for messages that take long.
+            var timeoutEntropy = entropy.fork("timeouts")
+            peerTimeout = timeoutEntropy.chance(1, in: 2) ? .milliseconds(100) : nil
             engineCount = options.engineCount ?? drawn.0
             targetCount = options.targetCount ?? drawn.1
             // Half of those that can have as many as targets.

@@ -18,8 +18,8 @@ internal import DrayRuntime
     fileprivate var wasUsed = false
     fileprivate var isKept = false
 
-    /// `isTarget`: a device reads into it. Other memory is not aligned to pages: blocks of two pages
-    /// would be so far apart that they took up three or four.
+    /// `isTarget`: a device reads into it. Other memory is not aligned to pages: blocks of two
+    /// pages would be so far apart that they took up three or four.
     fileprivate init(table: UInt64, place: Int, byteCount: Int, isTarget: Bool) {
         unsafe memory = .allocate(
             byteCount: byteCount, alignment: isTarget ? BlockDevice.blockSize : 16)
