@@ -76,6 +76,12 @@ import Testing
             #expect(seen.ends == [.cancelled])
             #expect(seen.cancelledTasks == 1)
             #expect(server.usage.requests == 0)
+            if way == .goodbye {
+                // A provider may end the connection behind it, and what is being sent with it.
+                while await failure({ () throws(RPCError) in
+                    _ = try await client.call(TestProtocol.echo, Blob(), to: there)
+                }) == .unreachable {}
+            }
             // What comes next runs in tasks that nobody has cancelled.
             for number in 0..<100 {
                 let blob = Blob(number: UInt64(number))

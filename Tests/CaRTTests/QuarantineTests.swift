@@ -61,6 +61,7 @@ import Testing
         init(seed: UInt64, faults: FabricFaults = .none) throws {
             cluster = RestartTests.Cluster(seed: seed, faults: faults)
             let (client, server) = (cluster.client!, cluster.server!)
+            server.rank = 1
             try client.group.apply(
                 .replace([Group.Member(rank: 1, addresses: [server.address])]), version: 1)
             cluster.stream.simulate { [self] in await call() }

@@ -95,7 +95,9 @@ import Testing
         let parent = getppid()
         let kind = FabricKind(rawValue: String(address.prefix { $0 != ":" }))!
         try await withRig(kind) { rig in
-            CaRTTests.serve(try rig.makeContext(address))
+            let context = try rig.makeContext(address)
+            context.rank = 1
+            CaRTTests.serve(context)
             let end = rig.xstream.now + .seconds(60)
             while rig.xstream.now < end, getppid() == parent {
                 await rig.xstream.sleep(for: .milliseconds(20))

@@ -225,10 +225,17 @@ struct TransactionRig {
     ) async throws -> R {
         let bytes = Array(data.utf8)
         let buffer = IOBuffer(copying: bytes)
-        return try await context.call(
-            procedure, request, to: destination(target),
-            payload: UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<bytes.count]),
-            deadline: .after(.seconds(5)))
+        while true {
+            do throws(RPCError) {
+                return try await context.call(
+                    procedure, request, to: destination(target),
+                    payload: UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<bytes.count]),
+                    deadline: .after(.seconds(5)))
+            } catch {
+                // It was another life of the engine that was called before.
+                guard error == .peerRestarted else { throw error }
+            }
+        }
     }
 }
 
