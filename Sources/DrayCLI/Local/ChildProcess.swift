@@ -74,7 +74,7 @@ enum ChildProcess {
     /// The variables of ours that a child gets: those about the network, but for what its own
     /// configuration says.
     private static let passedOn = Set(FabricConfiguration.Key.allCases.map(\.variable))
-        .subtracting(EngineSettings.Key.allCases.map(\.variable))
+        .subtracting(EngineSettings.Key.allCases.filter { $0.ofFabric == nil }.map(\.variable))
 
     /// The environment for a child, without what would override its configuration.
     private static func environment() -> [UnsafeMutablePointer<CChar>?] {
