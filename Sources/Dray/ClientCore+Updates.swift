@@ -207,6 +207,7 @@ extension ClientCore {
                 request.transaction = newTransaction()
                 isUnknown = false
             }
+            request.isResend = isUnknown
         }
     }
 

@@ -18,8 +18,8 @@ enum UpdateRetry {
         if case .application(let code, _) = error {
             switch ServiceCode(rawValue: code) {
             case .aborted: self = .asNew
-            // A conflict ends this attempt only: an earlier one may still be on its way.
-            case .conflict: self = isRestarted ? wasUnknown ? .again : .asNew : .giveUp
+            // A conflict ends this attempt only; that of a resend ends as `aborted`.
+            case .conflict: self = wasUnknown ? .again : isRestarted ? .asNew : .giveUp
             case .tooOld: self = wasUnknown ? .giveUp : .asNew
             case .busy, .undecided, .staleMap: self = .again
             case .notFound, .exists, .noSpace, .unavailable, .invalidArgument, .corrupt,

@@ -11,6 +11,9 @@ extension TargetService {
     func update(
         _ request: ObjectUpdateRequest, _ call: RequestContext
     ) async throws(RPCError) -> ObjectUpdateReply {
+        guard let first = request.parts.first else {
+            throw .service(.invalidArgument, "an update without operations")
+        }
         try checkAccess(of: request.parts)
         var reply = ObjectUpdateReply()
         // A resend of what was applied already gets the same answer.
@@ -18,7 +21,10 @@ extension TargetService {
         case .committed(let epoch):
             reply.epoch = epoch
             return reply
-        case .aborted: throw .service(.aborted, "the transaction was aborted")
+        case .aborted:
+            // Not before it is on stable storage.
+            try await transactions.end(request.transaction)
+            throw transactions.aborted
         case .active(let dtx):
             reply.epoch = try await transactions.forward(request, dtx, call)
             return reply
@@ -29,9 +35,6 @@ extension TargetService {
             }
         }
         if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
-        guard let first = request.parts.first else {
-            throw .service(.invalidArgument, "an update without operations")
-        }
         let length = request.parts.reduce(0) { $0 + $1.length }
         guard request.bulk != nil || length == (unsafe call.payload.count) else {
             throw .service(.invalidArgument, "the payload does not fit the operations")
@@ -42,7 +45,16 @@ extension TargetService {
         if request.parts.count == 1, first.reads.isEmpty, objectClass.replicaCount == 1 {
             reply.epoch = try await updateAlone(request, first, call)
         } else {
-            reply.epoch = try await transactions.lead(request, call)
+            do throws(RPCError) {
+                reply.epoch = try await transactions.lead(request, call)
+            } catch {
+                // After these the client begins anew, as another transaction.
+                guard request.isResend, case .application(let code, let message) = error,
+                    code == ServiceCode.conflict.rawValue || code == ServiceCode.aborted.rawValue
+                else { throw error }
+                try await transactions.end(request.transaction)
+                throw .service(.aborted, message)
+            }
         }
         return reply
     }

@@ -129,7 +129,6 @@ extension TransactionService {
     func forward(
         _ request: ObjectUpdateRequest, _ dtx: DTX, _ call: RequestContext
     ) async throws(RPCError) -> UInt64 {
-        let busy = RPCError.service(.busy, "the same request is being served")
         guard dtx.isLeader, dtx.phase == .prepared, leading.insert(dtx.id).inserted else {
             throw busy
         }
@@ -169,6 +168,18 @@ extension TransactionService {
             withExtendedLifetime(payload) {}
             return reply
         }
+    }
+
+    /// Ends a transaction that its client has sent again and will not send any more: an earlier
+    /// attempt that comes late is not applied, not even after a restart. Throws `.busy` when one
+    /// has come just now.
+    func end(_ id: UniqueID) async throws(RPCError) {
+        do throws(VOSError) {
+            try await vos.refuse(id, epoch: target.clock.now())
+        } catch {
+            throw RPCError(error)
+        }
+        guard case .aborted = vos.state(of: id) else { throw busy }
     }
 
     // MARK: - Telling and answering

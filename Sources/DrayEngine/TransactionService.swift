@@ -401,6 +401,7 @@ final class TransactionService {
     }
 
     var aborted: RPCError { .service(.aborted, "the transaction was aborted") }
+    var busy: RPCError { .service(.busy, "the same request is being served") }
 
     /// What was read must have been read from this incarnation.
     func checkReads(_ parts: [PreparePart]) throws(RPCError) {

@@ -172,6 +172,9 @@ public struct ObjectUpdateRequest: Message, Hashable {
     /// Chosen by the client; a resend carries the same, and is applied once. Its lower half is the
     /// client's clock when it was made.
     public var transaction = UniqueID.zero
+    /// Whether an earlier attempt may have been served, or may be still: when this one conflicts,
+    /// the transaction is aborted, so that none of the others is applied later.
+    public var isResend = false
     /// The epoch at which the transaction has read; 0 when it has not.
     public var snapshot: UInt64 = 0
     public var parts: [ObjectPart] = []
@@ -182,6 +185,7 @@ public struct ObjectUpdateRequest: Message, Hashable {
 
     public mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
         try coder.code(&transaction)
+        try coder.code(&isResend)
         try coder.code(&snapshot)
         try coder.code(&parts, max: ObjectLimits.partsMax)
         try coder.code(&bulk)
@@ -350,7 +354,7 @@ public struct ObjectEnumerateReply: Message, Hashable {
 
 /// The object protocol, served by every target.
 public enum ObjectProtocol {
-    public static let id = ProtocolID(base: 0x10, version: 6)
+    public static let id = ProtocolID(base: 0x10, version: 7)
 
     public static let update = Procedure<ObjectUpdateRequest, ObjectUpdateReply>(
         id, index: 0, name: "object.update")

@@ -193,13 +193,20 @@ import Testing
                 ObjectProtocol.update, request, to: rig.target, deadline: .after(.seconds(5)))
             #expect(again == first)
             request.parts[0].target.capability = Capability()
-            do throws(RPCError) {
-                _ = try await rig.context.call(
-                    ObjectProtocol.update, request, to: rig.target, deadline: .after(.seconds(5)))
-                Issue.record("it was answered")
-            } catch {
-                guard case .application(let code, _) = error else { throw error }
-                #expect(code == ServiceCode.notPermitted.rawValue)
+            var empty = request
+            empty.parts = []
+            for (request, expected) in [
+                (request, ServiceCode.notPermitted), (empty, .invalidArgument),
+            ] {
+                do throws(RPCError) {
+                    _ = try await rig.context.call(
+                        ObjectProtocol.update, request, to: rig.target,
+                        deadline: .after(.seconds(5)))
+                    Issue.record("it was answered")
+                } catch {
+                    guard case .application(let code, _) = error else { throw error }
+                    #expect(code == expected.rawValue)
+                }
             }
         }
     }

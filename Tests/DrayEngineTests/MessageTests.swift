@@ -50,6 +50,7 @@ import Testing
         part.reads = [ObjectRead(dkey: [1], instance: 2), ObjectRead(dkey: nil, instance: 3)]
         var update = ObjectUpdateRequest()
         update.transaction = UniqueID(high: 8, low: 9)
+        update.isResend = true
         update.parts = [part, ObjectPart()]
         update.bulk = BulkDescriptor()
         try fuzz(update, seed: 1)

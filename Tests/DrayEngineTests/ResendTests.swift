@@ -168,6 +168,93 @@ import Testing
         }
     }
 
+    // MARK: - Conflicts
+
+    /// Two objects with text, led by targets of different engines.
+    private func makePair(_ rig: TransactionRig) async throws -> [DrayObject] {
+        let first = try await rig.makeObject(.s1)
+        let second = try await rig.makeObject(.s1, notLedBy: [try first.layout()[0].rank])
+        for object in [first, second] { try await object.put("old") }
+        return [first, second]
+    }
+
+    /// Locks an object: its leader has prepared the punch of it for somebody who is not there.
+    /// Returns the transaction.
+    private func lock(_ object: DrayObject, _ rig: TransactionRig) async throws -> UniqueID {
+        let id = UniqueID(high: 3, low: 1)
+        var punch = ObjectOperation()
+        punch.kind = .punchObject
+        let request = try rig.prepareRequest(
+            [punch], of: object, id, epoch: rig.context.clock.now())
+        #expect(try await rig.prepare(request, "", at: try object.layout()[0]) == 0)
+        return id
+    }
+
+    /// A resend that conflicts ends the transaction: an earlier attempt that comes only then is
+    /// refused, though nothing is in its way any more.
+    @Test(arguments: [false, true])
+    func afterTheConflictOfAResendNoEarlierAttemptIsApplied(isRestarted: Bool) {
+        TransactionRig.run { rig in
+            let objects = try await makePair(rig)
+            let change = try rig.change(objects, "new")
+            let other = try rig.change(objects, "other")
+            let holder = try await lock(objects[0], rig)
+            #expect(try await rig.send(other) == .refused(.conflict))
+            var resend = change
+            resend.request.isResend = true
+            #expect(try await rig.send(resend) == .refused(.aborted))
+            if isRestarted {
+                rig.cluster.kill(rank: Int(change.leader.rank))
+                try await rig.cluster.start(rank: Int(change.leader.rank))
+            }
+            #expect(try await rig.resend(resend) == .refused(.aborted))
+            try await rig.decide(holder, isCommitted: false, at: change.leader)
+            #expect(try await rig.resend(change) == .refused(.aborted))
+            for object in objects { #expect(try await object.text() == "old") }
+            // Of the other one there was no earlier attempt.
+            guard case .epoch = try await rig.resend(other) else {
+                Issue.record("what has conflicted once is refused for good")
+                return
+            }
+            for object in objects { #expect(try await object.text() == "other") }
+        }
+    }
+
+    /// A transaction whose first attempt had no answer, and whose next one conflicts, begins anew.
+    @Test func aClientSaysWhatIsAResend() {
+        TransactionRig.run { rig in
+            let objects = try await makePair(rig)
+            let leader = try objects[0].layout()[0]
+            let holder = try await lock(objects[0], rig)
+            rig.cluster.kill(rank: Int(leader.rank))
+            var runs = 0
+            let task = rig.xstream.spawnCancellable {
+                do {
+                    try await rig.container.transaction { transaction in
+                        runs += 1
+                        for object in objects {
+                            try await transaction.put(
+                                object, dkey: TransactionRig.key, akey: TransactionRig.key,
+                                value: Array("new".utf8))
+                        }
+                    }
+                } catch {
+                    Issue.record("\(error)")
+                }
+            }
+            await rig.sleep(.milliseconds(50))
+            #expect(runs == 1)
+            try await rig.cluster.start(rank: Int(leader.rank))
+            await rig.sleep(.seconds(2))
+            #expect(runs > 1)
+            try await rig.decide(holder, isCommitted: false, at: leader)
+            await task.value
+            for object in objects { #expect(try await object.text() == "new") }
+        }
+    }
+
+    // MARK: - Age
+
     /// Lets all that has been so far become older than what engines remember.
     private func letForget(_ rig: TransactionRig, _ object: DrayObject) async throws {
         await rig.sleep(.seconds(1))

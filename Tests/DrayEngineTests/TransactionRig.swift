@@ -233,8 +233,9 @@ struct TransactionRig {
                     deadline: .after(.seconds(5)))
             } catch {
                 // It was another life of the engine that was called before.
-                guard error == .peerRestarted else { throw error }
+                guard error == .unreachable || error == .peerRestarted else { throw error }
             }
+            await sleep(.milliseconds(5))
         }
     }
 }

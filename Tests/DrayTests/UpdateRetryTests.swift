@@ -25,12 +25,14 @@ import Testing
         }
     }
 
-    /// Whoever wants to know of conflicts is told.
+    /// Whoever wants to know of conflicts is told, but not before it is certain that no earlier
+    /// attempt will be applied.
     @Test(arguments: [false, true]) func conflictsOfCallers(wasUnknown: Bool) {
         let error = RPCError.application(code: ServiceCode.conflict.rawValue, message: "")
         #expect(UpdateRetry.isConflict(error))
         #expect(
-            UpdateRetry(after: error, isRestarted: false, wasUnknown: wasUnknown) == .giveUp)
+            UpdateRetry(after: error, isRestarted: false, wasUnknown: wasUnknown)
+                == (wasUnknown ? .again : .giveUp))
     }
 
     /// The same transaction, whatever became of it: never another one.

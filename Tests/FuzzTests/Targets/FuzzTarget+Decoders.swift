@@ -166,6 +166,7 @@ extension FuzzTarget {
     private static var objectDecoders: [FuzzDecoder] {
         var update = ObjectUpdateRequest()
         update.transaction = id
+        update.isResend = true
         update.parts = [part, ObjectPart()]
         update.bulk = memory
         var fetch = ObjectFetchRequest()
