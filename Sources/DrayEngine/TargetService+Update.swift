@@ -28,11 +28,7 @@ extension TargetService {
         case .active(let dtx):
             reply.epoch = try await transactions.forward(request, dtx, call)
             return reply
-        case .unknown:
-            guard request.transaction.low > vos.transactionHorizon else {
-                throw .service(
-                    .tooOld, "the request is so old that nobody knows whether it was served")
-            }
+        case .unknown: try checkAge(request)
         }
         if faults.isArmed { try await faults.pass(.engineObject, on: xstream) }
         let length = request.parts.reduce(0) { $0 + $1.length }
@@ -68,6 +64,14 @@ extension TargetService {
         }
     }
 
+    /// Throws when nobody may know any more what became of a request.
+    private func checkAge(_ request: ObjectUpdateRequest) throws(RPCError) {
+        guard request.transaction.low > vos.transactionHorizon else {
+            throw .service(
+                .tooOld, "the request is so old that nobody knows whether it was served")
+        }
+    }
+
     /// The only member of a transaction needs no other's word: one record of the log.
     private func updateAlone(
         _ request: ObjectUpdateRequest, _ part: ObjectPart, _ call: RequestContext
@@ -86,6 +90,8 @@ extension TargetService {
         // A caller that has given up must not find its change applied after its next one.
         guard worldClock.wallNanoseconds < call.deadline else { throw .timedOut }
         guard !Task.isCancelled else { throw .cancelled }
+        // Another attempt may have been faster, and be forgotten by now.
+        try checkAge(request)
         var update = work.updates[0]
         update.transaction = request.transaction
         let clock = clock

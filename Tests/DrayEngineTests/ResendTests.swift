@@ -263,6 +263,32 @@ import Testing
         try await object.put("next", [9])
     }
 
+    /// A request whose data comes so late that the resend that was faster is forgotten is not
+    /// applied again.
+    @Test func whatGetsTooOldMeanwhileIsRefused() {
+        TransactionRig.run { rig in
+            let object = try await rig.makeObject(.s1)
+            let change = try rig.change([object], "first")
+            var fault = TuneRequest()
+            fault.faults = ["cart.bulk,delay=80s,count=1"]
+            for (_, reply) in await rig.container.pool.cluster.tune(fault) { _ = try reply.get() }
+            let late = Gather<TransactionRig.Outcome?>(count: 1)
+            rig.xstream.spawn {
+                let outcome = try? await rig.send(exposing: change, timeout: .seconds(200))
+                late.finish(0, with: outcome)
+            }
+            await rig.sleep(.seconds(1))
+            guard case .epoch = try await rig.send(change) else {
+                Issue.record("the resend waits for the data of another attempt")
+                return
+            }
+            try await object.put("second")
+            try await letForget(rig, object)
+            #expect(await late.results() == [.refused(.tooOld)])
+            #expect(try await object.text() == "second")
+        }
+    }
+
     /// A resend that is older than what the leader remembers is not applied again.
     @Test(arguments: [ObjectClass.s1, .rp3g1], [false, true])
     func whatIsTooOldIsRefused(objectClass: ObjectClass, isRestarted: Bool) {

@@ -116,11 +116,35 @@ struct TransactionRig {
     func send(_ change: Change) async throws(RPCError) -> Outcome {
         let buffer = IOBuffer(copying: change.data)
         let data = UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<change.data.count])
-        do throws(RPCError) {
-            let reply = try await context.call(
+        return try await outcome { () async throws(RPCError) in
+            try await context.call(
                 ObjectProtocol.update, change.request, to: destination(change.leader),
                 payload: data, deadline: .after(.seconds(5)))
-            return .epoch(reply.epoch)
+        }
+    }
+
+    /// Sends a change once, and lets its leader read the data from the client's memory.
+    func send(exposing change: Change, timeout: Duration) async throws(RPCError) -> Outcome {
+        let buffer = try context.makeBuffer(count: change.data.count)
+        buffer.bytes.copyBytes(from: change.data)
+        let range = 0..<change.data.count
+        let handle = try context.expose(buffer, range: range, access: .remoteRead)
+        defer { context.withdraw(handle) }
+        var request = change.request
+        request.bulk = handle.descriptor
+        let sent = request
+        return try await outcome { () async throws(RPCError) in
+            try await context.call(
+                ObjectProtocol.update, sent, to: destination(change.leader), exposing: [handle],
+                deadline: .after(timeout))
+        }
+    }
+
+    private func outcome(
+        _ call: () async throws(RPCError) -> ObjectUpdateReply
+    ) async throws(RPCError) -> Outcome {
+        do throws(RPCError) {
+            return .epoch(try await call().epoch)
         } catch {
             guard case .application(let number, _) = error, let code = ServiceCode(rawValue: number)
             else { throw error }
