@@ -5,11 +5,14 @@ public enum BlockStream: CaseIterable, Sendable {
     case foreground
     /// What restores replicas: it comes in bulk, and dies at other times than what clients write.
     case rebuild
+    /// What merges (compaction) copy of values: it is older than what clients write meanwhile, and
+    /// has outlived what lay beside it. (DAOS: the allocation hint of aggregation)
+    case aggregation
     /// The index: on the metadata device where there is one.
     ///
-    /// Flushes and merges (compaction) share it. A merge leaves values where they are and writes
-    /// tables, as a flush does, which the next merges free together. A stream of its own was tried:
-    /// the free blocks lay in as many runs, and the longest was shorter.
+    /// Flushes and merges share it. The tables that a merge writes are freed by the next merges
+    /// together with those of flushes. A stream of its own was tried: the free blocks lay in as
+    /// many runs, and the longest was shorter.
     case metadata
     /// Second copies of metadata, on the same device: far from the first ones, if that can be.
     case mirror
@@ -89,13 +92,14 @@ public final class BlockAllocator {
 
     /// A way through the free blocks.
     private enum Lane: Int, CaseIterable {
-        case small, large, rebuild, metadataOnData, metadata, mirrorOnData, mirror
+        case small, large, rebuild, aggregation, metadataOnData, metadata, mirrorOnData, mirror
 
         /// Where it begins, in eighths of the region.
         var start: UInt64 {
             switch self {
             case .small, .metadata: 0
             case .metadataOnData: 2
+            case .aggregation: 3
             case .large, .mirror: 4
             case .mirrorOnData: 6
             case .rebuild: 7
@@ -150,7 +154,7 @@ public final class BlockAllocator {
             switch stream {
             case .metadata: .metadata
             case .mirror: .mirror
-            case .foreground, .rebuild: nil
+            case .foreground, .rebuild, .aggregation: nil
             }
         if let metadataLane, freeMetadataBlocks >= blocks {
             return take(blocks, lane: metadataLane, in: dataBlocks..<totalBlocks)
@@ -166,6 +170,7 @@ public final class BlockAllocator {
             switch stream {
             case .foreground: blocks <= Self.smallMax ? .small : .large
             case .rebuild: .rebuild
+            case .aggregation: .aggregation
             case .metadata: .metadataOnData
             case .mirror: .mirrorOnData
             }

@@ -100,7 +100,8 @@ struct ExtentCopier {
         if bytes.count >= inlineThreshold {
             do throws(BIOError) {
                 blocks = try store.allocator.reserve(
-                    blocks: UInt32(VOS.blockCount(bytes.count)), privileged: true)
+                    blocks: UInt32(VOS.blockCount(bytes.count)), privileged: true,
+                    stream: .aggregation)
             } catch {
                 return nil
             }

@@ -21,7 +21,7 @@ public struct Update {
     public var operations: [Operation]
 
     /// Whose blocks its values take: `.rebuild` for what restores replicas, so that it lies apart
-    /// from what clients write. Not `.metadata`. The log does not tell.
+    /// from what clients write. No other stream. The log does not tell.
     public var stream: BlockStream
 
     public init(

@@ -106,8 +106,10 @@ extension VOS {
                     + "where \(VOSLimits.operationsMax) are the most"
             )
         }
-        guard update.stream != .metadata else {
-            throw .badArgument("an update in the stream of metadata")
+        switch update.stream {
+        case .foreground, .rebuild: break
+        case .aggregation, .metadata, .mirror:
+            throw .badArgument("an update in the stream of \(update.stream)")
         }
         for operation in update.operations {
             let (dkey, akey) = operation.body.names

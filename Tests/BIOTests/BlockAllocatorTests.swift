@@ -147,7 +147,8 @@ import Testing
                 allocator.cancel(held.remove(at: Int(entropy.below(UInt64(held.count)))))
                 continue
             }
-            let stream = BlockStream.allCases[Int(entropy.below(4))]
+            let streams = BlockStream.allCases
+            let stream = streams[Int(entropy.below(UInt64(streams.count)))]
             let wish = UInt32(1 + entropy.below(40))
             let freeMetadata = allocator.freeMetadataBlocks
             let freeData = allocator.freeBlocks - freeMetadata

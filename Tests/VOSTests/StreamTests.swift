@@ -61,10 +61,47 @@ import Testing
                 let bytes = try await vos.getSingle([number], [])
                 #expect(bytes == .pattern(8192, seed: 100 + UInt64(number)))
             }
-            await #expect(throws: VOSError.self) {
-                try await Self.put(vos, 30, .metadata, epoch: 300)
+            for stream in [.aggregation, .metadata, .mirror] as [BlockStream] {
+                await #expect(throws: VOSError.self) {
+                    try await Self.put(vos, 30, stream, epoch: 300)
+                }
             }
             await target.close(vos)
         }
+    }
+
+    /// What merges copy of values lies together, and apart from what clients write in between.
+    @Test func copiesLieApart() {
+        let target = SimulatedTarget(seed: 2)
+        let finished = target.run {
+            let vos = try await target.open()
+            var written: [BlockExtent] = []
+            var copies: [BlockExtent] = []
+            for number in 0..<5 as Range<UInt8> {
+                let epoch = 100 + 10 * UInt64(number)
+                try await vos.putArray(
+                    [number], [1], at: 0, .pattern(32_768, seed: 1), epoch: epoch)
+                try await vos.putArray(
+                    [number], [1], at: 8192, .pattern(24_576, seed: 2), epoch: epoch + 1)
+                try await vos.aggregate(upTo: epoch + 2)
+                #expect(vos.extentsCut == Int(number) + 1)
+                for extent in try await vos.storedExtents() {
+                    let record = extent.record
+                    if record.byteCount == 8192 { copies += record.blocks }
+                    if record.byteCount == 24_576 { written += record.blocks }
+                }
+            }
+            let all = Set(copies).sorted { $0.start < $1.start }
+            #expect(all.count == 5)
+            for (first, second) in zip(all, all.dropFirst()) {
+                #expect(first.end == UInt64(second.start))
+            }
+            let (first, last) = (try #require(all.first), try #require(all.last))
+            let place = first.start..<last.start + last.count
+            #expect(!written.isEmpty && written.allSatisfy { !place.contains($0.start) })
+            try await vos.checkInvariants()
+            await target.close(vos)
+        }
+        #expect(finished)
     }
 }
