@@ -167,14 +167,16 @@ extension BlockStore {
         return count
     }
 
-    /// Has the superblocks of a partition say whether the device was declared faulty.
+    /// Has the superblocks of a partition say whether the device was declared faulty. The copy that
+    /// is intact comes last: on such a device it may be the only one, and a crash may tear a write.
     static func setFaulty(
         _ isFaulty: Bool, _ device: BlockDevice, _ partition: Range<UInt64>
     ) async throws(BIOError) {
-        var (superblock, _) = try await readSuperblocks(device, partition)
+        var (superblock, stale) = try await readSuperblocks(device, partition)
         superblock.isFaulty = isFaulty
         superblock.sequence += 1
-        try await writeSuperblocks(superblock, to: device)
+        let current = (0..<Superblock.copies).filter { !stale.contains($0) }
+        try await writeSuperblocks(superblock, to: device, copies: stale + current)
     }
 
     /// The superblock of a partition, which must be that partition's, and of `identity`. Rewrites

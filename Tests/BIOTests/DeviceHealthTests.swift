@@ -304,6 +304,39 @@ import Testing
         }
     }
 
+    /// A crash while the mark is written leaves a superblock, also where one copy was damaged.
+    @Test(arguments: [0, 1] as [UInt64]) func aMarkIsCutShort(damaged: UInt64) {
+        var faults = DeviceFaults()
+        faults.crashOutcome = .tear
+        var marks = 0
+        for seed in 0..<8 as Range<UInt64> {
+            for boundary in 0..<6 {
+                let node = SimulatedNode(seed: seed, blocks: 128, faults: faults)
+                node.run { try await Self.format(node) }
+                node.store.damage(path: SimulatedNode.path, at: damaged * 4096 + 100)
+                node.store.crash(atBoundary: boundary)
+                let finished = node.run {
+                    let device = try node.openDevice()
+                    try await BlockStore.setFaulty(true, device, Self.partition(0))
+                    await device.close()
+                }
+                node.restart()
+                node.store.crash(atBoundary: nil)
+                node.run {
+                    let device = try node.openDevice()
+                    let labels = try await BlockStore.labels(on: device)
+                    await device.close()
+                    #expect(labels.count == 2)
+                    if labels.first?.isFaulty == true { marks += 1 }
+                    #expect(labels.first?.isFaulty == true || !finished)
+                    let store = try await Self.open(node, 0, nil)
+                    await store.close()
+                }
+            }
+        }
+        #expect(marks > 0 && marks < 48)
+    }
+
     /// A write that failed may succeed when the store is opened again: nothing is remembered.
     @Test func anErrorOfAWriteIsNotRemembered() {
         let node = SimulatedNode(seed: 10, blocks: 128)
