@@ -136,8 +136,15 @@ extension Context {
         switch strike {
         case .fail(let fault): fail(RPCError(fault), request)
         case .wait(let delay):
-            xstream.spawn { [self] in
-                await xstream.sleep(for: delay)
+            xstream.spawnWithTask { [self] task in
+                do throws(RPCError) {
+                    defer { request.leave() }
+                    try request.enter(task)
+                    try await request.sleep(for: delay)
+                    guard !isClosing else { throw .closed }
+                } catch {
+                    return fail(error, request)
+                }
                 if isGated(header.opcode) {
                     arrive(entry(request, header, handler))
                 } else {
@@ -176,13 +183,19 @@ extension Context {
         if header.groupVersion != 0, header.groupVersion != group.version { return .groupVersion }
         if !observe(header.stamp) { return .clockSkew }
         let active = activeRequests.count - freeActive.count
-        let holds = header.payloadLength > 0 || isGated(header.opcode)
-        let held = holds && receives.heldCount > options.heldReceivesMax
+        let held = receives.heldCount > options.heldReceivesMax && mayHold(header)
         if active >= activeRequestsMax(header.flags.priority) || held {
             counts.overloaded += 1
             return .overloaded
         }
         return isIntact(header, message) ? nil : .badMessage
+    }
+
+    /// Whether a request may have its receive for long: for its payload, or because its handler
+    /// begins late.
+    private func mayHold(_ header: WireHeader) -> Bool {
+        header.payloadLength > 0 || isGated(header.opcode)
+            || (faults.isArmed && header.flags.priority != .high)
     }
 
     /// The requests that may be worked on when another one of this priority comes.
@@ -308,11 +321,18 @@ extension Context {
 
     /// Answers a request with an error. Does nothing when it was answered.
     func fail(_ error: RPCError, _ request: RequestContext) {
+        guard request.claimAnswer() else { return }
         guard bulks.abandonedReads == 0 || !isCallerRead(request) else {
             bulks.heldFailures.append((request, error))
+            // No handler works on it, or will.
+            if gate != nil { leaveGate(request) }
             return
         }
-        guard request.claimAnswer() else { return }
+        sendFailure(error, to: request)
+    }
+
+    /// Tells the caller of a request how that has failed; it is over.
+    private func sendFailure(_ error: RPCError, to request: RequestContext) {
         guard !request.isOneWay else {
             deactivate(request)
             return
@@ -326,20 +346,23 @@ extension Context {
     }
 
     /// Whether the fabric still reads memory of the caller for a handler that has stopped to wait.
-    /// The caller takes a failure for the word that its memory is its own again.
+    /// The caller takes a failure for the word that its memory is its own again. Also when its
+    /// session is over: it asks in the next one whether the request is.
     private func isCallerRead(_ request: RequestContext) -> Bool {
-        guard !request.isAnswered, !request.isOneWay,
-            let session = sessions.find(request.session),
-            let peer = peersByAddress[sessions.sessions[session].address]
-        else { return false }
-        return bulks.hasAbandonedRead(from: peer)
+        !request.isOneWay && bulks.hasAbandonedRead(of: request.sourceInstance)
     }
 
     /// An abandoned read is over: what waited for it is said.
     func releaseHeldFailures() {
         let held = bulks.heldFailures
         bulks.heldFailures = []
-        for (request, error) in held { fail(error, request) }
+        for (request, error) in held {
+            if isCallerRead(request) {
+                bulks.heldFailures.append((request, error))
+            } else {
+                sendFailure(error, to: request)
+            }
+        }
     }
 
     /// Answers a request that no handler will see.
@@ -399,10 +422,7 @@ extension Context {
     /// Whether a transfer with the memory of a caller that was taken for gone is still under way.
     /// An answer would tell it that none is.
     private func isBusyWithGone(_ session: Int) -> Bool {
-        guard bulks.goneCount > 0,
-            let peer = peersByAddress[sessions.sessions[session].address]
-        else { return false }
-        return bulks.isBusyWithGone(peer)
+        bulks.goneCount > 0 && bulks.isBusyWithGone(sessions.sessions[session].instance)
     }
 
     private func postReply(_ send: UInt32, _ header: WireHeader, session: Int) {

@@ -254,6 +254,76 @@ import Testing
         #expect(server.bulks.heldFailures.isEmpty)
     }
 
+    /// A request that waits for its turn, or that a hook keeps, and whose caller gives up while the
+    /// fabric reads for nobody, is answered late; no handler begins with it meanwhile. A handler
+    /// whose failure is told late makes room at once.
+    @Test(arguments: [false, true], [false, true])
+    func whatHasFailedGetsNoTurn(isKept: Bool, isFailing: Bool) throws {
+        let simulation = Simulation(seed: 1)
+        var faults = FabricFaults.none
+        faults.latency = .milliseconds(200) ... .milliseconds(300)
+        let fabric = SimulatedFabric(simulation: simulation, faults: faults)
+        let contexts = Self.nodes(2, simulation, fabric)
+        let (server, client) = (contexts[0], contexts[1])
+        var requests: [RequestContext] = []
+        var kept: InboundRequest?
+        var isOver = false
+        var begun = 0
+        server.xstream.simulate {
+            server.gate = RequestGate(handlersMax: 1)
+            server.inbound = { inbound in
+                requests.append(inbound.request)
+                if isKept, requests.count == 2 { kept = inbound } else { inbound.run() }
+            }
+            server.register(Self.pull) { transfer, request throws(RPCError) in
+                let count = Int(transfer.memory.length)
+                let buffer = try request.context.makeBuffer(count: count)
+                _ = await failure { () throws(RPCError) in
+                    try await request.context.bulkGet(
+                        transfer.memory, into: buffer, range: 0..<count,
+                        deadline: .after(.milliseconds(1)))
+                }
+                while !isOver { await server.xstream.sleep(for: .milliseconds(1)) }
+                if isFailing { throw .noReply }
+                return Blob()
+            }
+            server.registerSynchronous(Self.second) { blob, _ throws(RPCError) in
+                begun += 1
+                return blob
+            }
+        }
+        var ends: [RPCError?] = []
+        client.xstream.simulate {
+            let end = await failure { () throws(RPCError) in
+                try await Self.expose(client, server, isSpilled: false)
+            }
+            ends.append(end)
+        }
+        simulation.run(for: .seconds(10), until: { server.bulks.inFlight == 1 })
+        client.xstream.simulate {
+            let end = await failure { () throws(RPCError) in
+                try await client.call(Self.second, Blob(), to: .address(server.address))
+            }
+            ends.append(end)
+        }
+        simulation.run(for: .seconds(10), until: { requests.count == 2 })
+        try #require(requests.count == 2 && server.bulks.abandonedReads == 1)
+        server.xstream.simulate {
+            server.cancel(requests[1])
+            kept?.run()
+            kept = nil
+            isOver = true
+        }
+        simulation.run(for: .milliseconds(10))
+        #expect(server.bulks.heldFailures.count == (isFailing ? 2 : 1) && ends.isEmpty)
+        #expect(server.gate?.running == 0 && server.counters.requestsWaiting == 0)
+        simulation.run(for: .seconds(60), until: { ends.count == 2 })
+        #expect(Set(ends) == [.cancelled, isFailing ? .noReply : nil])
+        #expect(begun == 0)
+        simulation.run(for: .seconds(2))
+        #expect(server.usage.isComplete && client.usage.isComplete)
+    }
+
     /// Calls the server with memory that it reads; takes the memory back when the call is over.
     private static func expose(
         _ client: Context, _ server: Context, isSpilled: Bool

@@ -36,6 +36,63 @@ import Testing
         }
     }
 
+    /// What a fault makes late does not begin when its caller has given up meanwhile, or its
+    /// context has closed.
+    @Test(arguments: [false, true])
+    func aLateHandlerMayNotBegin(isClosing: Bool) async throws {
+        try await withRig(.simulated) { rig in
+            let (client, server) = (try rig.makeContext(), try rig.makeContext())
+            var begun = 0
+            server.registerSynchronous(TestProtocol.synchronous) { blob, _ throws(RPCError) in
+                begun += 1
+                return blob
+            }
+            try Self.set(server, "cart.handler,delay=20s")
+            var end: RPCError??
+            let task = rig.xstream.spawnCancellable {
+                end = await failure { () throws(RPCError) in
+                    try await client.call(
+                        TestProtocol.synchronous, Blob(), to: .address(server.address),
+                        deadline: .unlimited)
+                }
+            }
+            try await rig.wait("the request") { server.counters.active == 1 }
+            if isClosing { await server.close() } else { task.cancel() }
+            try await rig.wait("the end") { end != nil && server.usage.requests == 0 }
+            await rig.xstream.sleep(for: .seconds(20))
+            #expect(begun == 0)
+        }
+    }
+
+    /// However many handlers are late, the context hears what comes, such as the end of the faults.
+    @Test func lateHandlersLeaveReceives() async throws {
+        try await withRig(.simulated) { rig in
+            let client = try rig.makeContext()
+            let server = try rig.makeContext {
+                $0.receiveCount = 16
+                $0.heldReceivesMax = 8
+            }
+            serve(server)
+            try Self.set(server, "cart.handler,delay=60s")
+            var ends: [RPCError?] = []
+            var tasks: [Task<Void, Never>] = []
+            for number in 0..<20 {
+                tasks.append(
+                    rig.xstream.spawnCancellable { ends.append(await Self.echo(client, server)) })
+                try await rig.wait("\(number)") { server.counters.requestsReceived == number + 1 }
+            }
+            let error = await failure { () throws(RPCError) in
+                try await client.call(
+                    TestProtocol.echo, Blob(), to: .address(server.address),
+                    deadline: .after(.seconds(1)), options: CallOptions(priority: .high))
+            }
+            #expect(error == nil)
+            for task in tasks { task.cancel() }
+            try await rig.wait("the ends") { ends.count == 20 && server.usage.requests == 0 }
+            #expect(ends.contains(.overloaded) && ends.contains(.cancelled))
+        }
+    }
+
     @Test func aLostHelloIsRepeated() async throws {
         try await withRig(.simulated) { rig in
             let (client, server) = (try rig.makeContext(), try rig.makeContext())
@@ -192,6 +249,20 @@ import Testing
         let (late, time) = try cluster.finish(cluster.broadcast(options: options))
         #expect(late.succeeded == 7 && time >= .milliseconds(50))
         #expect(cluster.client.context.counters.collectives.failed == failed)
+    }
+
+    @Test func aLateRankThatHasClosedTakesNoPart() throws {
+        let cluster = CollectiveCluster(seed: 4, count: 2)
+        cluster.startAll()
+        let context = try #require(cluster.nodes[1].context)
+        try Self.set(context, "collective.part,delay=20s")
+        let run = cluster.broadcast()
+        cluster.simulation.run(for: .seconds(5), until: { context.counters.active == 1 })
+        #expect(context.counters.active == 1)
+        context.xstream.simulate { await context.close() }
+        cluster.simulation.run(for: .seconds(40))
+        #expect(context.isClosed && context.counters.collectives.parts == 0)
+        #expect(run.result != nil)
     }
 
     /// What is transient is tried again.

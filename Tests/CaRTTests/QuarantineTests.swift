@@ -264,4 +264,79 @@ import Testing
         #expect(isComplete, "\(client.usage) \(server.usage)")
         #expect(cluster.fabric.counts.regionsLost == 0)
     }
+
+    /// The fabric may never be done with the memory of a caller that was killed. That does not
+    /// concern the next life at the same address.
+    @Test func whatIsNeverReportedConcernsOneLife() async throws {
+        try await withRig(.simulated) { rig in
+            let (client, server) = (try rig.makeContext(), try rig.makeContext())
+            serve(server)
+            let there = Destination.address(server.address)
+            let peer = try server.peerNumber(of: .address(client.address))
+            for kind in [BulkOperation.Kind.read, .write] {
+                try Self.lose(kind, peer, of: client.instance &+ 1, at: server)
+            }
+            _ = try await client.call(
+                TestProtocol.echo, Blob(), to: there, deadline: .after(.seconds(1)))
+            let error = await failure { () throws(RPCError) in
+                try await client.call(
+                    TestProtocol.fail, Blob(), to: there, deadline: .after(.seconds(1)))
+            }
+            #expect(error == .application(code: 0, message: "no: ünïcode"))
+        }
+    }
+
+    /// A caller whose session has ended asks in the next one whether its request is over. It is
+    /// not while its memory is read, although the handler has failed.
+    @Test func aCallerWithoutSessionWaitsForTheRead() async throws {
+        try await withRig(.simulated) { rig in
+            let (client, server) = (try rig.makeContext(), try rig.makeContext())
+            let state = serve(server)
+            let handle = try client.expose(IOBuffer(count: 4096), access: .remoteRead)
+            var end: RPCError??
+            client.xstream.spawn {
+                end = await failure { () throws(RPCError) in
+                    try await client.call(
+                        TestProtocol.wait, Blob(), to: .address(server.address),
+                        exposing: [handle])
+                }
+            }
+            try await rig.wait("the request") { state.held.count == 1 }
+            let peer = try server.peerNumber(of: .address(client.address))
+            let read = try Self.lose(.read, peer, of: client.instance, at: server)
+            let session = server.sessions.find(instance: client.instance)
+            server.dropSession(try #require(session), says: true)
+            try await rig.wait("the end") { end != nil }
+            #expect(end == .some(.unreachable))
+            let reply = state.held.removeFirst()
+            reply.fail(.noReply)
+            // Only the first answer counts, also while it waits.
+            reply.reply(Blob())
+            await rig.xstream.sleep(for: .seconds(5))
+            #expect(handle.isQuarantined)
+            #expect(server.bulks.heldFailures.count == 1 && server.usage.requests == 1)
+            server.bulkCompleted(read, error: nil)
+            #expect(server.bulks.heldFailures.isEmpty && server.usage.requests == 0)
+            try await rig.wait("the release") { !handle.isQuarantined }
+            client.withdraw(handle)
+            try await rig.wait("rest") { client.usage.isComplete && server.usage.isComplete }
+        }
+    }
+
+    /// A transfer that its caller has given up, and that the fabric never reports.
+    @discardableResult
+    private static func lose(
+        _ kind: BulkOperation.Kind, _ peer: Int32, of instance: UInt64, at context: Context
+    ) throws -> UInt32 {
+        let operation = BulkOperation(kind: kind, peer: peer, instance: instance)
+        let opened = context.bulks.open(operation)
+        let index = try #require(opened)
+        context.bulks.inFlight += 1
+        context.bulks.operations[Int(index)].isAbandoned = true
+        switch kind {
+        case .read: context.bulks.abandonedReads += 1
+        case .write: context.bulks.peerIsGone(Int(index))
+        }
+        return index
+    }
 }

@@ -14,6 +14,8 @@ struct BulkOperation {
 
     var kind = Kind.read
     var peer: Int32 = -1
+    /// The life of the peer whose memory it is.
+    var instance: UInt64 = 0
     var remote = RemoteMemory(address: 0, key: 0)
     /// Keeps the local memory until the fabric is done with it, even if the caller is not there.
     var buffer: RegisteredBuffer?
@@ -90,11 +92,11 @@ struct BulkTable {
         goneCount += 1
     }
 
-    /// Whether the fabric is not done with a transfer with a peer that was taken for gone.
-    /// O(transfers) while there are such.
-    func isBusyWithGone(_ peer: Int32) -> Bool {
+    /// Whether the fabric is not done with a transfer with a peer that was taken for gone, in this
+    /// life of it. O(transfers) while there are such.
+    func isBusyWithGone(_ instance: UInt64) -> Bool {
         goneCount > 0
-            && operations.contains { $0.peer == peer && $0.isPeerGone && !$0.isDone }
+            && operations.contains { $0.instance == instance && $0.isPeerGone && !$0.isDone }
     }
 
     /// Whether its caller still hopes for it.
@@ -102,9 +104,9 @@ struct BulkTable {
         operations[index].peer >= 0 && !operations[index].isDone && operations[index].error == nil
     }
 
-    /// Whether the fabric still reads memory of `peer` for nobody. O(transfers).
-    func hasAbandonedRead(from peer: Int32) -> Bool {
-        operations.contains { $0.isAbandoned && $0.kind == .read && $0.peer == peer }
+    /// Whether the fabric still reads memory of this life of a peer for nobody. O(transfers).
+    func hasAbandonedRead(of instance: UInt64) -> Bool {
+        operations.contains { $0.isAbandoned && $0.kind == .read && $0.instance == instance }
     }
 
     /// A read from memory with this key that the fabric is not done with. O(transfers).

@@ -153,8 +153,9 @@ extension Context {
         let peer = try peerNumber(of: .address(descriptor.owner))
         _ = try handle(of: Int(peer))
         let operation = BulkOperation(
-            kind: kind, peer: peer, remote: RemoteMemory(address: remote, key: descriptor.key),
-            buffer: buffer, range: range, deadline: deadline)
+            kind: kind, peer: peer, instance: descriptor.instance,
+            remote: RemoteMemory(address: remote, key: descriptor.key), buffer: buffer,
+            range: range, deadline: deadline)
         guard let index = bulks.open(operation) else { throw .overloaded }
         arm(at: deadline)
         postBulk(index)

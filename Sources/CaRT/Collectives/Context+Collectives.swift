@@ -32,6 +32,7 @@ extension Context {
             case .wait(let delay):
                 context.xstream.spawn {
                     await context.xstream.sleep(for: delay)
+                    guard !context.isClosing else { return reply.fail(.closed) }
                     context.join(procedure, handlers, request, reply)
                 }
             }
