@@ -35,9 +35,10 @@ extension Context {
     ) throws(RPCError) -> BulkHandle {
         guard !isClosed else { throw .closed }
         precondition(!range.isEmpty && range.lowerBound >= 0 && range.upperBound <= buffer.count)
-        guard range.count <= options.quarantinedBytesMax - counts.quarantinedBytes else {
-            throw .overloaded
-        }
+        guard
+            counts.quarantinedBytes == 0
+                || range.count <= options.quarantinedBytesMax - counts.quarantinedBytes
+        else { throw .overloaded }
         let registration: Registration
         do throws(FabricError) {
             guard !faults.fails(.fabricRegister) else {
