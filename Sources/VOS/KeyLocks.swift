@@ -154,6 +154,11 @@ final class KeyLocks {
         StableKeyHash.hash(key, first: length, seed: 2)
     }
 
+    /// A part of the array under the attribute key with which the first bytes of `key` end.
+    static func part(_ number: UInt64, of key: IndexKey.Bytes, length: Int) -> UInt64 {
+        StableKeyHash.hash(key, first: length, seed: 3 + number)
+    }
+
     /// Puts requests in ascending order, each key once.
     static func order(_ requests: inout [Request]) {
         guard requests.count > 1 else { return }

@@ -503,10 +503,27 @@ struct DTXWishes {
                 continue
             }
             let key = KeyLocks.dkey(path.bytes, length: path.dkeyEnd)
-            locks.append(KeyLocks.Request(key: key, mode: operation.isExclusive ? .alone : .write))
+            let isAlone = operation.isExclusive || operation.isPunch
+            locks.append(KeyLocks.Request(key: key, mode: isAlone ? .alone : .write))
+            if !isAlone { addParts(of: operation, path) }
             writes.append(Key(object: objectKey, dkey: key))
         }
         locks.append(KeyLocks.Request(key: objectKey, mode: isWhole ? .alone : .write))
+    }
+
+    /// Of an array, so many bytes are written by one transaction at a time: another one that is
+    /// later may be decided earlier, and come to another replica earlier. A reader there would see
+    /// the later one without the earlier one below it, where they overlap in part. A single value
+    /// hides all of an earlier one; a punch, which does not, has its dkey alone.
+    private static let partBytes: UInt64 = 64 << 10
+
+    private mutating func addParts(of operation: Operation, _ path: NamePath) {
+        guard case .array(_, _, let offset, _, let value) = operation.body else { return }
+        let last = (offset + UInt64(max(1, unsafe value.bytes.count)) - 1) / DTXWishes.partBytes
+        for part in offset / DTXWishes.partBytes...last {
+            let key = KeyLocks.part(part, of: path.bytes, length: path.akeyEnd)
+            locks.append(KeyLocks.Request(key: key, mode: .alone))
+        }
     }
 
     private mutating func add(_ read: DTXRequest.Read) {

@@ -146,6 +146,14 @@ extension Operation {
         return recordSize != 1
     }
 
+    /// Whether it removes all that is below a distribution or attribute key.
+    var isPunch: Bool {
+        switch body {
+        case .punchDkey, .punchAkey: true
+        case .punchObject, .single, .array: false
+        }
+    }
+
     /// Whether nobody else may change its distribution key meanwhile: what it depends on must stay
     /// as it is. Byte arrays only keep those out that have other records, and these are alone.
     var isExclusive: Bool { condition != .none || hasRecords }

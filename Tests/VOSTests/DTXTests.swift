@@ -435,6 +435,43 @@ import Testing
             ])
     }
 
+    /// A later change that overlaps an undecided one in part waits, after a restart too: it could
+    /// come to another replica before that one, and be seen without it.
+    @Test func whatOverlapsInPartWaits() {
+        func array(_ offset: UInt64) -> DTXChange {
+            DTXChange(dkey: [1], akey: [1], body: .array(offset, [UInt8](repeating: 1, count: 100)))
+        }
+        let punches = [DTXChange.Body.punchAkey, .punchDkey].map {
+            DTXChange(dkey: [1], akey: [1], body: $0)
+        }
+        let looks: (VOS, UInt64) async throws -> Void = { vos, epoch in
+            for (index, change) in ([array(50), array(65_500)] + punches).enumerated() {
+                let work = DTXWork(.dtx(100 + UInt64(index)), [change])
+                await #expect(throws: VOSError.conflict) {
+                    _ = try await vos.begin(work, epoch: epoch)
+                }
+            }
+            for (index, change) in [array(65_536), array(1 << 20)].enumerated() {
+                let work = DTXWork(.dtx(epoch + UInt64(index)), [change])
+                let dtx = try await vos.begin(work, epoch: epoch + UInt64(index))
+                try await vos.abort(dtx)
+            }
+        }
+        lives(
+            SimulatedTarget(seed: 22),
+            [
+                { vos in
+                    try await vos.prepare(.dtx(1), [array(0)], epoch: 20)
+                    try await looks(vos, 30)
+                },
+                { vos in
+                    try await looks(vos, 40)
+                    vos.commit(try vos.prepared(.dtx(1)))
+                    vos.commit(try await vos.prepare(.dtx(2), [array(50)], epoch: 50))
+                },
+            ])
+    }
+
     /// Nobody changes what an undecided transaction has read: whoever had seen the change could
     /// begin something that the transaction comes after.
     @Test(arguments: [false, true], [false, true])
