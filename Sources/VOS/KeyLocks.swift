@@ -1,6 +1,7 @@
 internal import DrayRuntime
 
-/// Orders what is done to one key. Updates run together unless one has a condition; what a
+/// Orders what is done to one key. Updates run together unless one has a condition, and those of
+/// transactions unless a later one might show that an earlier one is missing (`DTXWishes`); what a
 /// transaction has read stays as it is until the transaction is decided. Plain readers hold
 /// nothing, but let the updates that came before them finish: an update has its epoch before it
 /// can be seen, and must not appear in the past of somebody who looked.

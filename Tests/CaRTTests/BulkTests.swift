@@ -239,26 +239,6 @@ import Testing
         }
     }
 
-    /// A context on each of several simulated nodes, from number 1 on; the first answers.
-    private static func nodes(
-        _ count: Int, _ simulation: Simulation, _ fabric: SimulatedFabric
-    ) -> [Context] {
-        var contexts: [Context] = []
-        for node in 1...count {
-            var world = simulation.world(node: node)
-            world.fabric = fabric
-            let made = world
-            let xstream = world.makeXStream(name: "n\(node)")
-            xstream.simulate {
-                guard let context = opened(made, xstream, "sim://n\(node)") else { return }
-                if node == 1 { serve(context) }
-                contexts.append(context)
-            }
-            simulation.run(for: .seconds(1), until: { contexts.count == node })
-        }
-        return contexts
-    }
-
     // MARK: - Quota, cancellation, eviction
 
     @Test(arguments: FabricKind.allCases)
@@ -299,7 +279,9 @@ import Testing
         var faults = FabricFaults.none
         faults.latency = .milliseconds(200) ... .milliseconds(300)
         let fabric = SimulatedFabric(simulation: simulation, faults: faults)
-        let contexts = Self.nodes(2, simulation, fabric)
+        let contexts = simulatedContexts(2, simulation, fabric) { node, context in
+            if node == 1 { serve(context) }
+        }
         var ends: [Int: RPCError?] = [:]
         var isEvicted = false
         var tooEarly = 0
@@ -368,7 +350,9 @@ import Testing
         faults.connectionLossRate = 100_000
         faults.lateWriteRate = 900_000
         let fabric = SimulatedFabric(simulation: simulation, faults: faults)
-        let contexts = Self.nodes(2, simulation, fabric)
+        let contexts = simulatedContexts(2, simulation, fabric) { node, context in
+            if node == 1 { serve(context) }
+        }
         let (server, client) = (contexts[0], contexts[1])
         var ended = 0
         var failures = 0

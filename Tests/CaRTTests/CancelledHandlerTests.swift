@@ -206,7 +206,7 @@ import Testing
         var faults = FabricFaults.none
         faults.latency = .milliseconds(20) ... .milliseconds(80)
         let fabric = SimulatedFabric(simulation: simulation, faults: faults)
-        let contexts = Self.nodes(2, simulation, fabric)
+        let contexts = simulatedContexts(2, simulation, fabric)
         let (server, client) = (contexts[0], contexts[1])
         let seen = Seen()
         var heldMax = 0
@@ -263,7 +263,7 @@ import Testing
         var faults = FabricFaults.none
         faults.latency = .milliseconds(200) ... .milliseconds(300)
         let fabric = SimulatedFabric(simulation: simulation, faults: faults)
-        let contexts = Self.nodes(2, simulation, fabric)
+        let contexts = simulatedContexts(2, simulation, fabric)
         let (server, client) = (contexts[0], contexts[1])
         var requests: [RequestContext] = []
         var kept: InboundRequest?
@@ -340,23 +340,5 @@ import Testing
         transfer.memory = handle.descriptor
         _ = try await client.call(
             pull, transfer, to: .address(server.address), exposing: [handle])
-    }
-
-    private static func nodes(
-        _ count: Int, _ simulation: Simulation, _ fabric: SimulatedFabric
-    ) -> [Context] {
-        var contexts: [Context] = []
-        for node in 1...count {
-            var world = simulation.world(node: node)
-            world.fabric = fabric
-            let made = world
-            let xstream = world.makeXStream(name: "n\(node)")
-            xstream.simulate {
-                guard let context = opened(made, xstream, "sim://n\(node)") else { return }
-                contexts.append(context)
-            }
-            simulation.run(for: .seconds(1), until: { contexts.count == node })
-        }
-        return contexts
     }
 }

@@ -141,6 +141,28 @@ func opened(_ world: World, _ xstream: XStream, _ address: String) -> Context? {
     }
 }
 
+/// A context on each of several simulated nodes, from number 1 on; `prepare` gets each with its
+/// number, where it belongs.
+func simulatedContexts(
+    _ count: Int, _ simulation: Simulation, _ fabric: SimulatedFabric,
+    prepare: @escaping (Int, Context) -> Void = { _, _ in }
+) -> [Context] {
+    var contexts: [Context] = []
+    for node in 1...count {
+        var world = simulation.world(node: node)
+        world.fabric = fabric
+        let made = world
+        let xstream = world.makeXStream(name: "n\(node)")
+        xstream.simulate {
+            guard let context = opened(made, xstream, "sim://n\(node)") else { return }
+            prepare(node, context)
+            contexts.append(context)
+        }
+        simulation.run(for: .seconds(1), until: { contexts.count == node })
+    }
+    return contexts
+}
+
 /// The error that `body` throws; nil when it does not.
 func failure<Value>(_ body: () async throws(RPCError) -> Value) async -> RPCError? {
     do throws(RPCError) {
