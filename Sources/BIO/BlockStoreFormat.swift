@@ -167,14 +167,22 @@ extension BlockStore {
         return count
     }
 
-    /// Has the superblocks of a partition say whether the device was declared faulty. The copy that
-    /// is intact comes last: on such a device it may be the only one, and a crash may tear a write.
+    /// Has the superblocks of a partition say whether the device was declared faulty.
     static func setFaulty(
         _ isFaulty: Bool, _ device: BlockDevice, _ partition: Range<UInt64>
     ) async throws(BIOError) {
-        var (superblock, stale) = try await readSuperblocks(device, partition)
+        var superblock = try await readSuperblocks(device, partition).newest
         superblock.isFaulty = isFaulty
         superblock.sequence += 1
+        try await replaceSuperblocks(with: superblock, on: device)
+    }
+
+    /// Writes both copies, that which is damaged or older first: the other may be the only one that
+    /// is intact, and a crash may tear a write.
+    static func replaceSuperblocks(
+        with superblock: Superblock, on device: BlockDevice
+    ) async throws(BIOError) {
+        let stale = (try? await readSuperblocks(device, superblock.partition))?.stale ?? []
         let current = (0..<Superblock.copies).filter { !stale.contains($0) }
         try await writeSuperblocks(superblock, to: device, copies: stale + current)
     }

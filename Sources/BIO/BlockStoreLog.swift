@@ -358,7 +358,7 @@ extension BlockStore {
         next.tail = live.first { $0.nextSequence > root.logSequence + 1 }?.cursor ?? head
         do throws(BIOError) {
             try await flushDevices()
-            try await BlockStore.writeSuperblocks(next, to: places.log)
+            try await BlockStore.replaceSuperblocks(with: next, on: places.log)
         } catch {
             fail(error)
             throw error

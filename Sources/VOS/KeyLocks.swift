@@ -155,9 +155,18 @@ final class KeyLocks {
         StableKeyHash.hash(key, first: length, seed: 2)
     }
 
+    /// Bytes of a part of an array, and of a piece of one.
+    static let partBytes: UInt64 = 64 << 10
+    static let pieceBytes: UInt64 = 4 << 10
+
     /// A part of the array under the attribute key with which the first bytes of `key` end.
     static func part(_ number: UInt64, of key: IndexKey.Bytes, length: Int) -> UInt64 {
-        StableKeyHash.hash(key, first: length, seed: 3 + number)
+        StableKeyHash.hash(key, first: length, seed: 3 &+ 2 &* number)
+    }
+
+    /// A piece of it. Pieces have numbers of their own, from the start of the array on.
+    static func piece(_ number: UInt64, of key: IndexKey.Bytes, length: Int) -> UInt64 {
+        StableKeyHash.hash(key, first: length, seed: 4 &+ 2 &* number)
     }
 
     /// Puts requests in ascending order, each key once.

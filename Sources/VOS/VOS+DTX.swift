@@ -511,18 +511,28 @@ struct DTXWishes {
         locks.append(KeyLocks.Request(key: objectKey, mode: isWhole ? .alone : .write))
     }
 
-    /// Of an array, so many bytes are written by one transaction at a time: another one that is
+    /// Of an array, the same bytes are written by one transaction at a time: another one that is
     /// later may be decided earlier, and come to another replica earlier. A reader there would see
     /// the later one without the earlier one below it, where they overlap in part. A single value
     /// hides all of an earlier one; a punch, which does not, has its dkey alone.
-    private static let partBytes: UInt64 = 64 << 10
-
+    ///
+    /// Once more two levels: whoever writes all of a part has it alone; whoever writes some of it
+    /// has those of its pieces alone.
     private mutating func addParts(of operation: Operation, _ path: NamePath) {
         guard case .array(_, _, let offset, _, let value) = operation.body else { return }
-        let last = (offset + UInt64(max(1, unsafe value.bytes.count)) - 1) / DTXWishes.partBytes
-        for part in offset / DTXWishes.partBytes...last {
+        let end = offset + UInt64(max(1, unsafe value.bytes.count))
+        for part in offset / KeyLocks.partBytes...(end - 1) / KeyLocks.partBytes {
+            let start = part * KeyLocks.partBytes
+            let isWhole = offset <= start && end - start >= KeyLocks.partBytes
             let key = KeyLocks.part(part, of: path.bytes, length: path.akeyEnd)
-            locks.append(KeyLocks.Request(key: key, mode: .alone))
+            locks.append(KeyLocks.Request(key: key, mode: isWhole ? .alone : .write))
+            if isWhole { continue }
+            let first = max(offset, start) / KeyLocks.pieceBytes
+            let last = (min(end, start + KeyLocks.partBytes) - 1) / KeyLocks.pieceBytes
+            for piece in first...last {
+                let key = KeyLocks.piece(piece, of: path.bytes, length: path.akeyEnd)
+                locks.append(KeyLocks.Request(key: key, mode: .alone))
+            }
         }
     }
 

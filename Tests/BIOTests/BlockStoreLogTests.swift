@@ -223,6 +223,43 @@ import Testing
         }
     }
 
+    /// A crash while a checkpoint is published leaves a superblock, also where one copy was damaged
+    /// since the store was opened.
+    @Test(arguments: [0, 1] as [UInt64]) func aCheckpointIsCutShort(damaged: UInt64) {
+        var faults = DeviceFaults()
+        faults.crashOutcome = .tear
+        var published = 0
+        for seed in 0..<8 as Range<UInt64> {
+            for boundary in 0..<8 {
+                let node = SimulatedNode(seed: seed, faults: faults)
+                let finished = node.run {
+                    try await node.format(logBlocks: 16)
+                    let store = try await node.openStore()
+                    _ = try await store.replayed()
+                    _ = try await store.append([1])
+                    node.store.damage(path: SimulatedNode.path, at: damaged * 4096 + 100)
+                    let root = CheckpointRoot(
+                        extents: try store.allocator.reserve(blocks: 1, privileged: true),
+                        byteCount: 0, checksum: 0, logSequence: store.appliedSequence)
+                    node.store.crash(atBoundary: boundary)
+                    try await store.publishCheckpoint(root)
+                }
+                node.restart()
+                node.store.crash(atBoundary: nil)
+                node.run {
+                    let store = try await node.openStore()
+                    let records = try await store.replayed()
+                    let isPublished = store.checkpoint != nil
+                    #expect(records.map(\.1) == (isPublished ? [] : [[1]]))
+                    #expect(isPublished || !finished)
+                    if isPublished { published += 1 }
+                    await store.close()
+                }
+            }
+        }
+        #expect(published > 0 && published < 64)
+    }
+
     @Test func concurrentAppendsShareFlushes() {
         let node = SimulatedNode(seed: 4)
         node.run {

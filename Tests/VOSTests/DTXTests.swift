@@ -438,20 +438,25 @@ import Testing
     /// A later change that overlaps an undecided one in part waits, after a restart too: it could
     /// come to another replica before that one, and be seen without it.
     @Test func whatOverlapsInPartWaits() {
-        func array(_ offset: UInt64) -> DTXChange {
-            DTXChange(dkey: [1], akey: [1], body: .array(offset, [UInt8](repeating: 1, count: 100)))
+        func array(_ offset: UInt64, count: Int = 100) -> DTXChange {
+            let bytes = [UInt8](repeating: 1, count: count)
+            return DTXChange(dkey: [1], akey: [1], body: .array(offset, bytes))
         }
         let punches = [DTXChange.Body.punchAkey, .punchDkey].map {
             DTXChange(dkey: [1], akey: [1], body: $0)
         }
         let looks: (VOS, UInt64) async throws -> Void = { vos, epoch in
-            for (index, change) in ([array(50), array(65_500)] + punches).enumerated() {
+            let arrays = [
+                array(50), array(4_000), array(0, count: 65_536), array(99, count: 200_000),
+            ]
+            for (index, change) in (arrays + punches).enumerated() {
                 let work = DTXWork(.dtx(100 + UInt64(index)), [change])
                 await #expect(throws: VOSError.conflict) {
                     _ = try await vos.begin(work, epoch: epoch)
                 }
             }
-            for (index, change) in [array(65_536), array(1 << 20)].enumerated() {
+            let others = [array(4_096), array(65_500), array(65_536, count: 65_536)]
+            for (index, change) in others.enumerated() {
                 let work = DTXWork(.dtx(epoch + UInt64(index)), [change])
                 let dtx = try await vos.begin(work, epoch: epoch + UInt64(index))
                 try await vos.abort(dtx)
