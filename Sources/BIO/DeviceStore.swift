@@ -12,6 +12,11 @@ public protocol DeviceStore: Sendable {
 
     /// Whether two paths lead to one device.
     func isSame(_ path: String, _ other: String) -> Bool
+
+    /// What the controller of an NVMe device says of its health; nil for any other device, and
+    /// where it cannot be asked. Called on `xstream`, which goes on meanwhile: a controller takes
+    /// as long as it likes. Somebody may have the device open, or nobody.
+    func health(of path: String, on xstream: XStream) async -> NVMeHealth?
 }
 
 extension DeviceStore {

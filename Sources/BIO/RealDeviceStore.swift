@@ -29,9 +29,14 @@ public final class RealDeviceStore: DeviceStore {
     private let locks = FileLocks()
     /// Made when it is first needed.
     private let pool = Mutex<ThreadPool?>(nil)
+    /// The same for questions to controllers: no transfer waits for one that hangs.
+    private let controllerPool = Mutex<ThreadPool?>(nil)
 
     /// Threads of the pool: how many transfers can be under way without io_uring.
     static let threadCount = 8
+    /// How many controllers can be asked at once: one that hangs has a thread until the kernel
+    /// gives up, and the others are still asked.
+    static let controllerThreadCount = 2
     /// Forces threads when it is `threads`.
     public static let environmentVariable = "DRAY_BLOCK_IO"
 
@@ -147,10 +152,28 @@ public final class RealDeviceStore: DeviceStore {
         return first.st_dev == second.st_dev && first.st_ino == second.st_ino
     }
 
+    public func health(of path: String, on xstream: XStream) async -> NVMeHealth? {
+        xstream.checkIsolated()
+        let pool = RealDeviceStore.made(
+            controllerPool, "dray-nvme", threadCount: RealDeviceStore.controllerThreadCount)
+        return await Waiter<NVMeHealth?>.suspend { waiter in
+            pool.submit {
+                let health = StorageScan.health(of: path)
+                xstream.submit { waiter.resume(returning: health) }
+            }
+        }
+    }
+
     private func sharedPool() -> ThreadPool {
+        RealDeviceStore.made(pool, "dray-bio", threadCount: RealDeviceStore.threadCount)
+    }
+
+    private static func made(
+        _ pool: borrowing Mutex<ThreadPool?>, _ name: String, threadCount: Int
+    ) -> ThreadPool {
         pool.withLock { pool in
             if let pool { return pool }
-            let new = ThreadPool(name: "dray-bio", threadCount: RealDeviceStore.threadCount)
+            let new = ThreadPool(name: name, threadCount: threadCount)
             pool = new
             return new
         }

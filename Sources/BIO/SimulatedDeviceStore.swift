@@ -59,6 +59,32 @@ public final class SimulatedDeviceStore: DeviceStore {
         return disk
     }
 
+    // MARK: - Health
+
+    public func health(of path: String, on xstream: XStream) async -> NVMeHealth? {
+        xstream.checkIsolated()
+        guard let disk = state.withLock({ $0.disks[path] }) else { return nil }
+        let (health, delay) = disk.contents.withLock { contents in
+            contents.healthRequests += 1
+            return (contents.health, contents.healthDelay)
+        }
+        if delay > .zero { await xstream.sleep(for: delay) }
+        return health
+    }
+
+    /// Sets what the device says of its health, after `delay`, from now on. None does at first.
+    public func setHealth(_ health: NVMeHealth?, delay: Duration = .zero, path: String) {
+        existing(path).contents.withLock { contents in
+            contents.health = health
+            contents.healthDelay = delay
+        }
+    }
+
+    /// How often the device was asked for its health.
+    public func healthRequests(path: String) -> Int {
+        existing(path).contents.withLock { $0.healthRequests }
+    }
+
     // MARK: - Faults
 
     /// Sets the faults of all devices, those created later included.
@@ -231,6 +257,9 @@ final class SimulatedDisk: Sendable {
         var latencyEntropy: Entropy
         var faultEntropy: Entropy
         var crashEntropy: Entropy
+        var health: NVMeHealth?
+        var healthDelay = Duration.zero
+        var healthRequests = 0
         /// The process that has it open.
         var holder: Int?
         var openCount = 0

@@ -133,6 +133,9 @@ struct EngineDevices: Sendable {
         return missing[index].map { (paths[index], $0) }
     }
 
+    /// Every device, data and metadata, in service or not.
+    var allPaths: [String] { paths + [configuration.metadataDevicePath].compactMap(\.self) }
+
     // MARK: - Opening
 
     /// Opens what the store of a target needs, on the calling xstream.

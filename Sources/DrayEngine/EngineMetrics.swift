@@ -1,3 +1,4 @@
+internal import BIO
 internal import CaRT
 internal import DrayProtocol
 public import DrayRuntime
@@ -18,7 +19,7 @@ public struct EngineMetrics: Sendable {
     /// Every metric that an engine has.
     public static let definitions =
         set.definitions + StoreMetrics.definitions + DeviceMetrics.definitions
-        + ContextMetrics.set.definitions
+        + NVMeHealth.metrics.definitions + ContextMetrics.set.definitions
 }
 
 /// Turns the samples of a registry into what is sent.
@@ -102,6 +103,7 @@ extension SystemService {
             ?? StoragePublisher(blocks, world: world, rank: configuration.rank, target: "system")
         storage.publish(blocks, vos)
         storagePublisher = storage
+        monitor.publishMetrics()
         for target in targets {
             await target.xstream.run { target.value.publishMetrics() }
         }

@@ -16,6 +16,7 @@ final class SystemService {
     let vos: VOS
     /// What the store stands on.
     let blocks: BlockStore
+    let monitor: NVMeMonitor
     let started: Instant
     private(set) var contexts: EngineContexts?
     private(set) var targets: [XStreamBound<TargetService>] = []
@@ -55,6 +56,8 @@ final class SystemService {
         started = xstream.now
         entropy = world.entropy.fork("system")
         log = world.log.logger(.engine)
+        monitor = NVMeMonitor(
+            devices.allPaths, rank: configuration.rank, world: world, xstream: xstream)
         (vos, blocks) = try await openStore(
             devices, target: DevicePartitions.systemTarget, world: world, xstream: xstream)
         acceptor = MetadataAcceptor()
@@ -83,9 +86,11 @@ final class SystemService {
         xstream.spawn { await self.vos.runBackground() }
         xstream.spawn { await self.catchUp() }
         xstream.spawn { await self.releaseLater() }
+        monitor.start()
     }
 
     func stop() async {
+        monitor.stop()
         await contexts?.close()
         contexts = nil
         await vos.close()

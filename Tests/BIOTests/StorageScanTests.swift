@@ -134,7 +134,7 @@ import Testing
     }
 
     /// The fields of a health log page, where the specification has them.
-    @Test func healthOfNVMe() {
+    @Test func healthOfNVMe() async {
         var page = [UInt8](repeating: 0, count: 512)
         page.replaceSubrange(0..<6, with: [0b1000_1001, 0x43, 0x01, 90, 10, 103])
         page.replaceSubrange(160..<168, with: [1, 2, 0, 0, 0, 0, 0, 0])
@@ -148,8 +148,13 @@ import Testing
         health = NVMeHealth(page: page)
         #expect(health.warnings.isEmpty && health.mediaErrors == .max)
         // Nobody else has one.
+        let store = RealDeviceStore()
+        let xstream = World.real().makeXStream(name: "bio-test")
+        defer { xstream.stop() }
         for path in ["/no/such/device", "/dev/null", "/tmp"] {
             #expect(StorageScan.health(of: path) == nil)
+            let health = await xstream.run { await store.health(of: path, on: xstream) }
+            #expect(health == nil)
         }
     }
 }

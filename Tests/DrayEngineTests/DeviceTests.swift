@@ -1,6 +1,7 @@
 import DrayFabric
 import DrayProtocol
 import DrayRuntime
+import Synchronization
 import Testing
 
 @testable import BIO
@@ -355,6 +356,152 @@ import Testing
             let engine = try await Engine.start(
                 Node.configuration(["b", "a"], targets: 2), world: world)
             await engine.stop()
+        }
+    }
+    // MARK: - Health
+
+    /// What was logged of the health of devices.
+    private final class HealthLog: Sendable {
+        private let lines = Mutex<[String]>([])
+
+        func add(_ line: String) {
+            if line.contains("health of") { lines.withLock { $0.append(line) } }
+        }
+
+        /// Since the last time.
+        func take() -> [String] {
+            lines.withLock { lines in
+                defer { lines = [] }
+                return lines
+            }
+        }
+    }
+
+    private static func health(
+        _ change: (inout NVMeHealth) -> Void = { _ in }
+    ) -> NVMeHealth {
+        var health = NVMeHealth(page: [UInt8](repeating: 0, count: NVMeHealth.pageBytes))
+        health.temperature = 40
+        health.spare = 100
+        health.spareThreshold = 10
+        change(&health)
+        return health
+    }
+
+    /// What the gauge of each path shows.
+    private static func gauges(_ name: String, _ registry: TelemetryRegistry) -> [String: Double] {
+        var levels: [String: Double] = [:]
+        for sample in registry.snapshot() where sample.name == name {
+            guard case .level(let level) = sample.value, sample.dimensions.first == "rank=0",
+                let path = sample.dimensions.last
+            else { continue }
+            levels[path] = level
+        }
+        return levels
+    }
+
+    /// Runs `body` beside an engine on the devices a and b, with a metadata device m.
+    private static func monitor(
+        _ node: Node,
+        _ body: @escaping (Engine, XStream, HealthLog, TelemetryRegistry) async throws -> Void
+    ) {
+        var configuration = Node.configuration(["a", "b"], targets: 2)
+        configuration.metadataDevicePath = "m"
+        node.format(configuration)
+        let made = configuration
+        node.run { world, xstream in
+            let (log, registry) = (HealthLog(), TelemetryRegistry())
+            var world = world
+            world.log = LogFacilities(sink: { log.add($0) })
+            try world.log.set(mask: "notice")
+            world.metrics = registry
+            let engine = try await Engine.start(made, world: world)
+            // After the first answers, and then between all others.
+            await xstream.sleep(for: .seconds(1))
+            try await body(engine, xstream, log, registry)
+        }
+    }
+
+    /// What a controller warns of is logged once, and so is its end; the gauges show what it said
+    /// last. A device without health is asked once.
+    @Test func whatAControllerWarnsOfIsLoggedOnce() throws {
+        let node = try Node(seed: 7, ["a", "b", "m"])
+        let store = node.store
+        store.setHealth(Self.health { $0.mediaErrors = 2 }, path: "a")
+        store.setHealth(Self.health { $0.criticalWarning = 8 }, path: "m")
+        Self.monitor(node) { engine, xstream, log, registry in
+            func expect(
+                _ lines: [String], _ name: String, _ level: Double, location: SourceLocation
+            ) async {
+                await engine.publishMetrics()
+                let gauges = Self.gauges("dray_nvme_" + name, registry)
+                #expect(log.take() == lines, sourceLocation: location)
+                #expect(gauges["path=a"] == level, sourceLocation: location)
+                #expect(gauges.keys.sorted() == ["path=a", "path=m"], sourceLocation: location)
+            }
+            /// From now on it says that: what is logged at the next answer, and at the one after.
+            func next(
+                _ health: NVMeHealth?, _ lines: [String], _ name: String, _ level: Double,
+                location: SourceLocation = #_sourceLocation
+            ) async {
+                store.setHealth(health, path: "a")
+                for lines in [lines, []] {
+                    await xstream.sleep(for: NVMeMonitor.period)
+                    await expect(lines, name, level, location: location)
+                }
+            }
+            // What was before the start is no news, unless it lasts.
+            await expect(
+                ["warning engine: health of m: read-only"], "media_errors", 2,
+                location: #_sourceLocation)
+            var health = Self.health {
+                $0.mediaErrors = 2
+                $0.criticalWarning = 2
+                $0.temperature = 90
+            }
+            let warning = "warning engine: health of a: "
+            await next(health, [warning + "temperature"], "temperature_celsius", 90)
+            health.criticalWarning = 3
+            health.spare = 9
+            health.mediaErrors = 5
+            await next(
+                health,
+                [
+                    warning + "spare space is low", warning + "spare space is below its threshold",
+                    warning + "media errors: 3 more, 5 in all",
+                ], "spare_percent", 9)
+            await next(nil, [warning + "the controller does not answer"], "critical_warning", 3)
+            health.criticalWarning = 2
+            health.spare = 10
+            health.percentageUsed = 101
+            let over = "notice engine: health of a: no longer: "
+            await next(
+                health,
+                [
+                    over + "spare space is low", over + "spare space is below its threshold",
+                    over + "the controller does not answer",
+                ], "life_used_percent", 101)
+            #expect(["a", "b", "m"].map { store.healthRequests(path: $0) } == [9, 1, 9])
+            await engine.stop()
+        }
+    }
+
+    /// One that hangs is not asked again meanwhile, the others are, and the engine stops.
+    @Test func aControllerThatHangsHoldsNothingUp() throws {
+        let node = try Node(seed: 8, ["a", "b", "m"])
+        let store = node.store
+        func requests() -> [Int] { ["a", "b", "m"].map { store.healthRequests(path: $0) } }
+        store.setHealth(Self.health { $0.criticalWarning = 1 }, delay: .seconds(300), path: "a")
+        store.setHealth(Self.health(), path: "b")
+        Self.monitor(node) { engine, xstream, log, _ in
+            await xstream.sleep(for: .seconds(130))
+            #expect(requests() == [1, 3, 1])
+            let start = xstream.now
+            await engine.stop()
+            #expect(xstream.now.since(start) < .seconds(10))
+            await xstream.sleep(for: .seconds(200))
+            #expect(requests() == [1, 3, 1])
+            #expect(log.take() == [])
         }
     }
 }

@@ -104,6 +104,12 @@ enum MetricsDocumentation {
                     + "path are those of a device."
             ),
             (
+                "dray_nvme_", "NVMe",
+                "What the controllers of NVMe devices have said last of their health, which they "
+                    + "are asked for\nevery minute, under the labels `rank` and `path`. Other "
+                    + "devices have none, nor has one that the\nkernel does not let the engine ask."
+            ),
+            (
                 "dray_cart_", "Transport",
                 "One value for each context of an engine, under the labels `rank`, `tag` (0 is the "
                     + "system's\ncontext, 1 that of the first target, the last one that of the "
