@@ -19,11 +19,9 @@ extension XStream {
     /// whether there is more to do now.
     func simulationTurn() -> Bool {
         unsafe dray_set_current_xstream(Unmanaged.passUnretained(self).toOpaque())
-        defer {
-            dray_set_current_xstream(nil)
-            scheduleWake()
-        }
+        defer { dray_set_current_xstream(nil) }
         if stopping.load(ordering: .relaxed) { return false }
+        defer { scheduleWake() }
         _ = takeMailbox()
         if turns.jobsInARow < XStream.jobsPerRoundMax, runReadyJobs(max: 1) > 0 {
             // Timers and sources have their say only when the ready jobs are done.
