@@ -470,6 +470,13 @@ struct CallTracker: ~Copyable {
         peers[index].isOwing = isOwing
     }
 
+    /// Answers to the hellos that are on their way to a peer do not count: they may be those of an
+    /// earlier life of it.
+    mutating func disregardHellos(of peer: Int32) {
+        guard peers[Int(peer)].unansweredHellos > 0 else { return }
+        peers[Int(peer)].nonce = entropy.next()
+    }
+
     /// Somebody waits for a peer that was only asked about memory, ever more rarely.
     private mutating func hurry(_ peer: Int32, now: UInt64) {
         peers[Int(peer)].helloInterval = CallTracker.probeAfter
@@ -540,6 +547,16 @@ struct CallTracker: ~Copyable {
             }
             slot = slots[index].next
         }
+    }
+
+    /// Those of these requests that are with their peers, and whose replies are wanted. O(calls).
+    func inFlight(_ requests: Set<UInt64>) -> Set<UInt64> {
+        var found: Set<UInt64> = []
+        for index in slots.indices
+        where slots[index].phase == .inFlight && requests.contains(slots[index].requestID) {
+            found.insert(slots[index].requestID)
+        }
+        return found
     }
 
     /// Gives every free credit to a waiting call. The actions say `grant`.

@@ -7,6 +7,8 @@ internal import DrayRuntime
 struct CallTicket {
     var slot: Int32
     var generation: UInt32
+    /// The number of its request.
+    var requestID: UInt64
     /// Monotonic nanoseconds.
     var begin: UInt64
     /// Wall clock, nanoseconds since 1970.
@@ -290,9 +292,10 @@ extension Context {
         arm(at: end)
         armMaintenance(now: now)
         var ticket = CallTicket(
-            slot: slot, generation: tracker.slots[Int(slot)].generation, begin: now,
-            deadline: wallEnd, destinationRank: WireHeader.anyRank,
-            destinationTag: WireHeader.anyRank, options: options, isTraced: isTraced)
+            slot: slot, generation: tracker.slots[Int(slot)].generation,
+            requestID: tracker.slots[Int(slot)].requestID, begin: now, deadline: wallEnd,
+            destinationRank: WireHeader.anyRank, destinationTag: WireHeader.anyRank,
+            options: options, isTraced: isTraced)
         switch destination {
         case .rank(let rank, let tag), .member(let rank, let tag, _):
             ticket.destinationRank = rank
@@ -557,6 +560,7 @@ extension Context {
             endCall(slot, .failed(error))
         } else if isIntact(header, message) {
             if header.flags.contains(.traced) { replyTimings[slot] = ReplyTimings(header) }
+            if header.flags.contains(.spilled) { fetching.insert(header.requestID) }
             endCall(slot, .reply(message, status: header.status, header.flags))
         } else {
             release(message.source)
@@ -573,6 +577,7 @@ extension Context {
             spill = try unsafe SpillDescriptor(decoding: message.body)
         } catch {
             release(message.source)
+            fetching.remove(ticket.requestID)
             throw .badMessage
         }
         release(message.source)
@@ -580,11 +585,11 @@ extension Context {
         do throws(RPCError) {
             fetched = try await fetch(spill, deadline: .at(ticket.deadline))
         } catch {
-            releaseReply(spill, isFetched: false)
+            releaseReply(spill, ticket.requestID, isFetched: false)
             // The memory went with the process or context that had it.
             throw error == .fabric(.badKey) ? .unreachable : error
         }
-        releaseReply(spill, isFetched: true)
+        releaseReply(spill, ticket.requestID, isFetched: true)
         return fetched
     }
 
@@ -596,14 +601,19 @@ extension Context {
             let spill = try? unsafe SpillDescriptor(decoding: message.body),
             peersByAddress[spill.memory.owner] != nil
         else { return }
-        releaseReply(spill, isFetched: true)
+        releaseReply(spill, nil, isFetched: true)
     }
 
     /// Tells the sender of a reply that it may forget it, once nothing is read from there.
-    private func releaseReply(_ spill: SpillDescriptor, isFetched: Bool) {
-        guard let peer = try? peerNumber(of: .address(spill.memory.owner)) else { return }
+    /// `request` is that of the call that fetched it, if any.
+    private func releaseReply(_ spill: SpillDescriptor, _ request: UInt64?, isFetched: Bool) {
+        guard let peer = try? peerNumber(of: .address(spill.memory.owner)) else {
+            // So nothing was read from there.
+            if let request { fetching.remove(request) }
+            return
+        }
         let release = SpillRelease(
-            session: tracker.peers[Int(peer)].session, number: spill.identifier)
+            session: tracker.peers[Int(peer)].session, number: spill.identifier, request: request)
         if !isFetched, let index = bulks.reading(spill.memory.key, from: peer) {
             bulks.operations[index].release = release
         } else {

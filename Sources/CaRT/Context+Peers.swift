@@ -125,7 +125,7 @@ extension Context {
         sendControl(header, EmptyMessage(), to: peer)
     }
 
-    private func sendControl<Body: ByteCodable>(
+    func sendControl<Body: ByteCodable>(
         _ header: WireHeader, _ body: Body, to peer: Int32, lifetime: UInt64 = 5_000_000_000
     ) {
         guard !isClosed, let send = sends.take() else { return }
@@ -209,6 +209,15 @@ extension Context {
         tracker.absent(
             inquiry.requests, peer: header.slot, session: header.session, into: &actions)
         perform(actions)
+    }
+
+    /// A peer does not want some of the replies that we asked it for.
+    func receivedRecalled(_ header: WireHeader, _ message: HeldMessage) {
+        guard let inquiry = inquiry(header, message), header.slot < UInt32(links.count),
+            tracker.peers[Int(header.slot)].phase == .ready,
+            tracker.peers[Int(header.slot)].session == header.session
+        else { return }
+        unwanted(inquiry.requests, by: tracker.peers[Int(header.slot)].instance)
     }
 
     /// The body of an inquiry or its answer; nil when it makes no sense.

@@ -387,6 +387,8 @@ extension Context: PollSource {
         case .goodbye: receivedGoodbye(header)
         case .inquiry: receivedInquiry(header, held)
         case .absent: receivedAbsent(header, held)
+        case .recall: receivedRecall(header, held)
+        case .recalled: receivedRecalled(header, held)
         }
         release(source)
     }

@@ -294,7 +294,7 @@ extension Context {
             }
             if let spill {
                 counts.spills += 1
-                keep(spill, for: request)
+                keep(spill, for: request, session: session)
             }
             if request.isTraced { request.timings.store(in: &header) }
             postReply(send, header, session: session)
@@ -436,15 +436,18 @@ extension Context {
 
     // MARK: - Spilled replies
 
-    /// How long a reply waits for a caller who has no deadline, or a late one. Whoever lives and
-    /// wants it fetches it at once; a word that it is not wanted may get lost.
+    /// How long a reply waits for a caller who has no deadline, or a late one, before the caller is
+    /// asked. Whoever lives and wants it fetches it at once; a word that it is not wanted may get
+    /// lost.
     static let spillTime: Duration = .seconds(60)
 
-    private func keep(_ handle: BulkHandle, for request: RequestContext) {
+    private func keep(_ handle: BulkHandle, for request: RequestContext, session: Int) {
         // A little longer than the caller waits: its own read ends by the same deadline.
         let grace: UInt64 = 1_000_000_000
         spills.keep(
             handle, for: .init(session: request.session, number: request.requestID),
+            of: .init(
+                address: sessions.sessions[session].address, instance: request.sourceInstance),
             until: min(
                 request.deadline &- wallOffset &+ grace,
                 pollTime &+ Context.spillTime.nanosecondsClamped))
@@ -453,7 +456,18 @@ extension Context {
 
     /// The caller has fetched its reply, or does not want it any more.
     func receivedRelease(_ header: WireHeader) {
+        guard let index = sessions.find(header.session) else { return }
         spills.release(header.requestID, of: header.session)
+        released(header.requestID, by: sessions.sessions[index].instance)
+    }
+
+    /// A server asks whether we may still fetch its replies. We may while the call is open, and
+    /// while the reply is read.
+    func receivedRecall(_ header: WireHeader, _ message: HeldMessage) {
+        guard sessions.find(header.session) != nil, let inquiry = inquiry(header, message)
+        else { return }
+        let wanted = tracker.inFlight(Set(inquiry.requests)).union(fetching)
+        answer(.recalled, header, inquiry.requests.filter { !wanted.contains($0) })
     }
 
     // MARK: - Cancelled requests
@@ -473,6 +487,7 @@ extension Context {
         }
         // Who has given up before the reply came does not fetch it.
         spills.release(.init(session: header.session, number: header.requestID))
+        unwanted([header.requestID], by: instance)
         guard let (session, send) = replySlot(header.session) else { return }
         var answer = answerHeader(
             .cancelled, session: header.session, slot: header.slot,
@@ -500,11 +515,15 @@ extension Context {
             else { continue }
             known.insert(request.requestID)
         }
-        let absent = inquiry.requests.filter { !known.contains($0) }
-        guard !absent.isEmpty, let (session, send) = replySlot(header.session) else { return }
+        answer(.absent, header, inquiry.requests.filter { !known.contains($0) })
+    }
+
+    /// Answers a question about requests with some of them; with none, it does not.
+    private func answer(_ kind: MessageKind, _ header: WireHeader, _ requests: [UInt64]) {
+        guard !requests.isEmpty, let (session, send) = replySlot(header.session) else { return }
         var answer = answerHeader(
-            .absent, session: header.session, slot: header.slot, slotGeneration: 0, requestID: 0)
-        fillControl(send, InquiryMessage(requests: absent), &answer)
+            kind, session: header.session, slot: header.slot, slotGeneration: 0, requestID: 0)
+        fillControl(send, InquiryMessage(requests: requests), &answer)
         post(
             send, header: answer, to: sessions.sessions[session].handle,
             purpose: SendPurpose(

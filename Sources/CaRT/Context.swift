@@ -68,6 +68,8 @@ internal import Logging
     @safe @exclusivity(unchecked) var groupGeneration: UInt32 = 0
     @safe @exclusivity(unchecked) var knownVersions: [ProtocolKey: KnownVersions] = [:]
     @safe @exclusivity(unchecked) var selfPeer: Int32 = 0
+    /// Requests of calls that are over and whose large replies are being fetched.
+    @safe @exclusivity(unchecked) var fetching: Set<UInt64> = []
 
     // Callers and what we do for them.
     @safe @exclusivity(unchecked) var procedures = ProcedureTable()
@@ -247,7 +249,8 @@ internal import Logging
         }
         if maintenanceAt <= pollTime {
             tracker.probe(now: pollTime, into: &actions)
-            spills.sweep(now: pollTime) { sessions.find($0) != nil }
+            spills.sweep(
+                now: pollTime, isOpen: { sessions.find($0) != nil }, take: { isolate($0) })
             sweepSessions()
         }
         perform(actions)
@@ -320,7 +323,6 @@ internal import Logging
         timer?.cancel()
         if xstream.isCurrent { xstream.removeSource(self) }
         forgetGroup()
-        spills.removeAll()
         exposures.close()
         // The provider must be done with the memory before it is deregistered for good.
         pool.close()
@@ -328,6 +330,7 @@ internal import Logging
         sends.close()
         receives.close()
         endpoint.close()
+        spills.removeAll()
         endQuarantine()
         failBulks(.closed)
         procedures = ProcedureTable()

@@ -1,7 +1,9 @@
 internal import DequeModule
+internal import DrayFabric
 internal import DrayRuntime
 
-/// Replies that wait in our memory for their callers to fetch them.
+/// Replies that wait in our memory for their callers to fetch them. What waits for too long, or for
+/// a caller that is not known any more, goes into quarantine.
 ///
 /// Plain data: what it forgets goes when the last reference to it goes.
 struct SpillTable<Memory> {
@@ -11,10 +13,18 @@ struct SpillTable<Memory> {
         var number: UInt64
     }
 
-    private struct Spill {
+    /// Who fetches a reply: which life of whoever is reached where.
+    struct Caller: Hashable {
+        var address: FabricAddress
+        var instance: UInt64
+    }
+
+    struct Spill {
+        var number: UInt64
         var request: Request
+        var caller: Caller
         var memory: Memory
-        /// Monotonic nanoseconds; then the memory goes even without the caller's word.
+        /// Monotonic nanoseconds; from then on it is the quarantine's.
         var expires: UInt64
     }
 
@@ -30,8 +40,11 @@ struct SpillTable<Memory> {
     var count: Int { spills.count }
 
     /// Keeps the next one.
-    mutating func keep(_ memory: Memory, for request: Request, until expires: UInt64) {
-        spills[next] = Spill(request: request, memory: memory, expires: expires)
+    mutating func keep(
+        _ memory: Memory, for request: Request, of caller: Caller, until expires: UInt64
+    ) {
+        spills[next] = Spill(
+            number: next, request: request, caller: caller, memory: memory, expires: expires)
         byRequest[request] = next
         order.append(next)
         next += 1
@@ -40,30 +53,30 @@ struct SpillTable<Memory> {
     /// Its caller says that it does not need it any more.
     mutating func release(_ number: UInt64, of session: SessionID) {
         guard let spill = spills[number], spill.request.session == session else { return }
-        remove(number, spill)
+        remove(spill)
     }
 
     /// A caller gave up before the reply came: it will not fetch it.
     mutating func release(_ request: Request) {
         guard let number = byRequest[request], let spill = spills[number] else { return }
-        remove(number, spill)
+        remove(spill)
     }
 
-    private mutating func remove(_ number: UInt64, _ spill: Spill) {
-        spills[number] = nil
+    private mutating func remove(_ spill: Spill) {
+        spills[spill.number] = nil
         // A caller that uses a number twice has only the later one found by it.
-        if byRequest[spill.request] == number { byRequest[spill.request] = nil }
+        if byRequest[spill.request] == spill.number { byRequest[spill.request] = nil }
     }
 
-    /// Forgets what nobody fetched in time, and what is of sessions that have ended.
-    mutating func sweep(now: UInt64, isOpen: (SessionID) -> Bool) {
+    /// Offers what nobody fetched in time, and what is of sessions that have ended, to `take`, and
+    /// forgets what that has taken. The rest is offered again the next time.
+    mutating func sweep(
+        now: UInt64, isOpen: (SessionID) -> Bool, take: (Spill) -> Bool
+    ) {
         for _ in 0..<order.count {
             guard let number = order.popFirst(), let spill = spills[number] else { continue }
-            if spill.expires < now || !isOpen(spill.request.session) {
-                remove(number, spill)
-            } else {
-                order.append(number)
-            }
+            let isOver = spill.expires < now || !isOpen(spill.request.session)
+            if isOver, take(spill) { remove(spill) } else { order.append(number) }
         }
     }
 
@@ -80,6 +93,7 @@ struct SpillTable<Memory> {
         precondition(order.count >= spills.count)
         precondition(Set(order).count == order.count)
         for (request, number) in byRequest { precondition(spills[number]?.request == request) }
+        for (number, spill) in spills { precondition(spill.number == number) }
         precondition(spills.keys.allSatisfy(Set(order).contains))
     }
 }

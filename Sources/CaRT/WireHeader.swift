@@ -20,6 +20,10 @@ enum MessageKind: UInt8 {
     case inquiry = 9
     /// Those of them that it does not have: `InquiryMessage`.
     case absent = 10
+    /// Whether a caller may still fetch the spilled replies to requests of it: `InquiryMessage`.
+    case recall = 11
+    /// Those of them that it does not fetch, now or later: `InquiryMessage`.
+    case recalled = 12
 }
 
 /// Bits of a header.
@@ -48,7 +52,7 @@ struct MessageFlags: OptionSet {
 struct WireHeader {
     static let size = 96
     static let magic: UInt16 = 0xd7a7
-    static let version: UInt8 = 4
+    static let version: UInt8 = 5
     /// Stands for "none" or "any" as a rank or tag.
     static let anyRank: UInt32 = .max
 

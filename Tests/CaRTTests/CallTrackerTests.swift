@@ -319,6 +319,39 @@ import Testing
         tracker.checkInvariants()
     }
 
+    /// What an earlier life of a peer answers late does not count once it is known to be over.
+    @Test func answersToDisregardedHellosDoNotCount() {
+        var tracker = Self.make(credits: 1)
+        tracker.owes(Self.peer, true, now: Self.second)
+        let old = Self.hello(&tracker, at: 2 * Self.second)
+        tracker.disregardHellos(of: Self.peer)
+        let isOldGood = Self.isAnswer(old, &tracker, at: 2 * Self.second)
+        let new = Self.hello(&tracker, at: 4 * Self.second)
+        let isOldGoodLater = Self.isAnswer(old, &tracker, at: 4 * Self.second)
+        let isNewGood = Self.isAnswer(new, &tracker, at: 4 * Self.second)
+        #expect(old != 0 && new != 0 && old != new)
+        #expect(!isOldGood && !isOldGoodLater && isNewGood)
+        tracker.checkInvariants()
+    }
+
+    /// The number of the hello that is due; 0 when none is.
+    private static func hello(_ tracker: inout CallTracker, at time: UInt64) -> UInt64 {
+        var actions: [CallAction] = []
+        tracker.probe(now: time, into: &actions)
+        guard case .hello(peer, let nonce, _)? = actions.first else { return 0 }
+        return nonce
+    }
+
+    /// Whether the peer's answer to a hello is taken for one.
+    private static func isAnswer(
+        _ nonce: UInt64, _ tracker: inout CallTracker, at time: UInt64
+    ) -> Bool {
+        var actions: [CallAction] = []
+        return tracker.answered(
+            peer: UInt32(peer), nonce: nonce, instance: 7,
+            session: SessionID(index: 1, generation: 9), credits: 1, now: time, into: &actions)
+    }
+
     private static func perform(
         _ actions: [CallAction], _ tracker: inout CallTracker, _ nonces: inout [UInt64]
     ) {

@@ -181,7 +181,7 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
                     Int(random.below(4))]
             return frame(header, body)
         case 4:  // Every kind with a body of noise, sound checksums.
-            header.kind = MessageKind(rawValue: UInt8(random.below(8)) + 1)!
+            header.kind = MessageKind(rawValue: UInt8(random.below(12)) + 1)!
             if header.kind == .request { header.flags = .spilled }
             header.slot = UInt32(random.below(4))
             header.slotGeneration = UInt32(random.below(4))

@@ -32,6 +32,23 @@ import Testing
         #expect(table.isEmpty)
     }
 
+    /// A reply has the number of its caller's request: that says nothing of our own requests.
+    @Test func whatProvesThatARepliesMemoryIsFree() {
+        var table = QuarantineTable<Int>()
+        table.hold(1, request: 10, peer: 1, instance: 7)
+        table.hold(2, request: 10, reply: 1, peer: 1, instance: 7)
+        table.hold(3, request: 11, reply: 2, peer: 1, instance: 7)
+        table.hold(4, request: 10, reply: 3, peer: 2, instance: 8)
+        #expect(table.requests(of: 1, max: 9) == [10])
+        #expect(table.replied(to: 1, max: 9) == [10, 11] && table.replied(to: 1, max: 1) == [10])
+        #expect(table.released(2, by: 8).isEmpty && table.unwanted([11], by: 8).isEmpty)
+        #expect(table.unwanted([10, 12], by: 7).map(\.memory) == [2])
+        #expect(table.released(2, by: 7).map(\.memory) == [3])
+        #expect(table.answered(10).map(\.memory) == [1])
+        #expect(!table.holds(1) && table.lives(2, as: 9).map(\.memory) == [4])
+        #expect(table.isEmpty)
+    }
+
     // MARK: - A peer that is stopped in the middle of a write
 
     /// How it turns out what the peer does with the memory.

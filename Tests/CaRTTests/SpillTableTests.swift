@@ -1,3 +1,4 @@
+import DrayFabric
 import DrayRuntime
 import Testing
 
@@ -9,6 +10,8 @@ import Testing
         var request: SpillTable<Value>.Request
         var expires: UInt64
     }
+
+    private static let address = FabricAddress(provider: "sim", bytes: [1])
 
     /// Says when it is gone.
     final class Value {
@@ -42,7 +45,8 @@ import Testing
                 model.append(spill)
                 held.insert(number)
                 table.keep(
-                    Value(number) { held.remove($0) }, for: spill.request, until: spill.expires)
+                    Value(number) { held.remove($0) }, for: spill.request,
+                    of: .init(address: Self.address, instance: number), until: spill.expires)
             case 4...5:
                 let (number, owner) = (random.below(table.next + 2), session())
                 table.release(number, of: owner)
@@ -55,9 +59,15 @@ import Testing
             default:
                 now += random.below(60)
                 if random.below(4) == 0 { closed = [UInt32(random.below(4))] }
-                table.sweep(now: now) { !closed.contains($0.index) }
+                // Some cannot be taken yet.
+                let refused = random.below(3)
+                table.sweep(now: now, isOpen: { !closed.contains($0.index) }) {
+                    #expect($0.memory.number == $0.number && $0.caller.instance == $0.number)
+                    return $0.number % 3 != refused
+                }
                 model.removeAll {
-                    $0.expires < now || closed.contains($0.request.session.index)
+                    $0.number % 3 != refused
+                        && ($0.expires < now || closed.contains($0.request.session.index))
                 }
             }
             table.checkInvariants()
@@ -75,17 +85,18 @@ import Testing
         var table = SpillTable<Int>()
         let request = SpillTable<Int>.Request(
             session: SessionID(index: 1, generation: 1), number: 5)
-        table.keep(1, for: request, until: 100)
-        table.keep(2, for: request, until: 200)
+        let caller = SpillTable<Int>.Caller(address: Self.address, instance: 7)
+        table.keep(1, for: request, of: caller, until: 100)
+        table.keep(2, for: request, of: caller, until: 200)
         table.release(1, of: request.session)
         table.checkInvariants()
-        table.keep(3, for: request, until: 150)
+        table.keep(3, for: request, of: caller, until: 150)
         table.release(request)
         table.checkInvariants()
         #expect(table.count == 1)
-        table.sweep(now: 199) { _ in true }
+        table.sweep(now: 199, isOpen: { _ in true }) { _ in true }
         #expect(table.count == 1)
-        table.sweep(now: 201) { _ in true }
+        table.sweep(now: 201, isOpen: { _ in true }) { _ in true }
         #expect(table.isEmpty)
         table.checkInvariants()
     }

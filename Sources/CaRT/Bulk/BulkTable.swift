@@ -6,6 +6,8 @@ internal import DrayRuntime
 struct SpillRelease {
     var session: SessionID
     var number: UInt64
+    /// Our request that it answers, if a call was fetching it.
+    var request: UInt64?
 }
 
 /// One remote read or write.

@@ -362,7 +362,9 @@ extension Context {
         waiter?.resume()
     }
 
+    /// Nothing is read of a large reply any more: says so.
     func sendRelease(_ release: SpillRelease, to peer: Int32) {
+        if let request = release.request { fetching.remove(request) }
         var header = WireHeader()
         header.kind = .release
         header.session = release.session

@@ -1,11 +1,13 @@
 internal import BasicContainers
 internal import DrayFabric
 
-/// Memory of calls that are over, whose peers have not said that they use it no more.
+/// Memory of calls that are over, whose peers have not said that they use it no more, and large
+/// replies whose callers have not.
 ///
 /// What proves that they do not: the peer's answer to the request (late, or to the question about
-/// it), another life of the peer, the end of its process, and the end of the connection where the
-/// provider says that it reaches nothing any more.
+/// it), a caller's word that it has fetched the reply or never will, another life of the peer, the
+/// end of its process, and the end of the connection where the provider says that it reaches
+/// nothing any more.
 extension Context {
     /// Keeps what a call exposed to `peer`, whose life at that time was `instance`.
     func isolate(
@@ -13,21 +15,58 @@ extension Context {
     ) {
         // Nothing reaches the memory of an endpoint that is closed.
         guard !isClosed, !handles.isEmpty else { return }
+        // That life of the peer may be over since.
+        guard tracker.peers[Int(peer)].instance == instance else { return }
         for handle in handles {
-            if !handle.isQuarantined { counts.quarantinedBytes += handle.range.count }
-            handle.quarantines += 1
+            count(handle)
             quarantine.hold(handle, request: request, peer: peer, instance: instance)
         }
         tracker.owes(peer, true, now: pollTime)
-        // That life of the peer may be over since.
-        peerLives(peer)
         armMaintenance(now: pollTime)
+    }
+
+    /// Keeps a reply that its caller has not fetched. Returns false when that cannot be asked now.
+    func isolate(_ spill: SpillTable<BulkHandle>.Spill) -> Bool {
+        let (handle, caller) = (spill.memory, spill.caller)
+        // Nothing of the fabric reads for ourselves: whoever comes late finds no such key.
+        guard caller.instance != instance else { return true }
+        guard let peer = try? peerNumber(of: .address(caller.address)) else { return false }
+        count(handle)
+        quarantine.hold(
+            handle, request: spill.request.number, reply: spill.number, peer: peer,
+            instance: caller.instance)
+        // Nobody else knows it.
+        withdraw(handle)
+        // We may know an earlier life of the caller only; what that has answered is no proof.
+        if tracker.peers[Int(peer)].instance != caller.instance {
+            tracker.disregardHellos(of: peer)
+        }
+        tracker.owes(peer, true, now: pollTime)
+        armMaintenance(now: pollTime)
+        return true
+    }
+
+    private func count(_ handle: BulkHandle) {
+        if !handle.isQuarantined { counts.quarantinedBytes += handle.range.count }
+        handle.quarantines += 1
     }
 
     /// The peer has answered for a request that is over here.
     func answeredForMemory(_ request: UInt64) {
         guard !quarantine.isEmpty else { return }
         release(quarantine.answered(request))
+    }
+
+    /// A caller has fetched a reply, or does not want it.
+    func released(_ reply: UInt64, by instance: UInt64) {
+        guard !quarantine.isEmpty else { return }
+        release(quarantine.released(reply, by: instance))
+    }
+
+    /// A caller fetches no replies to these requests, now or later.
+    func unwanted(_ requests: [UInt64], by instance: UInt64) {
+        guard !quarantine.isEmpty else { return }
+        release(quarantine.unwanted(Set(requests), by: instance))
     }
 
     /// The peer has said who it is.
@@ -53,7 +92,8 @@ extension Context {
             })
     }
 
-    /// Asks a peer that is there about the requests that it has not answered for.
+    /// Asks a peer that is there about the requests that it has not answered for, and about the
+    /// replies that it has not fetched.
     func askForMemory(_ peer: Int32) {
         guard quarantine.holds(peer) else { return }
         for request in quarantine.requests(of: peer, max: InquiryMessage.requestsMax) {
@@ -65,6 +105,15 @@ extension Context {
             header.requestID = request
             sendControl(header, to: peer)
         }
+        let replied = quarantine.replied(to: peer, max: InquiryMessage.requestsMax)
+        guard !replied.isEmpty else { return }
+        var header = WireHeader()
+        header.kind = .recall
+        header.session = tracker.peers[Int(peer)].session
+        header.slot = UInt32(peer)
+        sendControl(
+            header, InquiryMessage(requests: replied), to: peer,
+            lifetime: CallTracker.probeIntervalMax)
     }
 
     /// The endpoint is closed.

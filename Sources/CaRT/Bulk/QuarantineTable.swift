@@ -1,12 +1,15 @@
-/// Memory that outlives the calls that exposed it, because their peers may still use it.
+/// Memory that outlives the calls that exposed it, because their peers may still use it; and large
+/// replies that their callers may still fetch.
 ///
 /// Plain data: what it lets go goes when the last reference to it goes.
 struct QuarantineTable<Memory> {
     struct Entry {
-        /// The number of the call's request.
+        /// The number of the call's request: ours, or, of a reply, the peer's.
         var request: UInt64
+        /// The number of a large reply; nil: the memory is that of a call of ours.
+        var reply: UInt64?
         var peer: Int32
-        /// The life of the peer that the request was sent to.
+        /// The life of the peer that the request was sent to, or that sent it.
         var instance: UInt64
         var memory: Memory
     }
@@ -15,8 +18,11 @@ struct QuarantineTable<Memory> {
 
     var isEmpty: Bool { entries.isEmpty }
 
-    mutating func hold(_ memory: Memory, request: UInt64, peer: Int32, instance: UInt64) {
-        entries.append(Entry(request: request, peer: peer, instance: instance, memory: memory))
+    mutating func hold(
+        _ memory: Memory, request: UInt64, reply: UInt64? = nil, peer: Int32, instance: UInt64
+    ) {
+        entries.append(
+            Entry(request: request, reply: reply, peer: peer, instance: instance, memory: memory))
     }
 
     /// Whether a peer owes an answer.
@@ -26,16 +32,32 @@ struct QuarantineTable<Memory> {
     func requests(of peer: Int32, max: Int) -> [UInt64] {
         var requests: [UInt64] = []
         // What one request exposed stands together.
-        for entry in entries where entry.peer == peer && requests.last != entry.request {
+        for entry in entries
+        where entry.peer == peer && entry.reply == nil && requests.last != entry.request {
             guard requests.count < max else { break }
             requests.append(entry.request)
         }
         return requests
     }
 
+    /// Requests of a peer whose replies it may still fetch, those that were given up first.
+    func replied(to peer: Int32, max: Int) -> [UInt64] {
+        entries.lazy.filter { $0.peer == peer && $0.reply != nil }.prefix(max).map(\.request)
+    }
+
     /// A peer has nothing of a request under way.
     mutating func answered(_ request: UInt64) -> [Entry] {
-        remove { $0.request == request }
+        remove { $0.reply == nil && $0.request == request }
+    }
+
+    /// This life of a caller has fetched a reply, or says that it does not want it.
+    mutating func released(_ reply: UInt64, by instance: UInt64) -> [Entry] {
+        remove { $0.reply == reply && $0.instance == instance }
+    }
+
+    /// This life of a caller neither fetches the replies to these requests nor ever will.
+    mutating func unwanted(_ requests: Set<UInt64>, by instance: UInt64) -> [Entry] {
+        remove { $0.reply != nil && $0.instance == instance && requests.contains($0.request) }
     }
 
     /// A peer lives as `instance`: what an earlier life of it had under way is over.

@@ -59,6 +59,8 @@ enum ContextInput {
             step(.reply, answer, spill) { $0.flags = .spilled },
             step(.reply, answer, [14, 0]) { $0.status = 14 },
             step(.cancelled, answer, []),
+            step(.recall, whole, InquiryMessage(requests: [1, 2]).encoded()),
+            step(.recalled, answer, InquiryMessage(requests: [1, 2]).encoded()),
         ]
         return steps + steps.map { first + $0 }
             + [first + steps.joined(), steps[12] + steps[13] + steps[14]]
