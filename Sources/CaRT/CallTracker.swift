@@ -33,8 +33,8 @@ struct CallTracker: ~Copyable {
     static let absencesMax = 2
     /// How long an ended call waits for the peer's word about exposed memory.
     static let graceMax: UInt64 = 5_000_000_000
-    /// How rarely a silent peer is asked when nobody waits for it, and it only has to answer for
-    /// memory.
+    /// How rarely a peer that is silent, or cannot be reached, is asked when nobody waits for it, and
+    /// it only has to answer for memory.
     static let owedIntervalMax: UInt64 = 10_000_000_000
     /// Calls at a time.
     static let callsMax = 1 << 20
@@ -181,7 +181,11 @@ struct CallTracker: ~Copyable {
         nextRequestID &+= 1
         deadlines.insert(slot: slot, deadline: deadline)
         openCount += 1
-        if peers[index].helloInterval > CallTracker.probeIntervalMax { hurry(peer, now: now) }
+        if peers[index].phase == .unknown
+            || peers[index].helloInterval > CallTracker.probeIntervalMax
+        {
+            hurry(peer, now: now)
+        }
         if sends {
             peers[index].used += 1
             slots[Int(slot)].phase = .granted
@@ -405,7 +409,6 @@ struct CallTracker: ~Copyable {
         let index = Int(peer)
         if peers[index].phase == .unknown {
             peers[index].phase = .greeting
-            peers[index].helloInterval = CallTracker.probeAfter
             peers[index].unansweredHellos = 0
         }
         peers[index].unansweredHellos += 1
@@ -464,10 +467,14 @@ struct CallTracker: ~Copyable {
     /// there are none.
     mutating func owes(_ peer: Int32, _ isOwing: Bool, now: UInt64) {
         let index = Int(peer)
-        if isOwing, !peers[index].isOwing, peers[index].nextHello != .max {
-            peers[index].nextHello = min(peers[index].nextHello, now + CallTracker.probeAfter)
-        }
+        if isOwing, !peers[index].isOwing { hurry(peer, now: now) }
         peers[index].isOwing = isOwing
+    }
+
+    /// A peer that was only asked about memory, ever more rarely, has said hello: it is there.
+    mutating func heard(_ peer: Int32, now: UInt64) {
+        guard peers[Int(peer)].helloInterval > CallTracker.probeIntervalMax else { return }
+        hurry(peer, now: now)
     }
 
     /// Answers to the hellos that are on their way to a peer do not count: they may be those of an
@@ -477,8 +484,9 @@ struct CallTracker: ~Copyable {
         peers[Int(peer)].nonce = entropy.next()
     }
 
-    /// Somebody waits for a peer that was only asked about memory, ever more rarely.
+    /// There is news of a peer that is asked ever more rarely, or somebody begins to wait for it.
     private mutating func hurry(_ peer: Int32, now: UInt64) {
+        guard peers[Int(peer)].nextHello != .max else { return }
         peers[Int(peer)].helloInterval = CallTracker.probeAfter
         peers[Int(peer)].nextHello = min(
             peers[Int(peer)].nextHello, now + CallTracker.probeAfter)
@@ -496,8 +504,9 @@ struct CallTracker: ~Copyable {
         let old = peers[index]
         peers[index].unansweredHellos = 0
         peers[index].silentSince = .max
-        peers[index].nextHello =
-            now + min(peers[index].helloInterval, CallTracker.probeIntervalMax)
+        peers[index].helloInterval = min(
+            peers[index].helloInterval, CallTracker.probeIntervalMax)
+        peers[index].nextHello = now + peers[index].helloInterval
         if old.phase == .greeting { peers[index].helloInterval = CallTracker.probeAfter }
         peers[index].phase = .ready
         peers[index].instance = instance
@@ -578,9 +587,8 @@ struct CallTracker: ~Copyable {
         peers[index].phase = .unknown
         peers[index].unansweredHellos = 0
         peers[index].silentSince = .max
-        if peers[index].nextHello != .max {
-            peers[index].nextHello = min(peers[index].nextHello, now + CallTracker.probeAfter)
-        }
+        // That a hello does not get there is no news: the next one is as late as after silence.
+        if phase == .ready { hurry(peer, now: now) }
         failInFlight(index, .unreachable, into: &actions)
         switch phase {
         case .unknown:

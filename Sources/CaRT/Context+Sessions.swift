@@ -17,6 +17,7 @@ extension Context {
             counts.dropped += 1
             return
         }
+        if let peer = peersByAddress[hello.address] { tracker.heard(peer, now: pollTime) }
         guard !isClosing, let session = session(for: hello),
             let index = sessions.find(session), let send = sends.take()
         else {

@@ -319,6 +319,43 @@ import Testing
         tracker.checkInvariants()
     }
 
+    /// Where every hello fails at once the next one is as late as after silence. What is heard of
+    /// the peer, and a call to it, begin anew.
+    @Test func hellosThatFailAreSentEverMoreRarely() {
+        var tracker = Self.make(credits: 1)
+        var actions: [CallAction] = []
+        var now = Self.second
+        tracker.owes(Self.peer, true, now: now)
+        var times: [UInt64] = []
+        while now < 120 * Self.second {
+            now += 50_000_000
+            guard Self.hello(&tracker, at: now) != 0 else { continue }
+            times.append(now)
+            tracker.lost(Self.peer, now: now, into: &actions)
+        }
+        #expect(actions.isEmpty && (12...22).contains(times.count), "\(times)")
+        tracker.heard(Self.peer, now: now)
+        let heard = Self.hello(&tracker, at: now + CallTracker.probeAfter)
+        #expect(heard != 0)
+        // The next one fails again, and a call says hello itself.
+        tracker.lost(Self.peer, now: now + CallTracker.probeAfter, into: &actions)
+        now += 60 * Self.second
+        let late = Self.hello(&tracker, at: now)
+        tracker.lost(Self.peer, now: now, into: &actions)
+        let admission = tracker.open(peer: Self.peer, deadline: .max, exposes: false, now: now)
+        let repeated = Self.hello(&tracker, at: now + 2 * CallTracker.probeAfter)
+        #expect(late != 0 && repeated != 0)
+        guard case .greet(let slot, repeated) = admission else {
+            Issue.record("\(admission)")
+            return
+        }
+        tracker.lost(Self.peer, now: now + 2 * CallTracker.probeAfter, into: &actions)
+        #expect(actions == [.end(slot: slot, .unreachable)])
+        _ = tracker.end(slot)
+        tracker.close(slot)
+        tracker.checkInvariants()
+    }
+
     /// What an earlier life of a peer answers late does not count once it is known to be over.
     @Test func answersToDisregardedHellosDoNotCount() {
         var tracker = Self.make(credits: 1)

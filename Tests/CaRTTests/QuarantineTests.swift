@@ -208,6 +208,52 @@ import Testing
         #expect(stopped.bytes == pattern(Stopped.size, 3))
     }
 
+    // MARK: - A peer that cannot be reached
+
+    enum Return: CaseIterable {
+        /// The network is back, and nobody listens.
+        case isGone
+        case startsAgain
+        /// It starts again and says hello to us.
+        case calls
+    }
+
+    /// A peer to which every message fails at once is asked no more often than one that is silent,
+    /// and soon enough once it is back.
+    @Test(arguments: Return.allCases, 1...3)
+    func asksRarelyWhoCannotBeReached(way: Return, seed: UInt64) throws {
+        let stopped = try Stopped(seed: seed)
+        let (cluster, client) = (stopped.cluster, stopped.cluster.client!)
+        // Nobody answers that nobody listens.
+        cluster.fabric.partition([1], [2])
+        stopped.evict()
+        cluster.killServer()
+        let before = (hellos: client.counters.hellosSent, lost: client.counters.peersLost)
+        cluster.simulation.run(for: .seconds(120))
+        let hellos = client.counters.hellosSent - before.hellos
+        #expect((12...22).contains(hellos), "\(hellos)")
+        #expect(client.counters.peersLost - before.lost >= hellos - 1)
+        #expect(stopped.handle?.isQuarantined == true)
+        cluster.fabric.heal()
+        if way != .isGone { cluster.startServer() }
+        if way == .calls {
+            let server = cluster.server!
+            server.xstream.simulate {
+                _ = await failure { () throws(RPCError) in
+                    try await server.call(
+                        TestProtocol.echo, Blob(), to: .address(client.address),
+                        deadline: .after(.seconds(1)))
+                }
+            }
+        }
+        let isFree = cluster.simulation.run(
+            for: way == .calls ? .milliseconds(300) : .seconds(13),
+            until: { client.counters.quarantinedBytes == 0 })
+        #expect(isFree, "\(client.usage)")
+        #expect(stopped.handle == nil && cluster.fabric.counts.regionsLost == 0)
+        client.checkInvariants()
+    }
+
     // MARK: - Limits
 
     /// What is kept counts against a limit, beyond which nothing is exposed.
