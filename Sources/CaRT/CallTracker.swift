@@ -33,8 +33,8 @@ struct CallTracker: ~Copyable {
     static let absencesMax = 2
     /// How long an ended call waits for the peer's word about exposed memory.
     static let graceMax: UInt64 = 5_000_000_000
-    /// How rarely a peer that is silent, or cannot be reached, is asked when nobody waits for it, and
-    /// it only has to answer for memory.
+    /// How rarely a peer that is silent, or cannot be reached, is asked when nobody waits for it,
+    /// and it only has to answer for memory.
     static let owedIntervalMax: UInt64 = 10_000_000_000
     /// Calls at a time.
     static let callsMax = 1 << 20

@@ -70,7 +70,7 @@ extension Context {
                 destination, deadline, exposes: !exposing.isEmpty, isTraced: isTraced, options)
         } catch {
             guard error == .staleGroup, needsLookUp(destination) else { throw error }
-            try await lookUpMember(destination, deadline)
+            let deadline = try await lookUpMember(destination, deadline)
             ticket = try beginCall(
                 destination, deadline, exposes: !exposing.isEmpty, isTraced: isTraced, options)
         }
@@ -149,7 +149,7 @@ extension Context {
                 destination, deadline, exposes: false, isTraced: false, options)
         } catch {
             guard error == .staleGroup, needsLookUp(destination) else { throw error }
-            try await lookUpMember(destination, deadline)
+            let deadline = try await lookUpMember(destination, deadline)
             ticket = try beginCall(
                 destination, deadline, exposes: false, isTraced: false, options)
         }

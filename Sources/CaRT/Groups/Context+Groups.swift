@@ -30,23 +30,62 @@ extension Context {
         return Int(tag) >= member.addresses.count
     }
 
-    /// Asks the member's first context where the others are.
+    /// How many contexts of the member itself a look-up asks, and how many other members.
+    private static let askedMax = 4
+
+    /// Asks the member's first context where the others are. When it does not answer, another one
+    /// that is known is asked, and then other members.
     ///
-    /// - Throws: `.wrongTag` when there is no such context.
-    func lookUpMember(_ destination: Destination, _ deadline: Deadline) async throws(RPCError) {
-        guard case .rank(let rank, let tag) = destination else { return }
+    /// - Returns: the time at which `deadline` is over, for what comes after.
+    /// - Throws: `.wrongTag` when there is no such context; else why the first one that was asked
+    ///   did not say.
+    func lookUpMember(
+        _ destination: Destination, _ deadline: Deadline
+    ) async throws(RPCError) -> Deadline {
+        guard case .rank(let rank, let tag) = destination else { return deadline }
         counts.lookUps += 1
+        let limit = times(of: deadline, now: xstream.now.nanoseconds).1
         do throws(RPCError) {
             if faults.isArmed { try await pass(.groupLookUp) }
-            let addresses = try await lookUp(
-                rank: rank, at: .rank(rank, tag: 0), deadline: deadline)
-            guard Int(tag) < addresses.count else { throw .wrongTag }
-            group.learn(addresses, rank: rank)
+            group.learn(try await addresses(of: rank, tag: tag, limit: limit), rank: rank)
+            return .at(limit)
         } catch {
             counts.lookUpsFailed += 1
             if error == .timedOut { counts.lookUpsTimedOut += 1 }
             throw error
         }
+    }
+
+    /// Addresses of a member, that of `tag` among them. Whoever does not answer leaves half of the
+    /// time to the next; without a limit, half of the time that a call has.
+    private func addresses(
+        of rank: UInt32, tag: UInt32, limit: UInt64
+    ) async throws(RPCError) -> [FabricAddress] {
+        let known = min(group.member(rank)?.addresses.count ?? 0, Context.askedMax)
+        let others = group.ranks(after: rank, max: Context.askedMax).filter { $0 != self.rank }
+        let asked =
+            (0..<UInt32(known)).map { Destination.rank(rank, tag: $0) }
+            + others.map { Destination.rank($0, tag: 0) }
+        var failure: RPCError?
+        for (index, destination) in asked.enumerated() {
+            let now = xstream.now.nanoseconds &+ wallOffset
+            guard now < limit else { break }
+            let half = now + min(limit - now, timeout.nanosecondsClamped) / 2
+            let addresses: [FabricAddress]
+            do throws(RPCError) {
+                addresses = try await lookUp(
+                    rank: rank, at: destination,
+                    deadline: .at(index + 1 == asked.count ? limit : half))
+            } catch {
+                guard error != .cancelled, !isClosing else { throw error }
+                failure = failure ?? error
+                continue
+            }
+            guard Int(tag) >= addresses.count else { return addresses }
+            // Others may know as little as we do.
+            guard index >= known else { throw .wrongTag }
+        }
+        throw failure ?? .timedOut
     }
 
     // MARK: - Members that are gone

@@ -201,6 +201,14 @@ public final class Group {
         return sorted
     }
 
+    /// The members that come after `rank`, the lowest after the highest; at most `max`.
+    func ranks(after rank: UInt32, max: Int) -> [UInt32] {
+        guard let position = position(rank) else { return [] }
+        return (1..<members.count).prefix(max).map {
+            members[(position + $0) % members.count].rank
+        }
+    }
+
     /// A member has said where more of its contexts listen.
     func learn(_ addresses: [FabricAddress], rank: UInt32) {
         guard let position = position(rank),
