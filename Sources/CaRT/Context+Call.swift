@@ -7,6 +7,7 @@ internal import DrayRuntime
 struct CallTicket {
     var slot: Int32
     var generation: UInt32
+    var peer: Int32
     /// The number of its request.
     var requestID: UInt64
     /// Monotonic nanoseconds.
@@ -292,7 +293,7 @@ extension Context {
         arm(at: end)
         armMaintenance(now: now)
         var ticket = CallTicket(
-            slot: slot, generation: tracker.slots[Int(slot)].generation,
+            slot: slot, generation: tracker.slots[Int(slot)].generation, peer: peer,
             requestID: tracker.slots[Int(slot)].requestID, begin: now, deadline: wallEnd,
             destinationRank: WireHeader.anyRank, destinationTag: WireHeader.anyRank,
             options: options, isTraced: isTraced)
@@ -503,7 +504,6 @@ extension Context {
         _ ticket: CallTicket, exposing: [BulkHandle], spill: BulkHandle?
     ) throws(RPCError) -> (HeldMessage, status: UInt16, MessageFlags) {
         let outcome = outcomes[Int(ticket.slot)]
-        let peer = tracker.slots[Int(ticket.slot)].peer
         outcomes[Int(ticket.slot)] = .pending
         tracker.close(ticket.slot)
         switch outcome {
@@ -514,7 +514,7 @@ extension Context {
             throw error
         case .abandoned(let error):
             isolate(
-                exposing + (spill.map { [$0] } ?? []), from: peer,
+                exposing + (spill.map { [$0] } ?? []), from: ticket.peer,
                 request: tracker.slots[Int(ticket.slot)].requestID,
                 instance: tracker.slots[Int(ticket.slot)].instance)
             // Nobody else knows it.
@@ -585,35 +585,38 @@ extension Context {
         do throws(RPCError) {
             fetched = try await fetch(spill, deadline: .at(ticket.deadline))
         } catch {
-            releaseReply(spill, ticket.requestID, isFetched: false)
+            releaseReply(spill, ticket, isFetched: false)
             // The memory went with the process or context that had it.
             throw error == .fabric(.badKey) ? .unreachable : error
         }
-        releaseReply(spill, ticket.requestID, isFetched: true)
+        releaseReply(spill, ticket, isFetched: true)
         return fetched
     }
 
-    /// A reply that nobody waits for. If it is large, its sender, one whom we call, need not wait
-    /// until we fetch it.
+    /// A reply that nobody waits for. If it is large, its sender need not wait until we fetch it:
+    /// the peer who has the memory, and in whose session with us the reply came.
     private func dropReply(_ header: WireHeader, _ message: HeldMessage) {
         defer { release(message.source) }
         guard header.flags.contains(.spilled), isIntact(header, message),
             let spill = try? unsafe SpillDescriptor(decoding: message.body),
-            peersByAddress[spill.memory.owner] != nil
+            let peer = peersByAddress[spill.memory.owner],
+            tracker.peers[Int(peer)].session == header.session
         else { return }
-        releaseReply(spill, nil, isFetched: true)
+        sendRelease(
+            SpillRelease(session: header.session, number: spill.identifier, request: nil), to: peer)
     }
 
-    /// Tells the sender of a reply that it may forget it, once nothing is read from there.
-    /// `request` is that of the call that fetched it, if any.
-    private func releaseReply(_ spill: SpillDescriptor, _ request: UInt64?, isFetched: Bool) {
-        guard let peer = try? peerNumber(of: .address(spill.memory.owner)) else {
-            // So nothing was read from there.
-            if let request { fetching.remove(request) }
+    /// Tells the peer of a call that it may forget its reply, once nothing is read from there.
+    private func releaseReply(_ spill: SpillDescriptor, _ ticket: CallTicket, isFetched: Bool) {
+        let peer = ticket.peer
+        // Whoever names the memory of others, with a number of theirs, has nothing to forget.
+        guard spill.memory.owner == links[Int(peer)].address else {
+            fetching.remove(ticket.requestID)
             return
         }
         let release = SpillRelease(
-            session: tracker.peers[Int(peer)].session, number: spill.identifier, request: request)
+            session: tracker.peers[Int(peer)].session, number: spill.identifier,
+            request: ticket.requestID)
         if !isFetched, let index = bulks.reading(spill.memory.key, from: peer) {
             bulks.operations[index].release = release
         } else {

@@ -217,7 +217,7 @@ extension Context {
             tracker.peers[Int(header.slot)].phase == .ready,
             tracker.peers[Int(header.slot)].session == header.session
         else { return }
-        unwanted(inquiry.requests, by: tracker.peers[Int(header.slot)].instance)
+        unwanted(inquiry.requests, by: Int32(header.slot))
     }
 
     /// The body of an inquiry or its answer; nil when it makes no sense.

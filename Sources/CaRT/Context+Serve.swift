@@ -458,7 +458,7 @@ extension Context {
     func receivedRelease(_ header: WireHeader) {
         guard let index = sessions.find(header.session) else { return }
         spills.release(header.requestID, of: header.session)
-        released(header.requestID, by: sessions.sessions[index].instance)
+        released(header.requestID, by: index)
     }
 
     /// A server asks whether we may still fetch its replies. We may while the call is open, and
@@ -487,7 +487,7 @@ extension Context {
         }
         // Who has given up before the reply came does not fetch it.
         spills.release(.init(session: header.session, number: header.requestID))
-        unwanted([header.requestID], by: instance)
+        unwanted(header.requestID, by: index)
         guard let (session, send) = replySlot(header.session) else { return }
         var answer = answerHeader(
             .cancelled, session: header.session, slot: header.slot,

@@ -57,16 +57,26 @@ extension Context {
         release(quarantine.answered(request))
     }
 
-    /// A caller has fetched a reply, or does not want it.
-    func released(_ reply: UInt64, by instance: UInt64) {
-        guard !quarantine.isEmpty else { return }
-        release(quarantine.released(reply, by: instance))
+    /// The caller with this entry in the table of sessions has fetched a reply, or does not want
+    /// it.
+    func released(_ reply: UInt64, by session: Int) {
+        guard !quarantine.isEmpty, let peer = peersByAddress[sessions.sessions[session].address]
+        else { return }
+        release(quarantine.released(reply, by: peer, sessions.sessions[session].instance))
     }
 
-    /// A caller fetches no replies to these requests, now or later.
-    func unwanted(_ requests: [UInt64], by instance: UInt64) {
+    /// The caller with this entry in the table of sessions does not want the reply to a request.
+    func unwanted(_ request: UInt64, by session: Int) {
+        guard !quarantine.isEmpty, let peer = peersByAddress[sessions.sessions[session].address]
+        else { return }
+        release(quarantine.unwanted([request], by: peer, sessions.sessions[session].instance))
+    }
+
+    /// A peer fetches no replies to these requests, now or later.
+    func unwanted(_ requests: [UInt64], by peer: Int32) {
         guard !quarantine.isEmpty else { return }
-        release(quarantine.unwanted(Set(requests), by: instance))
+        let instance = tracker.peers[Int(peer)].instance
+        release(quarantine.unwanted(Set(requests), by: peer, instance))
     }
 
     /// The peer has said who it is.

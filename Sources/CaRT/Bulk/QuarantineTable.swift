@@ -50,14 +50,20 @@ struct QuarantineTable<Memory> {
         remove { $0.reply == nil && $0.request == request }
     }
 
-    /// This life of a caller has fetched a reply, or says that it does not want it.
-    mutating func released(_ reply: UInt64, by instance: UInt64) -> [Entry] {
-        remove { $0.reply == reply && $0.instance == instance }
+    /// A caller has fetched a reply, or says that it does not want it. Anybody can claim to be an
+    /// instance, so it must also be reached where that one is.
+    mutating func released(_ reply: UInt64, by peer: Int32, _ instance: UInt64) -> [Entry] {
+        remove { $0.peer == peer && $0.instance == instance && $0.reply == reply }
     }
 
-    /// This life of a caller neither fetches the replies to these requests nor ever will.
-    mutating func unwanted(_ requests: Set<UInt64>, by instance: UInt64) -> [Entry] {
-        remove { $0.reply != nil && $0.instance == instance && requests.contains($0.request) }
+    /// A caller neither fetches the replies to these requests nor ever will.
+    mutating func unwanted(
+        _ requests: Set<UInt64>, by peer: Int32, _ instance: UInt64
+    ) -> [Entry] {
+        remove {
+            $0.peer == peer && $0.instance == instance && $0.reply != nil
+                && requests.contains($0.request)
+        }
     }
 
     /// A peer lives as `instance`: what an earlier life of it had under way is over.
