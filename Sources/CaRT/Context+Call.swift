@@ -367,7 +367,7 @@ extension Context {
         do throws(RPCError) {
             let handle = try handle(of: peer)
             let spill = try unsafe fill(
-                send, request, payload: payload, limit: links[peer].eagerLimit, spillNumber: 0,
+                send, request, payload: payload, limit: links[peer].eagerLimit, session: nil,
                 &header)
             if ticket.isOneWay {
                 // Nobody would say when the memory is free again.
@@ -422,9 +422,10 @@ extension Context {
 
     /// Encodes `message` and copies `payload` into a send slot; when they exceed `limit`, into
     /// memory that is exposed to the peer. Sets the header's lengths, flags and checksum.
+    /// `session` is that of a reply's caller; nil: the message is a request.
     func fill<M: Message>(
         _ send: UInt32, _ message: M, payload: UnsafeRawBufferPointer?, limit: Int,
-        spillNumber: UInt64, _ header: inout WireHeader
+        session: Int?, _ header: inout WireHeader
     ) throws(RPCError) -> BulkHandle? {
         let slot = unsafe sends.memory(send)
         let room = unsafe UnsafeMutableRawBufferPointer(
@@ -434,7 +435,7 @@ extension Context {
         let total = bodyLength + payload.count
         guard total <= limit else {
             return try unsafe spill(
-                message, bodyLength: bodyLength, payload: payload, into: room, number: spillNumber,
+                message, bodyLength: bodyLength, payload: payload, into: room, session: session,
                 &header)
         }
         if payload.count > 0 {
@@ -465,21 +466,24 @@ extension Context {
     /// Puts a large message into exposed memory and its descriptor into `room`.
     private func spill<M: Message>(
         _ message: M, bodyLength: Int, payload: UnsafeRawBufferPointer,
-        into room: UnsafeMutableRawBufferPointer, number: UInt64, _ header: inout WireHeader
+        into room: UnsafeMutableRawBufferPointer, session: Int?, _ header: inout WireHeader
     ) throws(RPCError) -> BulkHandle {
         let total = bodyLength + payload.count
         guard total <= options.messageSizeMax else { throw .messageTooLong }
+        var charge: ReplyCharge?
+        if let session { charge = try chargeReply(total, session: session) }
         let buffer = try makeBuffer(count: total)
+        buffer.charge = charge
         let bytes = unsafe buffer.bytes
         _ = try unsafe encode(message, into: bytes)
         unsafe UnsafeMutableRawBufferPointer(rebasing: bytes[bodyLength...])
             .copyMemory(from: payload)
-        let handle = try expose(buffer, access: .remoteRead)
+        let handle = try charge == nil ? expose(buffer, access: .remoteRead) : exposeReply(buffer)
         let descriptor = SpillDescriptor(
             memory: handle.descriptor, bodyLength: UInt32(bodyLength),
             payloadLength: UInt32(payload.count),
             checksum: unsafe CRC32C.checksum(of: UnsafeRawBufferPointer(bytes)),
-            identifier: number)
+            identifier: session == nil ? 0 : spills.next)
         let length = try unsafe encode(descriptor, into: room)
         header.flags = .spilled
         header.bodyLength = UInt32(length)

@@ -288,9 +288,10 @@ extension Context {
             if request.nested.isEmpty {
                 spill = try unsafe fill(
                     send, message, payload: request.replyPayload, limit: limit,
-                    spillNumber: spills.next, &header)
+                    session: session, &header)
             } else {
-                spill = try fillNested(send, message, request, limit: limit, &header)
+                spill = try fillNested(
+                    send, message, request, limit: limit, session: session, &header)
             }
             if let spill {
                 counts.spills += 1
@@ -309,12 +310,12 @@ extension Context {
     /// Never inlined: where the types of this are looked up, they are for every reply.
     @inline(never)
     private func fillNested<R: Message>(
-        _ send: UInt32, _ message: R, _ request: RequestContext, limit: Int,
+        _ send: UInt32, _ message: R, _ request: RequestContext, limit: Int, session: Int,
         _ header: inout WireHeader
     ) throws(RPCError) -> BulkHandle? {
         let spill = try unsafe fill(
             send, NestedReply(request.nested, message), payload: request.replyPayload,
-            limit: limit, spillNumber: spills.next, &header)
+            limit: limit, session: session, &header)
         header.flags.insert(.nested)
         return spill
     }
@@ -441,6 +442,17 @@ extension Context {
     /// lost.
     static let spillTime: Duration = .seconds(60)
 
+    /// Charges a caller for a reply of `count` bytes that does not go inline.
+    func chargeReply(_ count: Int, session: Int) throws(RPCError) -> ReplyCharge {
+        let charge = replyAccount.charge(
+            BufferPool.size(of: count), to: sessions.sessions[session].address)
+        guard let charge else {
+            counts.overloaded += 1
+            throw .overloaded
+        }
+        return charge
+    }
+
     private func keep(_ handle: BulkHandle, for request: RequestContext, session: Int) {
         // A little longer than the caller waits: its own read ends by the same deadline.
         let grace: UInt64 = 1_000_000_000
@@ -464,10 +476,13 @@ extension Context {
     /// A server asks whether we may still fetch its replies. We may while the call is open, and
     /// while the reply is read.
     func receivedRecall(_ header: WireHeader, _ message: HeldMessage) {
-        guard sessions.find(header.session) != nil, let inquiry = inquiry(header, message)
+        guard sessions.find(header.session) != nil, let inquiry = inquiry(header, message),
+            !inquiry.requests.isEmpty
         else { return }
-        let wanted = tracker.inFlight(Set(inquiry.requests)).union(fetching)
-        answer(.recalled, header, inquiry.requests.filter { !wanted.contains($0) })
+        let inFlight = tracker.inFlight(Set(inquiry.requests))
+        answer(
+            .recalled, header,
+            inquiry.requests.filter { !inFlight.contains($0) && !fetching.contains($0) })
     }
 
     // MARK: - Cancelled requests

@@ -93,6 +93,7 @@ internal import Logging
     let pool: BufferPool
     let exposures: ExposureTable
     let registrations: RegistrationCache
+    let replyAccount: ReplyAccount
     @safe @exclusivity(unchecked) var quarantine = QuarantineTable<BulkHandle>()
     // SAFETY: allocated in `init`, freed in `deinit`, used only by `poll`.
     let completions: UnsafeMutableBufferPointer<Completion>
@@ -154,6 +155,7 @@ internal import Logging
         exposures = ExposureTable(endpoint: endpoint)
         registrations = RegistrationCache(
             endpoint: endpoint, bytesMax: options.cachedRegistrationBytesMax)
+        replyAccount = ReplyAccount(bytesMax: options.replyBytesMax)
         unsafe completions = .allocate(capacity: min(Context.completionsMax, options.receiveCount))
         unsafe completions.initialize(repeating: Completion(token: 0, kind: .sent))
         unsafe state = .allocate(capacity: 1)
@@ -203,6 +205,7 @@ internal import Logging
         counters.transfers = bulks.count
         counters.waitingTransfers = bulks.queued.count + bulks.refused.count
         counters.exposures = exposures.count
+        counters.keptReplyBytes = replyAccount.bytes
         counters.registrationHits = registrations.hits
         counters.registrationMisses = registrations.misses
         counters.registrationEvictions = registrations.evictions

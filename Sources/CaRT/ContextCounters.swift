@@ -70,7 +70,7 @@ public struct ContextCounters: Hashable, Sendable {
     public var exposuresMade = 0
     /// Times that it could not be: the fabric did not register it.
     public var exposuresFailed = 0
-    /// Memory that was not freed because a peer may still use it, in bytes.
+    /// Exposed memory that was not freed because a peer may still use it, in bytes.
     public var quarantinedBytes = 0
     /// What was done in collectives.
     public var collectives = CollectiveCounters()
@@ -105,4 +105,6 @@ public struct ContextCounters: Hashable, Sendable {
     public var registeredBytes = 0
     /// Pieces of memory that peers may reach now.
     public var exposures = 0
+    /// Memory of large replies that their callers have not fetched, in bytes.
+    public var keptReplyBytes = 0
 }

@@ -160,8 +160,11 @@ public struct ContextMetrics: Sendable {
             $0.exposuresFailed
         },
         gauge("exposures", "Pieces of memory that peers may reach.") { $0.exposures },
-        gauge("quarantined", unit: .bytes, "Memory kept because a silent peer may still use it.") {
+        gauge("quarantined", unit: .bytes, "Exposed memory that a silent peer may still use.") {
             $0.quarantinedBytes
+        },
+        gauge("replies_kept", unit: .bytes, "Memory of large replies that were not fetched yet.") {
+            $0.keptReplyBytes
         },
         counter("registration_hits", "Uses of memory whose registration was kept.") {
             $0.registrationHits

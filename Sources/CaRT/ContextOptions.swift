@@ -49,10 +49,14 @@ public struct ContextOptions: Sendable {
     public var bulksMax = 256
 
     /// The most bytes of exposed memory that are kept because peers may still use them although the
-    /// calls that named them are over (`BulkHandle.isQuarantined`), or that are large replies which
-    /// their callers have not fetched in time. While some are, what would be exposed beyond that is
-    /// refused with `.overloaded`.
+    /// calls that named them are over (`BulkHandle.isQuarantined`). While some are, what would be
+    /// exposed beyond that is refused with `.overloaded`.
     public var quarantinedBytesMax = 1 << 30
+
+    /// Memory of large replies that is kept because their callers have not fetched them, in bytes.
+    /// Once there is so much, or a quarter of it for one caller's address, further large replies,
+    /// or those to that caller, become `.overloaded`.
+    public var replyBytesMax = 2 << 30
 
     /// Bytes of the user's own memory that stay registered for the next transfer; the longest
     /// unused goes first.

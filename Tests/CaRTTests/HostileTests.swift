@@ -71,6 +71,50 @@ final class RawPeer {
         }
     }
 
+    /// What has come, message by message.
+    var messages: [(header: WireHeader, body: [UInt8])] {
+        received.flatMap { bytes in
+            var messages: [(header: WireHeader, body: [UInt8])] = []
+            var start = 0
+            while start < bytes.count,
+                let header = bytes[start...].withUnsafeBytes({ WireHeader(decoding: $0) })
+            {
+                let end = start + header.messageLength
+                messages.append((header, Array(bytes[start + WireHeader.size..<end])))
+                start += WireHeader.aligned(header.messageLength)
+            }
+            return messages
+        }
+    }
+
+    /// Waits for a message of this kind, with this number if it matters.
+    func wait(
+        _ rig: Rig, for kind: MessageKind, _ number: UInt64? = nil
+    ) async throws -> (header: WireHeader, body: [UInt8]) {
+        var found: (header: WireHeader, body: [UInt8])?
+        try await rig.wait("\(kind)") {
+            poll()
+            found = messages.last {
+                $0.header.kind == kind && (number == nil || $0.header.requestID == number)
+            }
+            return found != nil
+        }
+        return try #require(found)
+    }
+
+    /// Says hello; returns the session.
+    func greet(_ rig: Rig) async throws -> SessionID {
+        var hello = WireHeader()
+        hello.kind = .hello
+        hello.slot = 5
+        hello.requestID = 99
+        var greeting = HelloMessage(address: endpoint.address)
+        greeting.instance = 1234
+        greeting.eagerLimit = 20_480
+        try await send(frame(hello, greeting))
+        return try HelloReply(decoding: try await wait(rig, for: .helloReply, 99).body).session
+    }
+
     func close() {
         registration.close(at: endpoint)
         endpoint.close()

@@ -35,6 +35,11 @@ final class BufferPool {
         return max(0, bits - smallestShift)
     }
 
+    /// What a buffer of `count` bytes takes of the memory.
+    static func size(of count: Int) -> Int {
+        sizeClass(of: count).map { 1 << ($0 + smallestShift) } ?? (count + 4095) & ~4095
+    }
+
     /// Takes memory of at least `count` bytes.
     func take(count: Int) throws(RPCError) -> Registration {
         guard !isClosed else { throw .closed }
@@ -44,7 +49,7 @@ final class BufferPool {
             lent[ObjectIdentifier(registration)] = registration
             return registration
         }
-        let size = sizeClass.map { 1 << ($0 + BufferPool.smallestShift) } ?? (count + 4095) & ~4095
+        let size = BufferPool.size(of: count)
         do throws(FabricError) {
             var buffers = IOBuffer.forLargeTransfers(count: size)
             let registration = try Registration(buffers.removeLast(), at: endpoint, access: [])

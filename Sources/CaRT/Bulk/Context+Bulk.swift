@@ -19,7 +19,8 @@ extension Context {
     ) throws(RPCError) -> BulkHandle {
         let range = range ?? 0..<buffer.count
         precondition(range.upperBound <= buffer.count)
-        return try expose(buffer.buffer, range, access, owner: buffer)
+        try admitExposure(range.count)
+        return try makeExposure(buffer.buffer, range, access, owner: buffer)
     }
 
     /// Lets peers read or write `range` of `buffer` under a fresh key until `withdraw`.
@@ -27,18 +28,24 @@ extension Context {
     public func expose(
         _ buffer: IOBuffer, range: Range<Int>? = nil, access: MemoryAccess
     ) throws(RPCError) -> BulkHandle {
-        try expose(buffer, range ?? 0..<buffer.count, access, owner: buffer)
+        let range = range ?? 0..<buffer.count
+        try admitExposure(range.count)
+        return try makeExposure(buffer, range, access, owner: buffer)
     }
 
-    private func expose(
+    /// What is exposed may come into quarantine, where there is room for so much.
+    private func admitExposure(_ count: Int) throws(RPCError) {
+        guard
+            counts.quarantinedBytes == 0
+                || count <= options.quarantinedBytesMax - counts.quarantinedBytes
+        else { throw .overloaded }
+    }
+
+    private func makeExposure(
         _ buffer: IOBuffer, _ range: Range<Int>, _ access: MemoryAccess, owner: AnyObject
     ) throws(RPCError) -> BulkHandle {
         guard !isClosed else { throw .closed }
         precondition(!range.isEmpty && range.lowerBound >= 0 && range.upperBound <= buffer.count)
-        guard
-            counts.quarantinedBytes == 0
-                || range.count <= options.quarantinedBytesMax - counts.quarantinedBytes
-        else { throw .overloaded }
         let registration: Registration
         do throws(FabricError) {
             guard !faults.fails(.fabricRegister) else {
@@ -61,6 +68,11 @@ extension Context {
         return BulkHandle(
             descriptor: descriptor, registration: registration, range: range, owner: owner,
             exposures: exposures)
+    }
+
+    /// A large reply, for its caller to fetch; charged for already.
+    func exposeReply(_ buffer: RegisteredBuffer) throws(RPCError) -> BulkHandle {
+        try makeExposure(buffer.buffer, 0..<buffer.count, .remoteRead, owner: buffer)
     }
 
     /// Ends an exposure; one that is quarantined, as soon as its peer uses it no more. Harmless

@@ -18,7 +18,8 @@ extension Context {
         // That life of the peer may be over since.
         guard tracker.peers[Int(peer)].instance == instance else { return }
         for handle in handles {
-            count(handle)
+            if !handle.isQuarantined { counts.quarantinedBytes += handle.range.count }
+            handle.quarantines += 1
             quarantine.hold(handle, request: request, peer: peer, instance: instance)
         }
         tracker.owes(peer, true, now: pollTime)
@@ -26,29 +27,28 @@ extension Context {
     }
 
     /// Keeps a reply that its caller has not fetched. Returns false when that cannot be asked now.
+    /// Either way its caller is charged for it.
     func isolate(_ spill: SpillTable<BulkHandle>.Spill) -> Bool {
         let (handle, caller) = (spill.memory, spill.caller)
         // Nothing of the fabric reads for ourselves: whoever comes late finds no such key.
         guard caller.instance != instance else { return true }
         guard let peer = try? peerNumber(of: .address(caller.address)) else { return false }
-        count(handle)
+        // We may know an earlier life of the caller only; what that has answered is no proof. Once:
+        // the answers to what it is asked from now on are.
+        if tracker.peers[Int(peer)].instance != caller.instance,
+            !quarantine.holds(peer, as: caller.instance)
+        {
+            tracker.disregardHellos(of: peer)
+        }
+        handle.quarantines += 1
         quarantine.hold(
             handle, request: spill.request.number, reply: spill.number, peer: peer,
             instance: caller.instance)
         // Nobody else knows it.
         withdraw(handle)
-        // We may know an earlier life of the caller only; what that has answered is no proof.
-        if tracker.peers[Int(peer)].instance != caller.instance {
-            tracker.disregardHellos(of: peer)
-        }
         tracker.owes(peer, true, now: pollTime)
         armMaintenance(now: pollTime)
         return true
-    }
-
-    private func count(_ handle: BulkHandle) {
-        if !handle.isQuarantined { counts.quarantinedBytes += handle.range.count }
-        handle.quarantines += 1
     }
 
     /// The peer has answered for a request that is over here.
@@ -136,7 +136,7 @@ extension Context {
             let handle = entry.memory
             handle.quarantines -= 1
             guard !handle.isQuarantined else { continue }
-            counts.quarantinedBytes -= handle.range.count
+            if entry.reply == nil { counts.quarantinedBytes -= handle.range.count }
             if handle.isWithdrawn {
                 exposures.end(handle.registration, key: handle.descriptor.key)
             }

@@ -6,6 +6,8 @@ public import DrayRuntime
 public final class RegisteredBuffer {
     let registration: Registration
     private let origin: Origin
+    /// Of a large reply that its caller may still fetch.
+    var charge: ReplyCharge?
 
     private enum Origin {
         case pool(BufferPool)
