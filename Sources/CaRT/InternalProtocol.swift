@@ -4,7 +4,7 @@ internal import DrayRuntime
 
 /// CaRT's own procedures: where a rank is, and which versions of a protocol there are.
 enum InternalProtocol {
-    static let id = ProtocolID(reserved: 0xff, version: 1)
+    static let id = ProtocolID(reserved: 0xff, version: 2)
     static let lookUp = Procedure<RankQuestion, AddressAnswer>(id, index: 1, name: "cart.lookUp")
     static let versions = Procedure<ProtocolQuestion, VersionsAnswer>(
         id, index: 2, name: "cart.versions")
@@ -22,9 +22,12 @@ enum InternalProtocol {
     }
 
     struct AddressAnswer: Message {
+        /// Which life of the member is there.
+        var incarnation: UInt64 = 0
         var addresses: [FabricAddress] = []
 
         mutating func code(with coder: inout ByteCoder) throws(DecodingFailure) {
+            try coder.code(&incarnation)
             try coder.code(&addresses, max: InternalProtocol.tagsMax)
         }
     }
@@ -58,6 +61,7 @@ extension Context {
             }
             request.context.counts.lookUpsAnswered += 1
             return InternalProtocol.AddressAnswer(
+                incarnation: member.incarnation,
                 addresses: Array(member.addresses.prefix(InternalProtocol.tagsMax)))
         }
         registerSynchronous(InternalProtocol.group) { _, request throws(RPCError) in
@@ -75,10 +79,15 @@ extension Context {
     public func lookUp(
         rank: UInt32, at destination: Destination, deadline: Deadline = .standard
     ) async throws(RPCError) -> [FabricAddress] {
+        try await answerToLookUp(of: rank, at: destination, deadline).addresses
+    }
+
+    func answerToLookUp(
+        of rank: UInt32, at destination: Destination, _ deadline: Deadline
+    ) async throws(RPCError) -> InternalProtocol.AddressAnswer {
         try await call(
             InternalProtocol.lookUp, InternalProtocol.RankQuestion(rank: rank), to: destination,
-            deadline: deadline
-        ).addresses
+            deadline: deadline)
     }
 
     /// The highest version of protocol `base` in `versions` that the peer answers, if any.

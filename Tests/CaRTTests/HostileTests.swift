@@ -219,7 +219,7 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
             let body = (0..<random.below(60)).map { _ in UInt8(random.below(256)) }
             header.opcode =
                 [
-                    TestProtocol.echo.opcode, 0xff01_0001, 0x2001_0005,
+                    TestProtocol.echo.opcode, 0xff02_0001, 0x2001_0005,
                     UInt32(random.next() & 0xffff_ffff),
                 ][
                     Int(random.below(4))]
@@ -264,7 +264,7 @@ func frame(_ header: WireHeader, _ body: [UInt8], intact: Bool = true) -> [UInt8
         checkDecoding(of: SpillDescriptor(memory: memory, bodyLength: 4, payloadLength: 6))
         checkDecoding(of: FailureMessage(code: 1, detail: 2, text: "words"))
         checkDecoding(of: memory)
-        checkDecoding(of: InternalProtocol.AddressAnswer(addresses: [address]))
+        checkDecoding(of: InternalProtocol.AddressAnswer(incarnation: 5, addresses: [address]))
         checkDecoding(
             of: SelfTest.TransferRequest(replySize: 4, alignment: 3, seed: 9, get: memory, put: nil)
         )

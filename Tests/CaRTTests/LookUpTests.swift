@@ -52,6 +52,18 @@ import Testing
             try client.group.apply(.replace(others > 0 ? [member, other] : [member]), version: 1)
         }
 
+        /// A server knows something else from now on.
+        func tell(_ index: Int, _ addresses: [FabricAddress], incarnation: UInt64 = 0) throws {
+            let group = contexts[index].group
+            var members = group.members
+            try #require(members.first?.rank == 2)
+            members[0] = Group.Member(rank: 2, incarnation: incarnation, addresses: addresses)
+            try group.apply(.replace([]), version: group.version + 1)
+            try group.apply(.replace(members), version: group.version + 1)
+        }
+
+        var addresses: [FabricAddress] { contexts[..<3].map(\.address) }
+
         /// Calls a context whose address the client does not know; returns how long that took.
         func call(tag: UInt32, _ deadline: Deadline = .after(.seconds(4))) -> Duration {
             let begin = simulation.now
@@ -124,5 +136,42 @@ import Testing
         _ = cluster.call(tag: 3)
         #expect(cluster.end == .some(.timedOut))
         #expect(cluster.contexts[3].counters.lookUpsAnswered == 1)
+    }
+
+    /// Another context of the member may not know all of them either.
+    @Test func onlyTheFirstContextSaysThatThereIsNoSuchContext() throws {
+        let cluster = Cluster()
+        try cluster.group(known: 2, others: 1)
+        try cluster.tell(1, Array(cluster.addresses[..<2]))
+        cluster.pause([1])
+        _ = cluster.call(tag: 2)
+        #expect(cluster.end == .some(nil))
+        #expect(cluster.contexts[1].counters.lookUpsAnswered == 1)
+    }
+
+    /// Somebody knows an earlier life of the member, whose first context listened at the same
+    /// address, or other addresses than we do. Nothing is learnt from that, and the next is asked.
+    @Test(arguments: [false, true], [false, true])
+    func whatContradictsIsIgnored(isEarlier: Bool, hasOther: Bool) throws {
+        let cluster = Cluster()
+        try cluster.group(known: 2, others: hasOther ? 1 : 0)
+        let (known, nowhere) = (cluster.addresses, cluster.client.address)
+        if isEarlier {
+            let members = cluster.client.group.members.map {
+                Group.Member(rank: $0.rank, incarnation: 1, addresses: $0.addresses)
+            }
+            try cluster.client.group.apply(.replace(members), version: 2)
+            try cluster.tell(1, [known[0], known[1], nowhere])
+            try cluster.tell(3, known, incarnation: 1)
+        } else {
+            try cluster.tell(1, [known[0], nowhere, known[2]])
+        }
+        cluster.pause([1])
+        _ = cluster.call(tag: 2)
+        let error: RPCError? = hasOther ? nil : .timedOut
+        #expect(cluster.end == .some(error))
+        #expect(cluster.contexts[1].counters.lookUpsAnswered == 1)
+        let learnt = Array(known[..<(hasOther ? 3 : 2)])
+        #expect(cluster.client.group.member(2)?.addresses == learnt)
     }
 }

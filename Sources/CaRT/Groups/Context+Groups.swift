@@ -37,8 +37,9 @@ extension Context {
     /// that is known is asked, and then other members.
     ///
     /// - Returns: the time at which `deadline` is over, for what comes after.
-    /// - Throws: `.wrongTag` when there is no such context; else why the first one that was asked
-    ///   did not say.
+    /// - Throws: `.wrongTag` when the first context says that there is no such one; else why the
+    ///   first one that was asked did not say: `.staleGroup` when it knows no more than we do, or
+    ///   another life of the member.
     func lookUpMember(
         _ destination: Destination, _ deadline: Deadline
     ) async throws(RPCError) -> Deadline {
@@ -47,7 +48,7 @@ extension Context {
         let limit = times(of: deadline, now: xstream.now.nanoseconds).1
         do throws(RPCError) {
             if faults.isArmed { try await pass(.groupLookUp) }
-            group.learn(try await addresses(of: rank, tag: tag, limit: limit), rank: rank)
+            try await learnAddress(of: rank, tag: tag, limit: limit)
             return .at(limit)
         } catch {
             counts.lookUpsFailed += 1
@@ -56,11 +57,11 @@ extension Context {
         }
     }
 
-    /// Addresses of a member, that of `tag` among them. Whoever does not answer leaves half of the
-    /// time to the next; without a limit, half of the time that a call has.
-    private func addresses(
+    /// Has the group learn addresses of a member, that of `tag` among them. Whoever does not answer
+    /// leaves half of the time to the next; without a limit, half of the time that a call has.
+    private func learnAddress(
         of rank: UInt32, tag: UInt32, limit: UInt64
-    ) async throws(RPCError) -> [FabricAddress] {
+    ) async throws(RPCError) {
         let known = min(group.member(rank)?.addresses.count ?? 0, Context.askedMax)
         let others = group.ranks(after: rank, max: Context.askedMax).filter { $0 != self.rank }
         let asked =
@@ -71,19 +72,21 @@ extension Context {
             let now = xstream.now.nanoseconds &+ wallOffset
             guard now < limit else { break }
             let half = now + min(limit - now, timeout.nanosecondsClamped) / 2
-            let addresses: [FabricAddress]
+            let answer: InternalProtocol.AddressAnswer
             do throws(RPCError) {
-                addresses = try await lookUp(
-                    rank: rank, at: destination,
-                    deadline: .at(index + 1 == asked.count ? limit : half))
+                answer = try await answerToLookUp(
+                    of: rank, at: destination, .at(index + 1 == asked.count ? limit : half))
             } catch {
                 guard error != .cancelled, !isClosing else { throw error }
                 failure = failure ?? error
                 continue
             }
-            guard Int(tag) >= addresses.count else { return addresses }
-            // Others may know as little as we do.
-            guard index >= known else { throw .wrongTag }
+            if group.learn(answer.addresses, rank: rank, incarnation: answer.incarnation) {
+                if group.address(rank: rank, tag: tag) != nil { return }
+                // All others may know as little as we do.
+                if index == 0 { throw .wrongTag }
+            }
+            failure = failure ?? .staleGroup
         }
         throw failure ?? .timedOut
     }

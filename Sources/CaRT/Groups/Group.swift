@@ -209,13 +209,15 @@ public final class Group {
         }
     }
 
-    /// A member has said where more of its contexts listen.
-    func learn(_ addresses: [FabricAddress], rank: UInt32) {
-        guard let position = position(rank),
-            addresses.count > members[position].addresses.count,
-            addresses.starts(with: members[position].addresses)
-        else { return }
-        members[position].addresses = addresses
+    /// Somebody has said where the contexts of a member listen. Returns false, and learns nothing,
+    /// when that was another life of it, or contradicts what is known.
+    func learn(_ addresses: [FabricAddress], rank: UInt32, incarnation: UInt64) -> Bool {
+        guard let position = position(rank), members[position].incarnation == incarnation else {
+            return false
+        }
+        let known = members[position].addresses
+        if addresses.starts(with: known) { members[position].addresses = addresses }
+        return members[position].addresses.starts(with: addresses)
     }
 
     // MARK: - Observers

@@ -50,7 +50,7 @@ extension FuzzTarget {
             FuzzDecoder(nested), FuzzDecoder(nested.trace),
             FuzzDecoder(NestedReply([nested], EmptyMessage())),
             FuzzDecoder(InternalProtocol.RankQuestion(rank: 3)),
-            FuzzDecoder(InternalProtocol.AddressAnswer(addresses: [place, place])),
+            FuzzDecoder(InternalProtocol.AddressAnswer(incarnation: 5, addresses: [place, place])),
             FuzzDecoder(InternalProtocol.ProtocolQuestion(base: 4)),
             FuzzDecoder(InternalProtocol.VersionsAnswer(versions: [1, 2])),
             FuzzDecoder(SelfTest.EchoRequest(replySize: 4, alignment: 5)),
