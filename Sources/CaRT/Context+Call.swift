@@ -621,7 +621,7 @@ extension Context {
         let release = SpillRelease(
             session: tracker.peers[Int(peer)].session, number: spill.identifier,
             request: ticket.requestID)
-        if !isFetched, let index = bulks.reading(spill.memory.key, from: peer) {
+        if !isFetched, let index = bulks.abandonedRead(spill.memory.key, from: peer) {
             bulks.operations[index].release = release
         } else {
             sendRelease(release, to: peer)

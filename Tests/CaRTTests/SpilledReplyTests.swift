@@ -236,4 +236,21 @@ import Testing
                     payloadLength: 0))
         }
     }
+
+    /// At the end of a read that nobody waits for any more, one reply is released.
+    @Test func oneReleaseForEachRead() throws {
+        var table = BulkTable()
+        var operation = BulkOperation(kind: .read, peer: 1)
+        operation.remote.key = 7
+        let opened = [table.open(operation), table.open(operation)]
+        let (first, second) = (try #require(opened[0]), try #require(opened[1]))
+        #expect(table.abandonedRead(7, from: 1) == nil)
+        table.operations[Int(second)].isAbandoned = true
+        #expect(table.abandonedRead(7, from: 1) == Int(second))
+        #expect(table.abandonedRead(7, from: 2) == nil && table.abandonedRead(8, from: 1) == nil)
+        table.operations[Int(second)].release = SpillRelease(session: .none, number: 1)
+        #expect(table.abandonedRead(7, from: 1) == nil)
+        table.operations[Int(first)].isAbandoned = true
+        #expect(table.abandonedRead(7, from: 1) == Int(first))
+    }
 }

@@ -111,11 +111,13 @@ struct BulkTable {
         operations.contains { $0.isAbandoned && $0.kind == .read && $0.instance == instance }
     }
 
-    /// A read from memory with this key that the fabric is not done with. O(transfers).
-    func reading(_ key: UInt64, from peer: Int32) -> Int? {
+    /// A read from memory with this key that the fabric is not done with, and whose caller looks no
+    /// more; not one at whose end a reply is released already. O(transfers).
+    func abandonedRead(_ key: UInt64, from peer: Int32) -> Int? {
         operations.indices.first {
             operations[$0].peer == peer && operations[$0].kind == .read
-                && operations[$0].remote.key == key && !operations[$0].isDone
+                && operations[$0].remote.key == key && operations[$0].isAbandoned
+                && operations[$0].release == nil
         }
     }
 
