@@ -81,6 +81,11 @@ extension Context {
             release(message.source)
             return
         }
+        guard !sessions.isCancelled(header.requestID, of: session) else {
+            counts.dropped += 1
+            release(message.source)
+            return
+        }
         if let error = refusal(of: header, message) {
             release(message.source)
             refuse(header, error)
@@ -503,6 +508,7 @@ extension Context {
         // Who has given up before the reply came does not fetch it.
         spills.release(.init(session: header.session, number: header.requestID))
         unwanted(header.requestID, by: index)
+        sessions.cancel(header.requestID, of: index)
         guard let (session, send) = replySlot(header.session) else { return }
         var answer = answerHeader(
             .cancelled, session: header.session, slot: header.slot,

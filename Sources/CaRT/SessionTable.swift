@@ -1,4 +1,5 @@
 internal import BasicContainers
+internal import DequeModule
 internal import DrayFabric
 internal import DrayRuntime
 
@@ -24,7 +25,13 @@ struct SessionTable: ~Copyable {
         var unsent = 0
         /// Monotonic nanoseconds.
         var lastUsed: UInt64 = 0
+        /// Requests that were not there when their caller cancelled them, the latest last. It has
+        /// been told that nothing of them is under way, and nothing is ordered: they may yet come.
+        var cancelled: Deque<UInt64> = []
     }
+
+    /// How many such requests of one caller are known. More than it has in flight.
+    static let cancelledMax = 256
 
     private(set) var sessions = UniqueArray<Session>()
     private var free = UniqueArray<UInt32>()
@@ -47,6 +54,19 @@ struct SessionTable: ~Copyable {
             return nil
         }
         return index
+    }
+
+    /// A caller is told that nothing is under way for a request.
+    mutating func cancel(_ request: UInt64, of index: Int) {
+        sessions[index].cancelled.append(request)
+        if sessions[index].cancelled.count > SessionTable.cancelledMax {
+            sessions[index].cancelled.removeFirst()
+        }
+    }
+
+    /// Whether its caller was told that nothing is under way for a request.
+    func isCancelled(_ request: UInt64, of index: Int) -> Bool {
+        !sessions[index].cancelled.isEmpty && sessions[index].cancelled.contains(request)
     }
 
     /// The session of a caller's instance.

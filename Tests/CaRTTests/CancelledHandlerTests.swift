@@ -254,6 +254,42 @@ import Testing
         #expect(server.bulks.heldFailures.isEmpty)
     }
 
+    /// Nothing is ordered. Whoever was told that nothing of a request is under way has taken its
+    /// memory back: the request may not begin when it comes after all.
+    @Test func aCancellationOvertakesItsRequest() async throws {
+        try await withRig(.simulated) { rig in
+            let server = try rig.makeContext()
+            let procedure = Procedure<Blob, Blob>(
+                TestProtocol.id, index: 52, name: "test.cancelled.overtaken")
+            var handled = 0
+            server.registerSynchronous(procedure) { _, _ throws(RPCError) in
+                handled += 1
+                return Blob()
+            }
+            let peer = try RawPeer(
+                server.world, rig.xstream, rig.kind.address, target: server.address)
+            defer { peer.close() }
+            var header = WireHeader()
+            header.session = try await peer.greet(rig)
+            header.opcode = procedure.opcode
+            header.deadline = .max / 2
+            let max = UInt64(SessionTable.cancelledMax)
+            for number in 1...max {
+                (header.kind, header.requestID) = (.cancel, number)
+                try await peer.send(frame(header, EmptyMessage()))
+                _ = try await peer.wait(rig, for: .cancelled, number)
+            }
+            header.kind = .request
+            for number in [1, max, max + 1] {
+                header.requestID = number
+                try await peer.send(frame(header, Blob()))
+            }
+            _ = try await peer.wait(rig, for: .reply, max + 1)
+            await rig.xstream.sleep(for: .milliseconds(10))
+            #expect(handled == 1 && server.counters.dropped == 2)
+        }
+    }
+
     /// A request that waits for its turn, or that a hook keeps, and whose caller gives up while the
     /// fabric reads for nobody, is answered late; no handler begins with it meanwhile. A handler
     /// whose failure is told late makes room at once.
