@@ -272,7 +272,7 @@ extension Context {
     /// Answers a request. Does nothing when it was answered.
     func reply<R: Message>(_ message: R, to request: RequestContext) {
         guard bulks.abandonedReads == 0 || !request.isCancelled || !isCallerRead(request) else {
-            return fail(.cancelled, request)
+            return fail(request.cancellationError, request)
         }
         guard request.claimAnswer() else { return }
         defer { deactivate(request) }

@@ -98,6 +98,13 @@ internal import DrayRuntime
         wasCancelled || context.world.clock.wallNanoseconds > deadline
     }
 
+    /// What the caller is told of a request that is cancelled, if it still listens: it may have
+    /// more time by its own clock.
+    var cancellationError: RPCError {
+        if isUnwanted { return .cancelled }
+        return wasCancelled ? .unreachable : .timedOut
+    }
+
     /// Runs `body` when the caller gives up; at once when it already has. One at a time: replaces
     /// the one before.
     public func onCancel(_ body: @escaping () -> Void) {

@@ -254,6 +254,53 @@ import Testing
         #expect(server.bulks.heldFailures.isEmpty)
     }
 
+    /// A caller whose clock is behind still waits when its request's time is over at the server,
+    /// and its memory is still read: it hears that this was too late, not that it gave up.
+    @Test func aDeadlineIsNoCancellation() async throws {
+        try await withRig(.simulated) { rig in
+            let server = try rig.makeContext()
+            let fabric = try #require(server.world.fabric as? SimulatedFabric)
+            let pull = Procedure<Blob, Blob>(
+                TestProtocol.id, index: 53, name: "test.cancelled.pull")
+            let state = serve(server)
+            let peer = try RawPeer(
+                server.world, rig.xstream, rig.kind.address, target: server.address)
+            defer { peer.close() }
+            var isSlow = false
+            var ofCaller = BulkDescriptor()
+            (ofCaller.owner, ofCaller.instance) = (peer.endpoint.address, 1234)
+            (ofCaller.length, ofCaller.key, ofCaller.access) = (64, 1, .remoteRead)
+            let memory = ofCaller
+            server.register(pull) { _, request throws(RPCError) in
+                while !isSlow { await rig.xstream.sleep(for: .milliseconds(1)) }
+                try await request.context.bulkGet(
+                    memory, into: try request.context.makeBuffer(count: 64), range: 0..<64,
+                    deadline: .after(.milliseconds(1)))
+                return Blob()
+            }
+            var header = WireHeader()
+            header.kind = .request
+            header.session = try await peer.greet(rig)
+            for (number, opcode) in [(1, TestProtocol.wait.opcode), (2, pull.opcode)] {
+                (header.requestID, header.opcode) = (UInt64(number), opcode)
+                header.deadline = server.world.clock.wallNanoseconds + 100_000_000
+                try await peer.send(frame(header, Blob()))
+            }
+            try await rig.wait("the requests") {
+                peer.poll()
+                return state.held.count == 1 && server.usage.requests == 2
+            }
+            fabric.faults.latency = .seconds(1) ... .seconds(1)
+            isSlow = true
+            await rig.xstream.sleep(for: .milliseconds(200))
+            #expect(server.bulks.abandonedReads == 1)
+            state.held.removeFirst().reply(Blob())
+            #expect(server.bulks.heldFailures.count == 2)
+            let answer = try await peer.wait(rig, for: .reply, 1)
+            #expect(answer.header.status == StatusCode.timedOut.rawValue)
+        }
+    }
+
     /// Nothing is ordered. Whoever was told that nothing of a request is under way has taken its
     /// memory back: the request may not begin when it comes after all.
     @Test func aCancellationOvertakesItsRequest() async throws {
