@@ -613,8 +613,11 @@ extension Context {
     /// Tells the peer of a call that it may forget its reply, once nothing is read from there.
     private func releaseReply(_ spill: SpillDescriptor, _ ticket: CallTicket, isFetched: Bool) {
         let peer = ticket.peer
-        // Whoever names the memory of others, with a number of theirs, has nothing to forget.
-        guard spill.memory.owner == links[Int(peer)].address else {
+        // Whoever names the memory of others, with a number of theirs, has nothing to forget; nor
+        // has another life of the peer, whose numbers are others.
+        guard spill.memory.owner == links[Int(peer)].address,
+            spill.memory.instance == tracker.peers[Int(peer)].instance
+        else {
             fetching.remove(ticket.requestID)
             return
         }

@@ -452,8 +452,9 @@ extension Context {
         let charge = replyAccount.charge(
             BufferPool.size(of: count), to: sessions.sessions[session].address)
         guard let charge else {
-            counts.overloaded += 1
-            throw .overloaded
+            counts.repliesDropped += 1
+            // Not `.overloaded`: the handler has run.
+            throw .noReply
         }
         return charge
     }

@@ -55,7 +55,7 @@ public struct ContextOptions: Sendable {
 
     /// Memory of large replies that is kept because their callers have not fetched them, in bytes.
     /// Once there is so much, or a quarter of it for one caller's address, further large replies,
-    /// or those to that caller, become `.overloaded`.
+    /// or those to that caller, become `.noReply`.
     public var replyBytesMax = 2 << 30
 
     /// Bytes of the user's own memory that stay registered for the next transfer; the longest

@@ -12,7 +12,8 @@ public enum RPCError: Error, Hashable, Sendable {
     /// The peer, or our own queue towards it, takes no more; the handler did not run. Try again
     /// later. (DER_OVERLOAD_RETRY)
     case overloaded
-    /// The handler gave up the request without an answer. (DER_NOREPLY)
+    /// The handler gave up the request without an answer, or the peer has no room for one so large
+    /// (`ContextOptions.replyBytesMax`). (DER_NOREPLY)
     case noReply
     /// The peer does not know the procedure. (DER_UNREG)
     case unknownProcedure

@@ -30,7 +30,7 @@ struct SessionTable: ~Copyable {
         var cancelled: Deque<UInt64> = []
     }
 
-    /// How many such requests of one caller are known. More than it has in flight.
+    /// How many such requests of one caller are known: far more than come so late.
     static let cancelledMax = 256
 
     private(set) var sessions = UniqueArray<Session>()
@@ -58,6 +58,7 @@ struct SessionTable: ~Copyable {
 
     /// A caller is told that nothing is under way for a request.
     mutating func cancel(_ request: UInt64, of index: Int) {
+        guard !isCancelled(request, of: index) else { return }
         sessions[index].cancelled.append(request)
         if sessions[index].cancelled.count > SessionTable.cancelledMax {
             sessions[index].cancelled.removeFirst()

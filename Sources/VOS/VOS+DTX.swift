@@ -528,7 +528,7 @@ struct DTXWishes {
             locks.append(KeyLocks.Request(key: key, mode: isWhole ? .alone : .write))
             if isWhole { continue }
             let first = max(offset, start) / KeyLocks.pieceBytes
-            let last = (min(end, start + KeyLocks.partBytes) - 1) / KeyLocks.pieceBytes
+            let last = min(end - 1, start + (KeyLocks.partBytes - 1)) / KeyLocks.pieceBytes
             for piece in first...last {
                 let key = KeyLocks.piece(piece, of: path.bytes, length: path.akeyEnd)
                 locks.append(KeyLocks.Request(key: key, mode: .alone))

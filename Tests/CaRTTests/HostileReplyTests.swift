@@ -49,10 +49,10 @@ import Testing
             let peer = try RawPeer(
                 server.world, rig.xstream, rig.kind.address, target: server.address)
             let session = try await peer.greet(rig)
-            let overloaded = StatusCode.overloaded.rawValue
+            let noReply = StatusCode.noReply.rawValue
             #expect(try await Self.ask(peer, rig, session, number: 1) == 0)
-            #expect(try await Self.ask(peer, rig, session, number: 2) == overloaded)
-            #expect(server.counters.overloaded == 1)
+            #expect(try await Self.ask(peer, rig, session, number: 2) == noReply)
+            #expect(server.counters.repliesDropped == 1)
             for _ in 0..<2 * ReplyAccount.callersMin {
                 let reply = try await client.call(Self.large, Blob(), to: .address(server.address))
                 #expect(reply.bytes == Self.bytes)
@@ -65,7 +65,7 @@ import Testing
             }
             #expect(server.spills.isEmpty && server.usage.quarantined == 1)
             #expect(server.counters.keptReplyBytes == Self.size)
-            #expect(try await Self.ask(peer, rig, session, number: 3) == overloaded)
+            #expect(try await Self.ask(peer, rig, session, number: 3) == noReply)
             _ = try await client.call(Self.large, Blob(), to: .address(server.address))
             _ = try server.expose(IOBuffer(count: 8192), access: .remoteRead)
             peer.close()

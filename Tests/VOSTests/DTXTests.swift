@@ -455,7 +455,10 @@ import Testing
                     _ = try await vos.begin(work, epoch: epoch)
                 }
             }
-            let others = [array(4_096), array(65_500), array(65_536, count: 65_536)]
+            let others = [
+                array(4_096), array(65_500), array(65_536, count: 65_536),
+                array(.max - 1 << 20, count: 1 << 20),
+            ]
             for (index, change) in others.enumerated() {
                 let work = DTXWork(.dtx(epoch + UInt64(index)), [change])
                 let dtx = try await vos.begin(work, epoch: epoch + UInt64(index))
