@@ -17,6 +17,9 @@ public protocol DeviceStore: Sendable {
     /// where it cannot be asked. Called on `xstream`, which goes on meanwhile: a controller takes
     /// as long as it likes. Somebody may have the device open, or nobody.
     func health(of path: String, on xstream: XStream) async -> NVMeHealth?
+
+    /// Whether there is any point in asking for the health of a device. Cheap.
+    func mayHaveHealth(_ path: String) -> Bool
 }
 
 extension DeviceStore {

@@ -152,6 +152,8 @@ public final class RealDeviceStore: DeviceStore {
         return first.st_dev == second.st_dev && first.st_ino == second.st_ino
     }
 
+    public func mayHaveHealth(_ path: String) -> Bool { path.hasPrefix("/dev/") }
+
     public func health(of path: String, on xstream: XStream) async -> NVMeHealth? {
         xstream.checkIsolated()
         let pool = RealDeviceStore.made(

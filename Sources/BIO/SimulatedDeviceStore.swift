@@ -61,6 +61,10 @@ public final class SimulatedDeviceStore: DeviceStore {
 
     // MARK: - Health
 
+    public func mayHaveHealth(_ path: String) -> Bool {
+        state.withLock { $0.disks[path] }?.contents.withLock { $0.health != nil } ?? false
+    }
+
     public func health(of path: String, on xstream: XStream) async -> NVMeHealth? {
         xstream.checkIsolated()
         guard let disk = state.withLock({ $0.disks[path] }) else { return nil }

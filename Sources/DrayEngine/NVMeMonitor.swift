@@ -31,7 +31,7 @@ final class NVMeMonitor {
 
     /// Begins to ask. Each device has a task of its own, so that none waits for another's.
     func start() {
-        tasks = paths.map { path in
+        tasks = paths.filter(world.devices.mayHaveHealth).map { path in
             xstream.spawnCancellable { await self.watch(path) }
         }
     }
