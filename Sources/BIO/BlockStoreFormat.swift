@@ -178,7 +178,7 @@ extension BlockStore {
     }
 
     /// Writes both copies, that which is damaged or older first: the other may be the only one that
-    /// is intact, and a crash may tear a write.
+    /// is intact, and a crash may tear a write. When none can be read, there is none to spare.
     static func replaceSuperblocks(
         with superblock: Superblock, on device: BlockDevice
     ) async throws(BIOError) {

@@ -18,16 +18,20 @@ import Testing
         let leader = Int(change.leader.rank)
         rig.cluster.fabric.partition([leader], [Int(member.rank)])
         rig.begin(change)
-        await rig.sleep(.milliseconds(20))
+        // Long after the others have prepared; before it is told that nobody can be reached.
+        await rig.sleep(.microseconds(500))
         rig.cluster.kill(rank: leader)
+        // What it has sent again a moment ago must not get there after all.
+        await rig.sleep(.milliseconds(1))
         rig.cluster.fabric.heal()
         return rig.context.clock.now()
     }
 
     /// The leader is killed when it and one of two members have prepared, and the client sends the
     /// change again: the leader gives the other one what it lacks, and it is the same change.
-    @Test func whoLacksATransactionTakesItFromTheResend() {
-        TransactionRig.run { rig in
+    @Test(arguments: 1...20 as ClosedRange<UInt64>)
+    func whoLacksATransactionTakesItFromTheResend(seed: UInt64) {
+        TransactionRig.run(seed: seed) { rig in
             let object = try await rig.makeObject(.rp3g1)
             try await object.put("old")
             let change = try rig.change([object], "new")
@@ -47,8 +51,9 @@ import Testing
 
     /// When the client does not send it again, the change is aborted soon, and a resend that comes
     /// later is told so.
-    @Test func aResendThatComesLateIsTooLate() {
-        TransactionRig.run { rig in
+    @Test(arguments: 1...20 as ClosedRange<UInt64>)
+    func aResendThatComesLateIsTooLate(seed: UInt64) {
+        TransactionRig.run(seed: seed) { rig in
             let object = try await rig.makeObject(.rp3g1)
             try await object.put("old")
             let change = try rig.change([object], "new")

@@ -22,11 +22,11 @@ struct TransactionRig {
     static let key: [UInt8] = [1]
 
     static func run(
-        engines: Int = 3, location: SourceLocation = #_sourceLocation,
+        engines: Int = 3, seed: UInt64 = 1, location: SourceLocation = #_sourceLocation,
         _ body: @escaping (TransactionRig) async throws -> Void
     ) {
         do {
-            let cluster = try SimulatedCluster(seed: 1, engineCount: engines, targetCount: 1)
+            let cluster = try SimulatedCluster(seed: seed, engineCount: engines, targetCount: 1)
             let world = cluster.world(client: 0)
             let xstream = world.makeXStream(name: "test")
             try cluster.run(on: xstream) {
