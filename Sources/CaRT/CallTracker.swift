@@ -535,9 +535,11 @@ struct CallTracker: ~Copyable {
         return requests
     }
 
-    /// A peer neither works on these requests nor has an answer to them on its way.
+    /// A peer neither works on these requests nor has an answer to them on its way. When it has
+    /// said so twice, the caller gives up: a request that was only late must not begin any more.
     mutating func absent(
-        _ requests: [UInt64], peer: UInt32, session: SessionID, into actions: inout [CallAction]
+        _ requests: [UInt64], peer: UInt32, session: SessionID, now: UInt64,
+        into actions: inout [CallAction]
     ) {
         guard peer < UInt32(peers.count), peers[Int(peer)].phase == .ready,
             peers[Int(peer)].session == session
@@ -551,7 +553,13 @@ struct CallTracker: ~Copyable {
                 left -= 1
                 slots[index].absences += 1
                 if slots[index].absences == CallTracker.absencesMax {
-                    actions.append(.end(slot: slot, slots[index].error ?? .unreachable))
+                    slots[index].absences = 0
+                    if slots[index].phase == .ending {
+                        // The cancellation may have been lost with it.
+                        actions.append(.sendCancel(slot: slot))
+                    } else {
+                        giveUp(slot, .unreachable, now: now, into: &actions)
+                    }
                 }
             }
             slot = slots[index].next

@@ -207,7 +207,8 @@ extension Context {
         guard let inquiry = inquiry(header, message) else { return }
         var actions: [CallAction] = []
         tracker.absent(
-            inquiry.requests, peer: header.slot, session: header.session, into: &actions)
+            inquiry.requests, peer: header.slot, session: header.session, now: pollTime,
+            into: &actions)
         perform(actions)
     }
 

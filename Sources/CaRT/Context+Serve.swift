@@ -15,7 +15,12 @@ extension Context {
         _ handler: @escaping (Q, RequestContext) async throws(RPCError) -> R
     ) {
         procedures.add(procedure.opcode) { request, context in
-            guard let message: Q = context.decode(request) else { return }
+            let message: Q
+            do throws(RPCError) {
+                message = try context.decode(request)
+            } catch {
+                return context.fail(error, request)
+            }
             context.xstream.spawnWithTask { task in
                 defer { request.leave() }
                 do throws(RPCError) {
@@ -36,9 +41,9 @@ extension Context {
         _ handler: @escaping (Q, RequestContext) throws(RPCError) -> R
     ) {
         procedures.add(procedure.opcode) { request, context in
-            guard let message: Q = context.decode(request) else { return }
-            request.begin()
             do throws(RPCError) {
+                let message: Q = try context.decode(request)
+                request.begin()
                 context.reply(try handler(message, request), to: request)
             } catch {
                 context.fail(error, request)
@@ -52,21 +57,24 @@ extension Context {
         _ procedure: Procedure<Q, R>, _ handler: @escaping (Q, DeferredReply<R>) -> Void
     ) {
         procedures.add(procedure.opcode) { request, context in
-            guard let message: Q = context.decode(request) else { return }
-            request.begin()
-            handler(message, DeferredReply(request))
+            do throws(RPCError) {
+                let message: Q = try context.decode(request)
+                request.begin()
+                handler(message, DeferredReply(request))
+            } catch {
+                context.fail(error, request)
+            }
         }
     }
 
-    /// The request's message; nil after answering that it cannot be understood.
-    private func decode<Q: Message>(_ request: RequestContext) -> Q? {
+    /// The request's message. Not an optional one, whose type would be looked up for each request.
+    private func decode<Q: Message>(_ request: RequestContext) throws(RPCError) -> Q {
         do throws(DecodingFailure) {
             let message = try unsafe Q(decoding: request.body)
             request.bodyWasRead(by: self)
             return message
         } catch {
-            fail(.badMessage, request)
-            return nil
+            throw .badMessage
         }
     }
 

@@ -212,7 +212,7 @@ final class TargetService {
         var target = Fetch(request)
         target.patience = patience(call)
         var reply = ObjectFetchReply()
-        if target.isTransactional { reply.instance = call.context.instance }
+        if target.isolation == .serializable { reply.instance = call.context.instance }
         let buffer = try makeBuffer(count: max(1, Int(request.length)), of: call.context)
         let into = unsafe UnsafeMutableRawBufferPointer(
             rebasing: buffer.bytes[0..<Int(request.length)])
@@ -322,8 +322,8 @@ final class TargetService {
         var reply = ObjectEnumerateReply()
         guard limit > 0 else { return reply }
         let patience = patience(call)
-        let isTransactional = request.snapshot > 0
-        if isTransactional { reply.instance = call.context.instance }
+        let isolation = ReadIsolation(snapshot: request.snapshot, epoch: request.epoch)
+        if isolation == .serializable { reply.instance = call.context.instance }
         let target = request.target
         do throws(VOSError) {
             let page: (keys: [[UInt8]], next: [UInt8]?)
@@ -336,13 +336,13 @@ final class TargetService {
                         pool: target.pool, container: target.container, object: target.object,
                         dkey: dkey, in: request.range, after: request.after, limit: limit,
                         bytesMax: ObjectLimits.pageBytesMax, epoch: epoch, patience: patience,
-                        isTransactional: isTransactional)
+                        isolation: isolation)
                 } else {
                     try await vos.listDkeys(
                         pool: target.pool, container: target.container, object: target.object,
                         in: request.range, after: request.after, limit: limit,
                         bytesMax: ObjectLimits.pageBytesMax, epoch: epoch, patience: patience,
-                        isTransactional: isTransactional)
+                        isolation: isolation)
                 }
             }
             reply.keys = page.keys
@@ -409,13 +409,20 @@ final class TargetService {
     }
 }
 
+extension ReadIsolation {
+    /// Of a request with the snapshot of a transaction or the epoch that the client chose; 0: none.
+    fileprivate init(snapshot: UInt64, epoch: UInt64) {
+        self = snapshot > 0 ? .serializable : epoch > 0 ? .repeatable : .none
+    }
+}
+
 extension Fetch {
     /// What a request reads from, without its epoch.
     init(_ request: ObjectFetchRequest) {
         self.init(
             pool: request.target.pool, container: request.target.container,
             object: request.target.object, dkey: request.dkey, akey: request.akey)
-        isTransactional = request.snapshot > 0
+        isolation = ReadIsolation(snapshot: request.snapshot, epoch: request.epoch)
         checksumType = request.checksumType
         if request.kind != .single { recordSize = request.recordSize }
         condition =

@@ -1,4 +1,6 @@
 /// What can go wrong on the fabric.
+///
+/// Words are kept apart, as every completion has room for an error.
 public enum FabricError: Error, Hashable, Sendable {
     /// The provider's queue is full. Poll, then repeat the call.
     case tryAgain
@@ -7,17 +9,17 @@ public enum FabricError: Error, Hashable, Sendable {
     /// The message is larger than the receive buffer or the provider's limit.
     case messageTooLong
     /// The address cannot be understood; what is wrong with it.
-    case badAddress(String)
+    indirect case badAddress(String)
     /// The port or name is in use by another process.
-    case addressInUse(String)
+    indirect case addressInUse(String)
     /// There is no such provider on this machine.
-    case noProvider(String)
+    indirect case noProvider(String)
     /// The remote key or range is not valid.
     case badKey
     /// The operation was cancelled, or the endpoint closed.
     case cancelled
     /// Anything else that the provider reports: its error number and its words.
-    case provider(code: Int32, message: String)
+    indirect case provider(code: Int32, message: String)
 }
 
 extension FabricError: CustomStringConvertible {

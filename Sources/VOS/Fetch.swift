@@ -15,9 +15,8 @@ public struct Fetch: Sendable {
     /// How long to wait for updates under way; nil: for ever.
     public var patience: Instant?
 
-    /// The read is part of a transaction whose snapshot is `epoch`: what is newer ends it with
-    /// `.conflict`, and nothing will be written at that epoch or before any more.
-    public var isTransactional = false
+    /// What may still be written at `epoch` or before, once this has been read.
+    public var isolation = ReadIsolation.none
 
     /// The type of the checksums that the result gets, whatever the value was stored with.
     public var checksumType = ChecksumType.crc32c
@@ -53,6 +52,19 @@ public struct Fetch: Sendable {
         self.akey = akey
         self.epoch = epoch
     }
+}
+
+/// How far a read keeps later writes from what it has seen.
+public enum ReadIsolation: Sendable {
+    /// Not at all: a part of a transaction that was led elsewhere may come later, with an epoch
+    /// before the read's.
+    case none
+    /// Nothing will be written at the read's epoch or before any more: whoever reads there again
+    /// sees the same.
+    case repeatable
+    /// So, and what is newer already ends the read with `.conflict`: part of a transaction whose
+    /// snapshot is the epoch.
+    case serializable
 }
 
 /// What a fetch found.

@@ -414,13 +414,20 @@ extension VOS {
     /// What was read or written up to `epoch` is not known any more: after a restart.
     public func setStampFloor(_ epoch: UInt64) { stamps.floor = max(stamps.floor, epoch) }
 
-    /// Notes that a transaction reads at `snapshot`, and throws `.conflict` when something newer is
-    /// there already. The updates under way have been waited for.
-    func noteRead(_ object: UInt64, _ dkey: UInt64?, snapshot: UInt64) throws(VOSError) {
-        guard stamps.isUnchanged(object: object, dkey: dkey, since: snapshot) else {
-            throw .conflict
+    /// Notes a read at `epoch`, and throws `.conflict` when it is part of a transaction and
+    /// something newer is there already. The updates under way have been waited for.
+    func noteRead(
+        _ object: UInt64, _ dkey: UInt64?, at epoch: UInt64, _ isolation: ReadIsolation
+    ) throws(VOSError) {
+        switch isolation {
+        case .none: return
+        case .repeatable: break
+        case .serializable:
+            guard stamps.isUnchanged(object: object, dkey: dkey, since: epoch) else {
+                throw .conflict
+            }
         }
-        stamps.didRead(object: object, dkey: dkey, at: snapshot)
+        stamps.didRead(object: object, dkey: dkey, at: epoch)
     }
 }
 

@@ -36,12 +36,12 @@ extension VOS {
     public func listDkeys(
         pool: UniqueID, container: UniqueID, object: ObjectID, in range: KeyRange = .all,
         after anchor: [UInt8]? = nil, limit: Int, bytesMax: Int = .max, epoch: UInt64 = .max,
-        patience: Instant? = nil, isTransactional: Bool = false
+        patience: Instant? = nil, isolation: ReadIsolation = .none
     ) async throws(VOSError) -> (keys: [[UInt8]], next: [UInt8]?) {
         let prefix = IndexKey.object(pool, container, object)
         return try await listNames(
             prefix, in: range, after: anchor, limit: limit, bytesMax: bytesMax, epoch: epoch,
-            patience: patience, isTransactional: isTransactional)
+            patience: patience, isolation: isolation)
     }
 
     /// The attribute keys under a distribution key: otherwise like `listDkeys`.
@@ -49,14 +49,14 @@ extension VOS {
         pool: UniqueID, container: UniqueID, object: ObjectID, dkey: [UInt8],
         in range: KeyRange = .all, after anchor: [UInt8]? = nil, limit: Int,
         bytesMax: Int = .max, epoch: UInt64 = .max, patience: Instant? = nil,
-        isTransactional: Bool = false
+        isolation: ReadIsolation = .none
     ) async throws(VOSError) -> (keys: [[UInt8]], next: [UInt8]?) {
         try checkKey(dkey)
         let path = NamePath(
             object: IndexKey.object(pool, container, object), dkey: dkey, akey: nil)
         return try await listNames(
             path.bytes, in: range, after: anchor, limit: limit, bytesMax: bytesMax, epoch: epoch,
-            patience: patience, isTransactional: isTransactional)
+            patience: patience, isolation: isolation)
     }
 
     /// The visible parts of an array from byte `offset` on, in order: at most `limit`. Where one
@@ -124,7 +124,7 @@ extension VOS {
 
     private func listNames(
         _ parent: IndexKey.Bytes, in range: KeyRange, after anchor: [UInt8]?, limit: Int,
-        bytesMax: Int, epoch: UInt64, patience: Instant?, isTransactional: Bool
+        bytesMax: Int, epoch: UInt64, patience: Instant?, isolation: ReadIsolation
     ) async throws(VOSError) -> (keys: [[UInt8]], next: [UInt8]?) {
         for key in [range.lower, range.upper, anchor] { try checkKey(key) }
         try begin()
@@ -133,7 +133,7 @@ extension VOS {
             throw .undecided
         }
         try checkEpoch(epoch, in: unsafe parent.withUnsafeBytes { unsafe ContainerName($0) })
-        if isTransactional { try noteRead(KeyLocks.object(parent), nil, snapshot: epoch) }
+        try noteRead(KeyLocks.object(parent), nil, at: epoch, isolation)
         var page = NamePage(limit: limit, bytesMax: bytesMax)
         let names = ListedNames(prefix: parent + [IndexKey.childTag], device: indexDevice)
         try await list(names, in: range, after: anchor, epoch: epoch, &page)

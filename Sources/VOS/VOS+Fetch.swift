@@ -246,10 +246,10 @@ extension VOS {
     }
 
     private func noteRead(_ path: NamePath, _ fetch: Fetch) throws(VOSError) {
-        guard fetch.isTransactional else { return }
+        guard fetch.isolation != .none else { return }
         try noteRead(
             KeyLocks.object(path.bytes), KeyLocks.dkey(path.bytes, length: path.dkeyEnd),
-            snapshot: fetch.epoch)
+            at: fetch.epoch, fetch.isolation)
     }
 
     func path(of fetch: Fetch) throws(VOSError) -> NamePath {

@@ -113,13 +113,14 @@ import Testing
         tracker.checkInvariants()
     }
 
-    /// A peer that says twice that it has nothing of a request ends it; once may be too early.
-    @Test func whatThePeerHasNothingOfEnds() {
+    /// A peer that says twice that it has nothing of a request is not waited for; once may be too
+    /// early. The request may only be late, so it is cancelled, and memory is free by the answer.
+    @Test func whatThePeerHasNothingOfIsGivenUp() {
         var tracker = Self.make(credits: 0)
         let peer = Self.peer
         let session = SessionID(index: 1, generation: 2)
         var slots: [Int32] = []
-        for exposes in [false, true, false] {
+        for exposes in [false, true, true, false] {
             guard
                 case .send(let slot) = tracker.open(
                     peer: peer, deadline: .max, exposes: exposes, now: 0)
@@ -130,37 +131,47 @@ import Testing
         let requests = slots.map { tracker.slots[Int($0)].requestID }
         #expect(tracker.overdue(UInt32(peer), now: CallTracker.probeAfter - 1) == [])
         #expect(
-            tracker.overdue(UInt32(peer), now: CallTracker.probeAfter + 1) == Array(requests[..<2]))
+            tracker.overdue(UInt32(peer), now: CallTracker.probeAfter + 2) == Array(requests[..<3]))
         var actions: [CallAction] = []
-        // The one with memory has given up already, and waits for the peer's word.
+        // One has given up already, and waits for the peer's word about its memory.
         tracker.giveUp(slots[1], .cancelled, now: 5, into: &actions)
         actions = []
-        let other = SessionID(index: 1, generation: 3)
+        func absent(_ requests: [UInt64], _ peer: UInt32, _ session: SessionID) {
+            tracker.absent(requests, peer: peer, session: session, now: 9, into: &actions)
+        }
         for _ in 0..<3 {
-            tracker.absent(requests, peer: UInt32(peer), session: other, into: &actions)
-            tracker.absent(requests, peer: 99, session: session, into: &actions)
+            absent(requests, UInt32(peer), SessionID(index: 1, generation: 3))
+            absent(requests, 99, session)
         }
         #expect(actions == [])
-        tracker.absent(Array(requests[..<2]), peer: UInt32(peer), session: session, into: &actions)
-        tracker.absent([12], peer: UInt32(peer), session: session, into: &actions)
+        absent(Array(requests[..<3]), UInt32(peer), session)
+        absent([12], UInt32(peer), session)
         #expect(actions == [])
-        tracker.absent(requests, peer: UInt32(peer), session: session, into: &actions)
+        absent(requests, UInt32(peer), session)
         #expect(
-            actions == [.end(slot: slots[0], .unreachable), .end(slot: slots[1], .cancelled)])
-        // Another call in the same slot begins anew.
-        for slot in slots[..<2] {
-            _ = tracker.end(slot)
-            tracker.close(slot)
+            actions == [
+                .sendCancel(slot: slots[0]), .end(slot: slots[0], .unreachable),
+                .sendCancel(slot: slots[1]), .sendCancel(slot: slots[2]),
+            ])
+        for slot in slots[1...2] {
+            let isEnding = tracker.slots[Int(slot)].phase == .ending
+            #expect(isEnding)
         }
+        #expect(tracker.slots[Int(slots[2])].error == .unreachable)
+        // That may get lost as well.
+        _ = tracker.end(slots[0])
+        actions = []
+        for _ in 0..<2 { absent(Array(requests[1..<3]), UInt32(peer), session) }
+        #expect(actions == [.sendCancel(slot: slots[1]), .sendCancel(slot: slots[2])])
+        // Another call in the same slot begins anew.
+        tracker.close(slots[0])
         guard
             case .send(let again) = tracker.open(
                 peer: peer, deadline: .max, exposes: false, now: 10)
         else { return }
         tracker.sent(again, now: 10)
         actions = []
-        tracker.absent(
-            [tracker.slots[Int(again)].requestID], peer: UInt32(peer), session: session,
-            into: &actions)
+        absent([tracker.slots[Int(again)].requestID], UInt32(peer), session)
         #expect(actions == [])
         tracker.checkInvariants()
     }

@@ -42,6 +42,8 @@ import Testing
         cluster.simulation.run(for: .seconds(10), until: { lost.end != nil })
         #expect(lost.end == .some(.unreachable))
         #expect(cluster.server.counters.requestsReceived == before)
+        // The word that it is not wanted any more leaves, too.
+        cluster.simulation.run(for: .seconds(1), until: { cluster.client.usage.isComplete })
         #expect(cluster.client.usage.isComplete)
     }
 
@@ -60,6 +62,8 @@ import Testing
         cluster.fabric.breakConnections(1, 2)
         cluster.simulation.run(for: .seconds(10), until: { lost.end != nil })
         #expect(lost.end == .some(.unreachable))
+        // The word that it is not wanted any more leaves, too.
+        cluster.simulation.run(for: .seconds(1), until: { cluster.client.usage.isComplete })
         #expect(cluster.client.usage.isComplete)
     }
 

@@ -435,6 +435,57 @@ import Testing
             ])
     }
 
+    /// Who reads at an epoch sees the same there later: a part that was led elsewhere, by a clock
+    /// that is behind, does not appear below it. Nothing that is newer is in the way of the read.
+    @Test(arguments: [ReadIsolation.none, .repeatable], [false, true])
+    func whatWasReadAtAnEpochStays(isolation: ReadIsolation, isList: Bool) {
+        lives(
+            SimulatedTarget(seed: 23),
+            [
+                { vos in
+                    try await vos.putSingle([1], [], [1], epoch: 10)
+                    try await vos.putSingle([2], [], [2], epoch: 60)
+                    func read() async throws -> [[UInt8]?] {
+                        guard !isList else {
+                            return try await vos.listDkeys(
+                                pool: Names.pool, container: Names.container, object: Names.object,
+                                limit: 9, epoch: 50, isolation: isolation
+                            ).keys
+                        }
+                        var values: [[UInt8]?] = []
+                        let buffer = IOBuffer(count: 4096)
+                        for dkey: UInt8 in 1...3 {
+                            var fetch = Fetch(
+                                pool: Names.pool, container: Names.container, object: Names.object,
+                                dkey: [dkey], akey: [], epoch: 50)
+                            fetch.isolation = isolation
+                            let found = try await vos.findSingle(fetch, into: buffer.bytes)
+                            values.append(found.map { buffer.array(0..<$0.byteCount) })
+                        }
+                        return values
+                    }
+                    let first = try await read()
+                    #expect(first == (isList ? [[1]] : [[1], nil, nil]))
+                    for (index, dkey) in [[UInt8]]([[1], [3]]).enumerated() {
+                        let late = DTXWork(.dtx(UInt64(index)), [.single(dkey, [9])])
+                        if isolation == .none {
+                            let dtx = try await vos.begin(late, epoch: 40)
+                            try await vos.prepare(dtx, late.updates)
+                            vos.commit(dtx)
+                        } else {
+                            await #expect(throws: VOSError.conflict) {
+                                _ = try await vos.begin(late, epoch: 40)
+                            }
+                        }
+                        let later = try await vos.prepare(
+                            .dtx(UInt64(10 + index)), [.single(dkey, [8])], epoch: 70)
+                        vos.commit(later)
+                    }
+                    #expect(try await (read() == first) == (isolation == .repeatable))
+                }
+            ])
+    }
+
     /// A later change that overlaps an undecided one in part waits, after a restart too: it could
     /// come to another replica before that one, and be seen without it.
     @Test func whatOverlapsInPartWaits() {

@@ -108,7 +108,7 @@ import Testing
                 pool: Names.pool, container: Names.container, object: Names.object, dkey: [1],
                 akey: [1], epoch: 50)
             fetch.condition = condition
-            fetch.isTransactional = true
+            fetch.isolation = .serializable
             let buffer = IOBuffer(count: 4096)
             let read = fetch
             await #expect(throws: VOSError.notFound) {

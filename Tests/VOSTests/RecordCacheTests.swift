@@ -92,9 +92,9 @@ import Testing
         #expect(finished)
     }
 
-    /// What a transaction has read is not written below its snapshot, wherever it came from.
-    @Test(arguments: [0, 2])
-    func whatIsKnownCountsAsRead(readsBefore: Int) {
+    /// What is to stay as it was read is not written below the epoch, wherever it came from.
+    @Test(arguments: [0, 2], [ReadIsolation.repeatable, .serializable])
+    func whatIsKnownCountsAsRead(readsBefore: Int, isolation: ReadIsolation) {
         let target = SimulatedTarget(seed: 5)
         let finished = target.run {
             let vos = try await target.open()
@@ -104,7 +104,7 @@ import Testing
             var fetch = Fetch(
                 pool: Names.pool, container: Names.container, object: Names.object, dkey: [1],
                 akey: [2], epoch: 30)
-            fetch.isTransactional = true
+            fetch.isolation = isolation
             let buffer = IOBuffer(count: 4096)
             #expect(try await vos.fetchSingle(fetch, into: buffer.bytes).epoch == 5)
             await #expect(throws: VOSError.conflict) {
