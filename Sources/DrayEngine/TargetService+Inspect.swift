@@ -95,7 +95,7 @@ extension TargetService {
                     pool: target.pool, container: target.container, object: target.object,
                     after: request.afterDkey, limit: max(1, limit),
                     bytesMax: ObjectLimits.pageBytesMax, epoch: reply.epoch,
-                    patience: patience(call))
+                    patience: patience(call), isolation: .repeatable)
             }
             var bytes: UInt64 = 0
             for dkey in dkeys {
@@ -134,12 +134,13 @@ extension TargetService {
             let akeys = try await vos.listAkeys(
                 pool: target.pool, container: target.container, object: target.object, dkey: dkey,
                 after: after, limit: ObjectLimits.pageMax, bytesMax: ObjectLimits.pageBytesMax,
-                epoch: epoch, patience: patience)
+                epoch: epoch, patience: patience, isolation: .repeatable)
             for akey in akeys.keys {
                 var fetch = Fetch(
                     pool: target.pool, container: target.container, object: target.object,
                     dkey: dkey, akey: akey, epoch: epoch)
                 fetch.patience = patience
+                fetch.isolation = .repeatable
                 fetch.readsDevice = true
                 try await inspectSingle(fetch, buffer, into: &values)
                 try await inspectArray(fetch, buffer, into: &values)

@@ -387,7 +387,15 @@ final class TargetService {
     private func reading<Value>(
         at snapshot: UInt64, or epoch: UInt64, _ body: (UInt64) async throws(VOSError) -> Value
     ) async throws(VOSError) -> (Value, UInt64) {
-        guard snapshot > 0 else { return (try await body(epoch > 0 ? epoch : clock.now()), 0) }
+        guard snapshot > 0 else {
+            guard epoch > 0 else { return (try await body(clock.now()), 0) }
+            // A client's clock may be ahead of ours. After a restart everything counts as read up
+            // to that time, so what is read now must lie before it.
+            let wall = worldClock.wallNanoseconds
+            let ahead = epoch > wall ? epoch - wall : 0
+            if ahead > 0 { await xstream.sleep(for: .nanoseconds(Int64(clamping: ahead))) }
+            return (try await body(epoch), 0)
+        }
         guard snapshot == ObjectFetchRequest.now else {
             do throws(VOSError) {
                 return (try await body(snapshot), snapshot)

@@ -414,20 +414,22 @@ extension VOS {
     /// What was read or written up to `epoch` is not known any more: after a restart.
     public func setStampFloor(_ epoch: UInt64) { stamps.floor = max(stamps.floor, epoch) }
 
-    /// Notes a read at `epoch`, and throws `.conflict` when it is part of a transaction and
-    /// something newer is there already. The updates under way have been waited for.
+    /// Notes a read at `epoch` before it waits for the updates under way: what comes while it does,
+    /// or as soon as they are decided, does not get an epoch up to that one.
     func noteRead(
         _ object: UInt64, _ dkey: UInt64?, at epoch: UInt64, _ isolation: ReadIsolation
-    ) throws(VOSError) {
-        switch isolation {
-        case .none: return
-        case .repeatable: break
-        case .serializable:
-            guard stamps.isUnchanged(object: object, dkey: dkey, since: epoch) else {
-                throw .conflict
-            }
-        }
+    ) {
+        guard isolation != .none else { return }
         stamps.didRead(object: object, dkey: dkey, at: epoch)
+    }
+
+    /// Throws `.conflict` when a read at `epoch` is part of a transaction and something newer is
+    /// there already. The updates under way have been waited for.
+    func checkRead(
+        _ object: UInt64, _ dkey: UInt64?, at epoch: UInt64, _ isolation: ReadIsolation
+    ) throws(VOSError) {
+        guard isolation == .serializable else { return }
+        guard stamps.isUnchanged(object: object, dkey: dkey, since: epoch) else { throw .conflict }
     }
 }
 

@@ -129,11 +129,13 @@ extension VOS {
         for key in [range.lower, range.upper, anchor] { try checkKey(key) }
         try begin()
         defer { end() }
+        let object = KeyLocks.object(parent)
+        noteRead(object, nil, at: epoch, isolation)
         guard await locks.waitForUpdates(ofObject: parent, until: patience) else {
             throw .undecided
         }
         try checkEpoch(epoch, in: unsafe parent.withUnsafeBytes { unsafe ContainerName($0) })
-        try noteRead(KeyLocks.object(parent), nil, at: epoch, isolation)
+        try checkRead(object, nil, at: epoch, isolation)
         var page = NamePage(limit: limit, bytesMax: bytesMax)
         let names = ListedNames(prefix: parent + [IndexKey.childTag], device: indexDevice)
         try await list(names, in: range, after: anchor, epoch: epoch, &page)

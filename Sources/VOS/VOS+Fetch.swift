@@ -148,7 +148,8 @@ extension VOS {
         guard
             try unsafe copyFromMemory(piece, into: buffer, fetch: fetch, isVerified: isVerified)
         else { return nil }
-        try noteRead(path, fetch)
+        noteRead(path, fetch)
+        try checkRead(path, fetch)
         let filled = unsafe UnsafeRawBufferPointer(rebasing: buffer[0..<count])
         return FetchResult(
             size: isSingle ? UInt64(count) : 0, byteCount: count,
@@ -239,15 +240,23 @@ extension VOS {
     /// Lets the updates that are under way become visible: what was not seen at an epoch must not
     /// appear there later.
     func settle(_ path: NamePath, _ fetch: Fetch) async throws(VOSError) {
+        noteRead(path, fetch)
         guard await locks.waitForUpdates(of: path, until: fetch.patience) else { throw .undecided }
         // Aggregation may have gone on meanwhile.
         try checkEpoch(fetch.epoch, in: fetch.containerName)
-        try noteRead(path, fetch)
+        try checkRead(path, fetch)
     }
 
-    private func noteRead(_ path: NamePath, _ fetch: Fetch) throws(VOSError) {
+    private func noteRead(_ path: NamePath, _ fetch: Fetch) {
         guard fetch.isolation != .none else { return }
-        try noteRead(
+        noteRead(
+            KeyLocks.object(path.bytes), KeyLocks.dkey(path.bytes, length: path.dkeyEnd),
+            at: fetch.epoch, fetch.isolation)
+    }
+
+    private func checkRead(_ path: NamePath, _ fetch: Fetch) throws(VOSError) {
+        guard fetch.isolation == .serializable else { return }
+        try checkRead(
             KeyLocks.object(path.bytes), KeyLocks.dkey(path.bytes, length: path.dkeyEnd),
             at: fetch.epoch, fetch.isolation)
     }

@@ -272,6 +272,9 @@ struct GroupRig {
     func aSlowRankFailsAlone(kind: FabricKind) async throws {
         try await withRig(kind) { rig in
             let group = try GroupRig(rig)
+            // Connections first: an adapter that is emulated takes long to make them.
+            _ = try await group.members[0].broadcast(
+                Self.tally, Blob(), options: Self.options(.kNomial(2)))
             // An inner rank: its children answer in time.
             group.states[8].delay = .seconds(9)
             let start = rig.xstream.now

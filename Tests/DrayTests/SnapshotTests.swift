@@ -235,6 +235,11 @@ import Testing
                 #expect(try await object.seen(in: then).get("a") == "\(number)")
                 #expect(try await State(of: then).values == [Array("\(number)".utf8)])
             }
+            // A leader whose clock is a little behind waits for the epoch, so that nothing can get
+            // it any more.
+            let ahead = world.clock.wallNanoseconds + 400_000_000
+            #expect(try await object.seen(in: rig.container.at(epoch: ahead)).get("a") == "2")
+            #expect(world.clock.wallNanoseconds >= ahead)
             let future = rig.container.at(epoch: times[2] + 10_000_000_000)
             let (early, _) = try await rig.failure {
                 _ = try await object.seen(in: future).get("a")

@@ -486,6 +486,50 @@ import Testing
             ])
     }
 
+    /// Who waits for a change that is under way is not passed by a part with an earlier epoch than
+    /// the read's, not even when that comes in the moment in which the change is decided.
+    @Test(arguments: [ReadIsolation.repeatable, .serializable], [false, true])
+    func nothingSlipsInBeforeAReaderThatWaits(isolation: ReadIsolation, isList: Bool) {
+        let target = SimulatedTarget(seed: 24)
+        lives(
+            target,
+            [
+                { vos in
+                    let first = try await vos.prepare(.dtx(1), [.single([1], [1])], epoch: 20)
+                    var found: Int?
+                    target.xstream.spawn {
+                        do throws(VOSError) {
+                            guard !isList else {
+                                found = try await vos.listDkeys(
+                                    pool: Names.pool, container: Names.container,
+                                    object: Names.object, limit: 9, epoch: 50,
+                                    isolation: isolation
+                                ).keys.count
+                                return
+                            }
+                            var fetch = Fetch(
+                                pool: Names.pool, container: Names.container, object: Names.object,
+                                dkey: [1], akey: [], epoch: 50)
+                            fetch.isolation = isolation
+                            let buffer = IOBuffer(count: 4096)
+                            found = try await vos.fetchSingle(fetch, into: buffer.bytes).byteCount
+                        } catch {
+                            Issue.record("\(error)")
+                        }
+                    }
+                    await target.xstream.sleep(for: .milliseconds(5))
+                    #expect(found == nil, "the change is under way")
+                    vos.commit(first)
+                    let late = DTXWork(.dtx(2), [.single([1], [2, 2])])
+                    await #expect(throws: VOSError.conflict) {
+                        _ = try await vos.begin(late, epoch: 40)
+                    }
+                    await target.xstream.sleep(for: .milliseconds(5))
+                    #expect(found == 1)
+                }
+            ])
+    }
+
     /// A later change that overlaps an undecided one in part waits, after a restart too: it could
     /// come to another replica before that one, and be seen without it.
     @Test func whatOverlapsInPartWaits() {
