@@ -40,7 +40,7 @@ import Testing
                         deadline: .after(.seconds(60)))
                 }
             }
-            let limit = rig.xstream.now + .seconds(50)
+            let limit = rig.xstream.now + .seconds(20)
             while memory.bytes[0] == 0, rig.xstream.now < limit { await rig.xstream.yield() }
             peer.stop()
             #expect(memory.bytes[0] == 5)
