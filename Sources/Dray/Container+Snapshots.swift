@@ -56,10 +56,10 @@ extension Container {
     /// The container as it was at an epoch of the last few seconds (20, unless a device or the
     /// pool is nearly full). It can only be read.
     ///
-    /// The first replica alone is asked. Values and lists of keys stay as they were read. Reads fail
-    /// with `tooOld` when the epoch's versions are not kept any more; they wait for an epoch that
-    /// lies in the future, and fail with `invalidArgument` when that is more than a second. Epochs
-    /// are nanoseconds since 1970.
+    /// The first replica alone is asked. Values and lists of keys stay as they were read. Reads
+    /// fail with `tooOld` when the epoch's versions are not kept any more; they wait for an epoch
+    /// that lies in the future, and fail with `invalidArgument` when that is more than a second.
+    /// Epochs are nanoseconds since 1970.
     public func at(epoch: UInt64) -> Container {
         reading(at: epoch, isHeld: false)
     }
