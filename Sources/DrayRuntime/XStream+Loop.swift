@@ -6,6 +6,12 @@ internal import Synchronization
 extension XStream {
     /// The most jobs that run before the sources are polled again.
     static let jobsPerRoundMax = 256
+    /// The clock is read once for so many of them.
+    private static let jobsPerLook = 16
+    /// Jobs begin for so long, and then the sources are polled: what the jobs sent has to leave,
+    /// and what came meanwhile waits. Short jobs share the cost of the polls, long ones do not
+    /// hold up others.
+    private static let jobTimePerRound: Duration = .microseconds(50)
 
     func startThread() {
         let context = unsafe Unmanaged.passRetained(self).toOpaque()
@@ -31,7 +37,7 @@ extension XStream {
         var looked: Instant?
         while !stopping.load(ordering: .relaxed) {
             var progress = takeMailbox()
-            progress += runReadyJobs(max: XStream.jobsPerRoundMax)
+            progress += runRoundOfJobs()
             // One look at the clock does for all of the round.
             let time = progress == 0 ? looked ?? now : now
             looked = nil
@@ -69,8 +75,21 @@ extension XStream {
         dray_set_current_xstream(nil)
     }
 
+    /// The jobs of one round of the loop.
+    private func runRoundOfJobs() -> Int {
+        guard hasReadyJobs else { return 0 }
+        let end = now + XStream.jobTimePerRound
+        var count = 0
+        repeat {
+            count += runReadyJobs(max: XStream.jobsPerLook)
+        } while hasReadyJobs && count < XStream.jobsPerRoundMax && now < end
+        return count
+    }
+
+    private var hasReadyJobs: Bool { !ready.isEmpty || !workers.bodies.isEmpty }
+
     func runReadyJobs(max: Int) -> Int {
-        guard !ready.isEmpty || !workers.bodies.isEmpty else { return 0 }
+        guard hasReadyJobs else { return 0 }
         workers.allowance = max
         if workers.needsWorker { startWorker() }
         let serial = unsafe asUnownedSerialExecutor()

@@ -35,13 +35,22 @@ import Testing
         let xstream = World.real().makeXStream(name: "batch")
         let tasks = await unattached(xstream) { () -> [Int] in
             var tasks: [Int] = []
+            var suspended: [SuspendedTask] = []
             for _ in 0..<3 {
                 var left = 100
                 await SuspendedTask.suspend { done in
                     for _ in 0..<100 {
                         xstream.spawn {
                             tasks.append(withUnsafeCurrentTask { $0!.hashValue })
-                            if suspending { await xstream.yield() }
+                            if suspending {
+                                // Until all have begun.
+                                await SuspendedTask.suspend { task in
+                                    suspended.append(task)
+                                    guard suspended.count == 100 else { return }
+                                    for task in suspended { task.resume() }
+                                    suspended = []
+                                }
+                            }
                             left -= 1
                             if left == 0 { done.resume() }
                         }
