@@ -75,18 +75,19 @@ import Testing
         xstream.stop()
     }
 
-    @Test func yieldLetsSourcesRunFirst() async {
-        final class Source: PollSource {
-            var polls = 0
-            func poll() -> Int {
-                polls += 1
-                return 0
-            }
-            func prepareToBlock() -> BlockReadiness { .idle }
+    private final class CountingSource: PollSource {
+        private(set) var polls = 0
+        func poll() -> Int {
+            polls += 1
+            return 0
         }
+        func prepareToBlock() -> BlockReadiness { .idle }
+    }
+
+    @Test func yieldLetsSourcesRunFirst() async {
         let xstream = World.real().makeXStream(name: "yield")
         let polls = await xstream.run { () -> [Int] in
-            let source = Source()
+            let source = CountingSource()
             xstream.addSource(source)
             var polls: [Int] = []
             for _ in 0..<10 {
@@ -97,6 +98,30 @@ import Testing
             return polls
         }
         for (before, after) in zip(polls, polls.dropFirst()) { #expect(before < after) }
+        xstream.stop()
+    }
+
+    /// All are ready at once. However slow the machine is, jobs only get longer.
+    @Test func sourcesAreNotHeldUpByLongJobs() async {
+        let xstream = World.real().makeXStream(name: "long-jobs")
+        let polls = await xstream.run { () -> Int in
+            let source = CountingSource()
+            xstream.addSource(source)
+            var left = 200
+            await SuspendedTask.suspend { done in
+                for _ in 0..<left {
+                    xstream.spawn {
+                        let end = xstream.now + .microseconds(50)
+                        while xstream.now < end {}
+                        left -= 1
+                        if left == 0 { done.resume() }
+                    }
+                }
+            }
+            xstream.removeSource(source)
+            return source.polls
+        }
+        #expect(polls >= 10)
         xstream.stop()
     }
 
