@@ -11,7 +11,7 @@ extension XStream {
     /// Jobs begin for so long, and then the sources are polled: what the jobs sent has to leave,
     /// and what came meanwhile waits. Short jobs share the cost of the polls, long ones do not
     /// hold up others.
-    private static let jobTimePerRound: Duration = .microseconds(50)
+    private static let jobNanosecondsPerRound: UInt64 = 50_000
 
     func startThread() {
         let context = unsafe Unmanaged.passRetained(self).toOpaque()
@@ -77,12 +77,13 @@ extension XStream {
 
     /// The jobs of one round of the loop.
     private func runRoundOfJobs() -> Int {
-        guard hasReadyJobs else { return 0 }
-        let end = now + XStream.jobTimePerRound
-        var count = 0
+        var count = runReadyJobs(max: XStream.jobsPerLook)
+        // Most rounds are over by now, and need no clock: it would be a part of a call's latency.
+        guard hasReadyJobs else { return count }
+        let end = now.nanoseconds &+ XStream.jobNanosecondsPerRound
         repeat {
             count += runReadyJobs(max: XStream.jobsPerLook)
-        } while hasReadyJobs && count < XStream.jobsPerRoundMax && now < end
+        } while hasReadyJobs && count < XStream.jobsPerRoundMax && now.nanoseconds < end
         return count
     }
 
