@@ -8,8 +8,8 @@ public struct NVMeHealth: Hashable, Sendable {
     /// What it warns of, a bit each: 0 spare space, 1 temperature, 2 reliability, 3 the medium is
     /// read-only, 4 the backup of volatile memory, 5 the persistent memory region.
     public var criticalWarning: UInt8
-    /// In degrees Celsius.
-    public var temperature: Int
+    /// In degrees Celsius; nil where nobody measures it.
+    public var temperature: Int?
     /// Spare space that is left, in percent; below the threshold it warns.
     public var spare: UInt8
     public var spareThreshold: UInt8
@@ -26,7 +26,8 @@ public struct NVMeHealth: Hashable, Sendable {
         precondition(page.count == NVMeHealth.pageBytes, "a health log page has 512 bytes")
         criticalWarning = page[0]
         // In kelvins; 0 where nobody measures it.
-        temperature = Int(page[1]) + Int(page[2]) << 8 - 273
+        let kelvins = Int(page[1]) + Int(page[2]) << 8
+        temperature = kelvins == 0 ? nil : kelvins - 273
         spare = page[3]
         spareThreshold = page[4]
         percentageUsed = page[5]

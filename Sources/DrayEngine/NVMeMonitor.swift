@@ -102,7 +102,10 @@ final class NVMeMonitor {
 extension NVMeHealth {
     /// Their labels are `rank` and `path`.
     static let metrics = MetricSet<NVMeHealth>([
-        .gauge("dray_nvme_temperature_celsius", "Temperature of the device.") { $0.temperature },
+        .gauge(
+            "dray_nvme_temperature_celsius",
+            "Temperature of the device; 0 where nobody measures it."
+        ) { $0.temperature ?? 0 },
         .gauge("dray_nvme_spare_percent", "Spare space that is left.") { Int($0.spare) },
         .gauge(
             "dray_nvme_life_used_percent",

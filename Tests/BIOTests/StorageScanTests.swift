@@ -143,9 +143,10 @@ import Testing
         #expect(health.spare == 90 && health.spareThreshold == 10)
         #expect(health.percentageUsed == 103 && health.mediaErrors == 513)
         #expect(health.warnings == ["spare space is low", "read-only", "bit 7"])
-        page[0] = 0
+        page.replaceSubrange(0..<3, with: [0, 0, 0])
         page[175] = 1
         health = NVMeHealth(page: page)
+        #expect(health.temperature == nil)
         #expect(health.warnings.isEmpty && health.mediaErrors == .max)
         // Nobody else has one.
         let store = RealDeviceStore()

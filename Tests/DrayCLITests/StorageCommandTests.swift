@@ -197,6 +197,8 @@ import Testing
         row.health = health
         let line = "health: 31 °C, 2% of its life used, 100% spare, 1 media error, no warning\n"
         #expect(DeviceRow.stores(row).contains(line))
+        health.temperature = nil
+        #expect(health.text.hasPrefix("health: temperature unknown, 2% of its life used, "))
         health.warnings = ["temperature", "read-only"]
         #expect(health.text.hasSuffix("WARNING: temperature, read-only"))
     }

@@ -154,8 +154,8 @@ struct DeviceRow: Codable, Hashable, Sendable {
     struct Health: Codable, Hashable, Sendable {
         /// In words; empty when all is well.
         var warnings: [String]
-        /// In degrees Celsius.
-        var temperature: Int
+        /// In degrees Celsius; nil where nobody measures it.
+        var temperature: Int?
         /// In percent.
         var percentageUsed: UInt8
         var spare: UInt8
@@ -163,7 +163,8 @@ struct DeviceRow: Codable, Hashable, Sendable {
         var mediaErrors: UInt64
 
         var text: String {
-            "health: \(temperature) °C, \(percentageUsed)% of its life used, \(spare)% spare, "
+            "health: " + (temperature.map { "\($0) °C" } ?? "temperature unknown")
+                + ", \(percentageUsed)% of its life used, \(spare)% spare, "
                 + "\(mediaErrors) media \(mediaErrors == 1 ? "error" : "errors"), "
                 + (warnings.isEmpty
                     ? "no warning" : "WARNING: " + warnings.joined(separator: ", "))
