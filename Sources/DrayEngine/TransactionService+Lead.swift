@@ -74,9 +74,7 @@ extension TransactionService {
         leading.insert(dtx.id)
         defer { leading.remove(dtx.id) }
         let run = TransactionRun(dtx, members: members, call: call)
-        for (place, member) in plan.members.enumerated().dropFirst() {
-            queuePart(place, member, request, plan, run, payload)
-        }
+        if plan.members.count > 1 { await askMembers(request, plan, run, payload) }
         await prepareOwn(run, work)
         await run.wait()
         return try await finish(run, plan, call)
@@ -115,22 +113,20 @@ extension TransactionService {
 
     // MARK: - Batches
 
-    /// Puts a member's parts into its next batch.
-    private func queuePart(
-        _ place: Int, _ member: TargetAddress, _ request: ObjectUpdateRequest, _ plan: Plan,
-        _ run: TransactionRun, _ payload: Payload
-    ) {
-        let prepare = prepareRequest(
-            place, request, plan, epoch: run.dtx.epoch, members: run.members, run.call)
-        let entry = OutgoingPrepare(request: prepare, payload: payload, run: run, place: place)
-        outgoing[member, default: []].append(entry)
-        // Whoever puts in the first one sends what has gathered.
-        if outgoing[member]?.count == 1 {
-            xstream.spawn { [self] in
-                await letGather(member)
-                await sendBatches(to: member)
-            }
+    /// Puts the members' parts into their next batches, and returns when those have left: what the
+    /// members do takes longer than this target's own part.
+    private func askMembers(
+        _ request: ObjectUpdateRequest, _ plan: Plan, _ run: TransactionRun, _ payload: Payload
+    ) async {
+        for (place, member) in plan.members.enumerated().dropFirst() {
+            let prepare = prepareRequest(
+                place, request, plan, epoch: run.dtx.epoch, members: run.members, run.call)
+            outgoing[member, default: []].append(
+                OutgoingPrepare(request: prepare, payload: payload, run: run, place: place))
         }
+        // Whoever comes first sends what has gathered.
+        if asking.isEmpty { xstream.spawn { [self] in await sendGathered() } }
+        await SuspendedTask.suspend { asking.append($0) }
     }
 
     /// What a member is sent: all but where its data is in the payload.
@@ -150,23 +146,35 @@ extension TransactionService {
         return prepare
     }
 
-    /// The most rounds of the xstream that a batch waits for more.
+    /// The most rounds of the xstream that batches wait for more.
     private static let gatheringRoundsMax = 8
 
-    /// Waits while each round of the xstream brings more: a lone transaction waits for one, which
-    /// is short.
-    private func letGather(_ member: TargetAddress) async {
+    /// Sends the batches of all members, then lets those go on who wait for that.
+    private func sendGathered() async {
+        // Each round of the xstream may bring more: a lone transaction waits for one, which is
+        // short.
         var count = 0
         for _ in 0..<TransactionService.gatheringRoundsMax {
-            let now = outgoing[member]?.count ?? 0
-            guard now > count, now < PrepareBatchRequest.requestsMax else { return }
-            count = now
+            guard asking.count > count, asking.count < PrepareBatchRequest.requestsMax else {
+                break
+            }
+            count = asking.count
             await xstream.yield()
         }
+        let gathered = asking
+        asking = []
+        // In a fixed order: a dictionary's differs from process to process.
+        for member in outgoing.keys.sorted() {
+            guard let entries = outgoing.removeValue(forKey: member) else { continue }
+            xstream.spawn { [self] in await sendBatches(entries, to: member) }
+        }
+        // They leave when the round of the xstream is over.
+        await xstream.yield()
+        for task in gathered { task.resume() }
     }
 
-    private func sendBatches(to member: TargetAddress) async {
-        var entries = outgoing.removeValue(forKey: member) ?? []
+    private func sendBatches(_ entries: [OutgoingPrepare], to member: TargetAddress) async {
+        var entries = entries
         while !entries.isEmpty {
             var count = 0
             var bytes = 0

@@ -35,6 +35,8 @@ final class TransactionService {
     @safe @exclusivity(unchecked) var isTellingScheduled = false
     /// What each member is to be asked to prepare, gathered for a moment.
     @safe @exclusivity(unchecked) var outgoing: [TargetAddress: [OutgoingPrepare]] = [:]
+    /// The leaders' tasks that wait until that has left.
+    @safe @exclusivity(unchecked) var asking: [SuspendedTask] = []
     /// Members' transactions whose prepare is under way, and that were aborted meanwhile.
     @safe @exclusivity(unchecked) var doomed: Set<UniqueID> = []
     /// Transactions whose outcome is being looked for.
