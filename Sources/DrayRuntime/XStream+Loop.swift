@@ -77,10 +77,12 @@ extension XStream {
 
     /// The jobs of one round of the loop.
     private func runRoundOfJobs() -> Int {
-        var count = runReadyJobs(max: XStream.jobsPerLook)
-        // Most rounds are over by now, and need no clock: it would be a part of a call's latency.
-        guard hasReadyJobs else { return count }
+        // A few need no clock, which would be a part of each call's latency.
+        guard ready.count + workers.bodies.count > XStream.jobsPerLook else {
+            return runReadyJobs(max: XStream.jobsPerLook)
+        }
         let end = now.nanoseconds &+ XStream.jobNanosecondsPerRound
+        var count = 0
         repeat {
             count += runReadyJobs(max: XStream.jobsPerLook)
         } while hasReadyJobs && count < XStream.jobsPerRoundMax && now.nanoseconds < end
