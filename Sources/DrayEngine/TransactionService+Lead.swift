@@ -6,8 +6,8 @@ internal import DrayTransactions
 internal import Logging
 internal import VOS
 
-/// Leading a transaction: begin here, send its parts to the other members while this target does
-/// its own, decide, and answer the client.
+/// Leading a transaction: begin here, send the other members their parts, do this target's own
+/// meanwhile, decide, and answer the client.
 extension TransactionService {
     /// Who does what in one transaction.
     struct Plan {
@@ -113,8 +113,8 @@ extension TransactionService {
 
     // MARK: - Batches
 
-    /// Puts the members' parts into their next batches, and returns when those have left: what the
-    /// members do takes longer than this target's own part.
+    /// Puts the members' parts into their next batches, and lets those leave before it returns:
+    /// what the members do takes longer than this target's own part.
     private func askMembers(
         _ request: ObjectUpdateRequest, _ plan: Plan, _ run: TransactionRun, _ payload: Payload
     ) async {
