@@ -87,8 +87,9 @@ extension Context {
                         ticket, opcode: procedure.opcode, request, payload: payload, trace: trace,
                         now: hasWaited ? xstream.now.nanoseconds : ticket.begin)
                 } else {
-                    await SuspendedTask.suspend { waiters[slot] = $0 }
                     hasWaited = true
+                    if spin(ticket) { continue }
+                    await SuspendedTask.suspend { waiters[slot] = $0 }
                 }
             }
         }
@@ -226,6 +227,18 @@ extension Context {
         let own = NestedCall(opcode: procedure.opcode, name: procedure.name, trace: trace)
         tracer?.record(own, calls)
         for parent in parents { parent.add(own, calls) }
+    }
+
+    /// Waits for a moment without a suspension. Returns whether there is something to do about the
+    /// call.
+    @inline(__always)
+    private func spin(_ ticket: CallTicket) -> Bool {
+        let slot = Int(ticket.slot)
+        return xstream.spin(from: Instant(nanoseconds: max(ticket.begin, pollTime))) {
+            guard !unattended[slot] else { return false }
+            let phase = tracker.slots[slot].phase
+            return phase != .granted && phase != .ended
+        }
     }
 
     // MARK: - Cancellation

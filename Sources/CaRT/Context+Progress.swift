@@ -11,6 +11,8 @@ extension Context: PollSource {
         if cancelMailbox.isFilled { events += takeCancellations() }
         if !loopback.isEmpty { events += deliverLoopback() }
         sendOutbox(isRoundOver: true)
+        // After what others wait for.
+        if receives.hasFree { postFreeReceives() }
         let count = unsafe endpoint.poll(into: completions)
         guard count > 0 else { return events }
         refreshTime(xstream.roundTime)
@@ -29,6 +31,7 @@ extension Context: PollSource {
     public func prepareToBlock() -> BlockReadiness {
         guard !isClosed else { return .idle }
         if !loopback.isEmpty || !outbox.isEmpty || cancelMailbox.isFilled { return .busy }
+        if receives.hasFree { return .busy }
         if options.progress == .busy { return .busy }
         return endpoint.prepareToBlock()
     }
@@ -398,11 +401,16 @@ extension Context: PollSource {
         switch source {
         case .receive(let index):
             guard !isClosed else { return }
+            if !receives.hasFree { xstream.signalSources() }
             receives.release(index)
-            if receives.needsRetry { armRetry() }
         case .loopback(let slot): sends.give(slot)
         case .buffer: break
         }
+    }
+
+    private func postFreeReceives() {
+        receives.postFree()
+        if receives.needsRetry { armRetry() }
     }
 
     /// Whether body and payload are what was sent.

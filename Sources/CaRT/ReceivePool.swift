@@ -5,9 +5,9 @@ internal import DrayRuntime
 
 /// The receives of a context: fixed buffers, each posted, or held by whoever reads its message.
 ///
-/// A message that finds no posted receive stops its whole connection, so buffers are reposted as
-/// soon as they are free, and there are more of them where many are in use: every buffer is used in
-/// turn, so that all of their memory is soon resident.
+/// A message that finds no posted receive stops its whole connection, so buffers are reposted
+/// before the fabric is asked for more messages, and there are more of them where many are in use:
+/// every buffer is used in turn, so that all of their memory is soon resident.
 @safe struct ReceivePool: ~Copyable {
     /// Buffers that are made at a time.
     static let chunkSlots = 16
@@ -21,6 +21,8 @@ internal import DrayRuntime
     private var isPosted = UniqueArray<Bool>()
     /// Of each buffer that is not posted: messages in it that somebody reads.
     private var readers = UniqueArray<UInt16>()
+    /// Buffers whose messages were read, and that nobody has posted again.
+    private var free = UniqueArray<UInt32>()
     /// Buffers that the provider did not take yet.
     private var refused = Deque<UInt32>()
     private(set) var postedCount = 0
@@ -62,7 +64,7 @@ internal import DrayRuntime
     }
 
     /// Buffers that hold messages.
-    var heldCount: Int { count - postedCount - refused.count }
+    var heldCount: Int { count - postedCount - refused.count - free.count }
 
     private mutating func post(_ index: UInt32) throws(FabricError) {
         precondition(!isPosted[Int(index)], "a receive was posted twice")
@@ -89,10 +91,18 @@ internal import DrayRuntime
     /// There is another message in the buffer.
     mutating func hold(_ index: UInt32) { readers[Int(index)] += 1 }
 
-    /// A message was read. After the last one the buffer takes others.
+    /// A message was read. After the last one the buffer takes others, once it was posted.
     mutating func release(_ index: UInt32) {
         readers[Int(index)] -= 1
-        if readers[Int(index)] == 0 { offer(index) }
+        if readers[Int(index)] == 0 { free.append(index) }
+    }
+
+    /// Whether there is something to post.
+    var hasFree: Bool { !free.isEmpty }
+
+    /// Posts the buffers whose messages were read.
+    mutating func postFree() {
+        while let index = free.popLast() { offer(index) }
     }
 
     /// An endpoint that is closing may refuse.

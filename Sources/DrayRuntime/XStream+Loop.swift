@@ -33,39 +33,14 @@ extension XStream {
         unsafe name.withCString { unsafe dray_name_thread($0) }
         dray_set_precise_timers()
         lastRound = now
-        // When the last look for work ended, if nothing has happened since.
-        var looked: Instant?
         while !stopping.load(ordering: .relaxed) {
-            var progress = takeMailbox()
-            progress += runRoundOfJobs()
-            // One look at the clock does for all of the round.
-            let time = progress == 0 ? looked ?? now : now
-            looked = nil
-            lastRound = time
-            // A source may be added or removed meanwhile.
-            var index = 0
-            while index < sources.count {
-                progress += sources[index].poll()
-                index += 1
+            var progress = takeMailbox() + runRoundOfJobs()
+            // A task that has spun in vain on its way into suspension has done nothing.
+            if hasSpun {
+                hasSpun = false
+                progress -= 1
             }
-            if timers.earliest <= time { progress += fireTimers(at: time) }
-            progress += resumeYielded()
-            if progress > 0 || !ready.isEmpty {
-                if idle.isIdle { idle.worked(at: time) }
-                continue
-            }
-            let end = now
-            if idle.shouldSpin(from: time, to: end) {
-                // Who else wants the processor gets it, and is noticed by the time it takes.
-                if idle.shouldYield(at: end) {
-                    dray_yield_processor()
-                } else {
-                    dray_cpu_relax()
-                    looked = end
-                }
-                continue
-            }
-            block()
+            if !poll(progress: progress) { block() }
         }
         dismissWorkers()
         _ = runReadyJobs(max: WorkerPool.waitingMax)
@@ -73,6 +48,61 @@ extension XStream {
         var dropped = TimerQueue()
         swap(&timers, &dropped)
         dray_set_current_xstream(nil)
+    }
+
+    /// Has the sources and timers do what there is to do, after a round in which `progress` was
+    /// made before. Returns false when it is time to sleep.
+    private func poll(progress: Int) -> Bool {
+        var progress = progress
+        // One look at the clock does for all of the round.
+        let time = progress == 0 ? looked ?? now : now
+        looked = nil
+        lastRound = time
+        // A source may be added or removed meanwhile.
+        var index = 0
+        while index < sources.count {
+            progress += sources[index].poll()
+            index += 1
+        }
+        if timers.earliest <= time { progress += fireTimers(at: time) }
+        progress += resumeYielded()
+        if progress > 0 || hasReadyJobs {
+            if idle.isIdle { idle.worked(at: time) }
+            return true
+        }
+        let end = now
+        guard idle.shouldSpin(from: time, to: end) else { return false }
+        // Who else wants the processor gets it, and is noticed by the time it takes.
+        if idle.shouldYield(at: end) {
+            dray_yield_processor()
+        } else {
+            dray_cpu_relax()
+            looked = end
+        }
+        return true
+    }
+
+    /// Polls the sources for a task that is about to wait for one of them, until the end of its
+    /// `wait` or until something else is to be done. Returns whether the wait is over; the task
+    /// must suspend if not. What happens meanwhile is what happens between two jobs.
+    ///
+    /// A suspension and a resumption cost some 400 ns, which is a part of the latency of whatever
+    /// comes back in a few microseconds. In a simulation tasks always suspend.
+    ///
+    /// - Parameter start: about now, if the task has read the clock a moment ago.
+    public func spin(from start: Instant, while wait: () -> Bool) -> Bool {
+        guard case .thread = driver else { return !wait() }
+        isSpinning = true
+        defer { isSpinning = false }
+        looked = max(start, lastRound)
+        while wait() {
+            guard !hasReadyJobs, !stopping.load(ordering: .relaxed) else { return false }
+            guard poll(progress: takeMailbox()) else {
+                hasSpun = true
+                return false
+            }
+        }
+        return true
     }
 
     /// The jobs of one round of the loop.

@@ -41,6 +41,8 @@ extension XStream {
     public func spawnCancellable(_ body: @escaping () async -> Void) -> Task<Void, Never> {
         precondition(isCurrent, "spawn on xstream \(name) from outside: use submit or run")
         let body = TaskBody(run: body)
+        // The task that spins has nothing to do with what a source begins.
+        if isSpinning { return Task.detached(executorPreference: self) { await body.run() } }
         return Task(executorPreference: self) { await body.run() }
     }
 

@@ -42,6 +42,12 @@ public final class XStream: TaskExecutor, @unchecked Sendable {
     @safe @exclusivity(unchecked) var due: [Timer] = []
     @safe @exclusivity(unchecked) var idle = IdlePolicy()
     @safe @exclusivity(unchecked) var lastRound = Instant(nanoseconds: 0)
+    /// When the last look for work ended, if nothing has happened since.
+    @safe @exclusivity(unchecked) var looked: Instant?
+    /// A task polls the sources before it suspends.
+    @safe @exclusivity(unchecked) var isSpinning = false
+    /// A task did so until it was time to sleep, and the loop has not taken note of it.
+    @safe @exclusivity(unchecked) var hasSpun = false
     @safe @exclusivity(unchecked) var descriptors = PollDescriptors()
     let wakeDescriptor: Int32
     @safe @exclusivity(unchecked) private(set) var serial: XStreamSerialExecutor!

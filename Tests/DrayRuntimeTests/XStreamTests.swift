@@ -125,6 +125,102 @@ import Testing
         xstream.stop()
     }
 
+    /// Does something at its third poll.
+    private final class ThirdTime: PollSource {
+        private let body: () -> Void
+        private(set) var polls = 0
+
+        init(_ body: @escaping () -> Void) { self.body = body }
+
+        func poll() -> Int {
+            polls += 1
+            guard polls == 3 else { return 0 }
+            body()
+            return 1
+        }
+
+        func prepareToBlock() -> BlockReadiness { .idle }
+    }
+
+    @TaskLocal private static var color = "none"
+
+    /// Spins beside a source that does `body` at its third poll, until that has ended the wait.
+    private static func spin(
+        on xstream: XStream, _ body: @escaping (_ end: @escaping () -> Void) -> Void
+    ) -> (isOver: Bool, polls: Int) {
+        var isWaiting = true
+        let source = ThirdTime { body { isWaiting = false } }
+        xstream.addSource(source)
+        defer { xstream.removeSource(source) }
+        return (xstream.spin(from: xstream.now) { isWaiting }, source.polls)
+    }
+
+    @Test func aTaskWhoseWaitEndsWhileItSpinsNeedNotSuspend() async {
+        let xstream = World.real().makeXStream(name: "spin")
+        let (isOver, polls) = await xstream.run { Self.spin(on: xstream) { end in end() } }
+        #expect(isOver)
+        #expect(polls == 3)
+        xstream.stop()
+    }
+
+    @Test func spinningMakesWayForOtherTasks() async {
+        let xstream = World.real().makeXStream(name: "way")
+        let (spun, hasRun) = await xstream.run {
+            var hasRun = [false, false]
+            let spun = Self.spin(on: xstream) { end in xstream.spawn { hasRun[0] = true } }
+            hasRun[1] = hasRun[0]
+            await xstream.yield()
+            return (spun, hasRun)
+        }
+        #expect(!spun.isOver)
+        #expect(spun.polls == 3)
+        #expect(hasRun == [true, false])
+        xstream.stop()
+    }
+
+    /// The limit is that of the loop itself, which does not spin a second time.
+    @Test func spinningInVainEnds() async {
+        let xstream = World.real().makeXStream(name: "vain")
+        let (isOver, fired) = await xstream.run {
+            var fired = false
+            xstream.schedule(at: xstream.now) { fired = true }
+            let isOver = xstream.spin(from: xstream.now) { true }
+            return (isOver, fired)
+        }
+        #expect(!isOver)
+        #expect(fired)
+        xstream.stop()
+    }
+
+    /// The source's business is not that of the task that happens to spin.
+    @Test func whatASourceStartsInheritsNothingFromASpinningTask() async {
+        let xstream = World.real().makeXStream(name: "locals")
+        let colors = await xstream.run {
+            var colors: [String] = []
+            await Self.$color.withValue("red") {
+                _ = Self.spin(on: xstream) { end in
+                    _ = xstream.spawnCancellable { colors.append(Self.color) }
+                }
+                await xstream.yield()
+                await xstream.spawnCancellable { colors.append(Self.color) }.value
+            }
+            return colors
+        }
+        #expect(colors == ["none", "red"])
+        xstream.stop()
+    }
+
+    @Test func simulatedTasksDoNotSpin() {
+        let simulation = Simulation(seed: 1)
+        let xstream = simulation.world(node: 1).makeXStream(name: "simulated")
+        var result: (isOver: Bool, polls: Int)?
+        xstream.simulate { result = Self.spin(on: xstream) { end in end() } }
+        simulation.run(for: .seconds(1))
+        #expect(result?.isOver == false)
+        #expect(result?.polls == 0)
+        simulation.finish()
+    }
+
     @Test func cancellingTheCallerOfRunCancelsTheTask() async {
         let xstream = World.real().makeXStream(name: "cancel")
         let caller = Task {

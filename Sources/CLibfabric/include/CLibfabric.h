@@ -293,11 +293,6 @@ static inline int dray_fabric_posted(
         dray_fabric_give_context(endpoint, context);
         return (int)-result;
     }
-    if (endpoint->named_peers && context->kind != DRAY_RECEIVED) {
-        // The peer was rung before, and looks for a while: but this thread may have been stopped.
-        struct dray_fabric_named_peer *named = &endpoint->named_peers[context->peer];
-        if (named->checked != dray_fabric_coarse_time()) dray_fabric_resolve(endpoint, named);
-    }
     return 0;
 }
 
@@ -406,8 +401,10 @@ static inline int dray_fabric_poll(
     struct dray_fabric_endpoint *endpoint, struct dray_fabric_completion *completions,
     int capacity) {
     struct fi_cq_msg_entry entries[DRAY_COMPLETIONS_MAX];
+    uint64_t now = 0;
     if (endpoint->pending > 0) {
-        uint64_t now = dray_fabric_coarse_time();
+        // Peers were rung before, and look for a while: but this thread may have been stopped.
+        now = dray_fabric_coarse_time();
         if (endpoint->pending_rung != now) dray_fabric_ring_pending(endpoint, now);
     }
     dray_fabric_enter(endpoint);
@@ -418,7 +415,7 @@ static inline int dray_fabric_poll(
     if (count == -FI_EAGAIN) return 0;
     if (count == -FI_EAVAIL) return dray_fabric_poll_error(endpoint, completions);
     if (count < 0) return (int)count;
-    if (endpoint->named_peers) endpoint->stirred = dray_fabric_coarse_time();
+    if (endpoint->named_peers) endpoint->stirred = now ? now : dray_fabric_coarse_time();
     int filled = 0;
     for (ssize_t index = 0; index < count; index++) {
         struct dray_fabric_context *context = entries[index].op_context;
