@@ -50,9 +50,12 @@ let package = Package(
             dependencies: ["CDrayRuntime", "CISAL", deque, heap, logging, coreMetrics],
             exclude: ["README.md"], swiftSettings: settings),
         .target(name: "CLibfabric", linkerSettings: [.linkedLibrary("fabric")]),
+        .target(name: "CSharedMemory"),
         .target(
             name: "DrayFabric",
-            dependencies: ["DrayRuntime", "CLibfabric", deque, logging],
+            dependencies: [
+                "DrayRuntime", "CLibfabric", "CSharedMemory", basicContainers, deque, logging,
+            ],
             exclude: ["README.md"], swiftSettings: settings),
         .target(
             name: "CaRT",
@@ -149,7 +152,7 @@ let package = Package(
             swiftSettings: testSettings),
         .testTarget(
             name: "DrayFabricTests",
-            dependencies: ["DrayRuntime", "DrayFabric", "DrayTestSupport"],
+            dependencies: ["DrayRuntime", "DrayFabric", "CSharedMemory", "DrayTestSupport"],
             swiftSettings: testSettings),
         .testTarget(
             name: "CaRTTests",

@@ -1,17 +1,17 @@
 /// Where an endpoint is: a provider's name and the address in that provider's own bytes.
 ///
-/// As text: `ofi+tcp://127.0.0.1:31416`, `ofi+tcp;ofi_rxm://[::1]:31416`, `ofi+shm://NAME`,
+/// As text: `ofi+tcp://127.0.0.1:31416`, `ofi+tcp;ofi_rxm://[::1]:31416`, `shm://NAME`,
 /// `sim://ENDPOINT`. Other providers' addresses are shown in hexadecimal, after `0x`. The text of
 /// a well-formed address is read back by `init(parsing:)`.
 ///
 /// Bytes that come from elsewhere may be anything: ask `isWellFormed` or insert them and see
 /// `.badAddress`. No bytes are harmful.
 public struct FabricAddress: Hashable, Sendable {
-    /// The provider as the user names it: `ofi+tcp`, `ofi+tcp;ofi_rxm`, `ofi+shm`, `sim`, ….
+    /// The provider as the user names it: `ofi+tcp`, `ofi+tcp;ofi_rxm`, `shm`, `sim`, ….
     public var provider: String
 
     /// The provider's address: a socket address as `fi_getname` gives it for TCP, the name in
-    /// UTF-8 (without a final zero) for `ofi+shm` and `sim`. At most `bytesMax` bytes.
+    /// UTF-8 (without a final zero) for `shm`, `ofi+shm` and `sim`. At most `bytesMax` bytes.
     public var bytes: [UInt8]
 
     /// No provider has longer addresses.
@@ -40,7 +40,7 @@ public struct FabricAddress: Hashable, Sendable {
 
     static func form(ofProvider provider: String) -> Form {
         switch provider {
-        case "sim", "ofi+shm": .name
+        case "shm", "sim", "ofi+shm": .name
         case "ofi+tcp", "ofi+net", "ofi+sockets", "ofi+udp": .socket
         case "ofi+tcp;ofi_rxm", "ofi+verbs;ofi_rxm", "ofi+udp;ofi_rxd": .socket
         default: .opaque
@@ -49,6 +49,12 @@ public struct FabricAddress: Hashable, Sendable {
 
     /// Whether a provider's addresses are names, which need no interface.
     public static func isNamed(_ provider: String) -> Bool { form(ofProvider: provider) == .name }
+
+    /// Whether `text` names a provider that an endpoint can be asked of, if this machine has it.
+    public static func isEndpointProvider(_ text: String) -> Bool {
+        text == "shm" || text == "sim"
+            || text.hasPrefix("ofi+") && text.utf8.count > 4 && isProvider(text.utf8)
+    }
 
     /// Whether `text` may name a provider.
     public static func isProviderName(_ text: String) -> Bool { isProvider(text.utf8) }

@@ -1,10 +1,11 @@
 /// What one provider offers on one interface of this machine (CaRT: `crt_protocol_info_get`).
 public struct FabricInterface: Hashable, Sendable {
-    /// The provider as Dray spells it: `ofi+tcp`, `ofi+tcp;ofi_rxm`, `ofi+shm`, `sim`.
+    /// The provider as Dray spells it: `ofi+tcp`, `ofi+tcp;ofi_rxm`, `shm`, `sim`.
     public var provider: String
-    /// The provider as libfabric spells it: `net`, `tcp;ofi_rxm`, `shm`.
-    public var libfabricProvider: String
-    /// libfabric's name of the domain: the interface for TCP, the adapter for InfiniBand.
+    /// The provider as libfabric spells it: `net`, `tcp;ofi_rxm`, `shm`; nil for Dray's own.
+    public var libfabricProvider: String?
+    /// libfabric's name of the domain: the interface for TCP, the adapter for InfiniBand. Empty
+    /// for Dray's own providers.
     public var domain: String
     /// libfabric's name of the network: `192.0.2.0/24` for TCP.
     public var fabric: String

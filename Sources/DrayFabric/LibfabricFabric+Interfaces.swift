@@ -3,8 +3,8 @@ public import DrayRuntime
 internal import Glibc
 
 extension LibfabricFabric {
-    /// Lists what libfabric's providers offer, and opens an endpoint at each place that Dray might
-    /// use. Some milliseconds for each.
+    /// Lists shared memory, then what libfabric's providers offer, and opens an endpoint at each
+    /// place that Dray might use. Some milliseconds for each.
     public func interfaces(
         provider wanted: Set<String>, on xstream: XStream
     ) throws(FabricError) -> [FabricInterface] {
@@ -15,7 +15,8 @@ extension LibfabricFabric {
         }
         defer { unsafe dray_fabric_free_list(list) }
         let machine = NetworkInterface.all()
-        var result: [FabricInterface] = []
+        let own = sharedMemory()
+        var result = wanted.isEmpty || wanted.contains(own.provider) ? [own] : []
         var known: Set<FabricInterface> = []
         // SAFETY: entries, and what they point to, live until the list is freed.
         var next = unsafe list
@@ -30,6 +31,23 @@ extension LibfabricFabric {
             result.append(interface)
         }
         return result
+    }
+
+    /// Shared memory, which every machine has.
+    private func sharedMemory() -> FabricInterface {
+        var interface = FabricInterface(
+            provider: SharedMemoryEndpoint.provider, libfabricProvider: nil, domain: "", fabric: "",
+            interface: nil, host: nil, messageSizeMax: nil, canWait: nil, hasRemoteMemory: true,
+            isReliableDatagram: true, problem: nil)
+        do throws(FabricError) {
+            let endpoint = try SharedMemoryEndpoint(name: nil, entropy: Entropy(seed: nextSeed()))
+            interface.messageSizeMax = UInt64(endpoint.messageSizeMax)
+            interface.canWait = true
+            endpoint.close()
+        } catch {
+            interface.problem = "\(error)"
+        }
+        return interface
     }
 
     /// An entry of libfabric's list, not yet tried.
@@ -83,6 +101,7 @@ extension LibfabricFabric {
 
     /// Opens an endpoint there, as an engine would, and closes it.
     private func probe(_ interface: inout FabricInterface) {
+        guard let library = interface.libfabricProvider else { return }
         let isSocket = FabricAddress.form(ofProvider: interface.provider) == .socket
         var text = interface.provider
         if let host = interface.host {
@@ -94,7 +113,7 @@ extension LibfabricFabric {
         }
         do throws(FabricError) {
             let endpoint = try LibfabricEndpoint(
-                providerName: interface.provider, libfabricProvider: interface.libfabricProvider,
+                providerName: interface.provider, libfabricProvider: library,
                 listen: try ListenAddress(parsing: text), text: text,
                 entropy: Entropy(seed: nextSeed()))
             interface.canWait = endpoint.canWait

@@ -2,18 +2,19 @@ internal import CLibfabric
 public import DrayRuntime
 internal import Synchronization
 
-/// The real fabric: endpoints of any libfabric provider.
+/// The real fabric: endpoints of shared memory, and of any libfabric provider.
 ///
-/// An address is `ofi+PROVIDER://WHERE`. `ofi+tcp` is the native reliable-datagram provider for
-/// TCP (named `net` in libfabric up to 1.17); the older layered one is `ofi+tcp;ofi_rxm`.
+/// An address is `shm://NAME` or `ofi+PROVIDER://WHERE`. `ofi+tcp` is the native
+/// reliable-datagram provider for TCP (named `net` in libfabric up to 1.17); the older layered one
+/// is `ofi+tcp;ofi_rxm`.
 ///
 /// | address | listens on |
 /// |---|---|
 /// | `ofi+tcp://127.0.0.1:31416` | that host and port |
 /// | `ofi+tcp://127.0.0.1`, `ofi+tcp://:0`, `ofi+tcp` | a free port; host 127.0.0.1 by default |
 /// | `ofi+verbs;ofi_rxm` | a free port of the first RDMA adapter that has an IPv4 address |
-/// | `ofi+shm://NAME` | shared memory of that name |
-/// | `ofi+shm` | shared memory with a new name |
+/// | `shm://NAME`, `shm` | shared memory of that name, or with a new one |
+/// | `ofi+shm://NAME`, `ofi+shm` | the same by libfabric, with limits of its own |
 /// | `ofi+OTHER` , `ofi+OTHER://HOST:SERVICE` | what the provider makes of it |
 /// | `ofi+PROVIDER://DOMAIN/WHERE` | the same, on libfabric's domain (an adapter) of that name |
 public final class LibfabricFabric: Fabric {
@@ -35,6 +36,9 @@ public final class LibfabricFabric: Fabric {
     ) throws(FabricError) -> Endpoint {
         let listen = try ListenAddress(parsing: address)
         let seed = nextSeed()
+        if listen.providerName == SharedMemoryEndpoint.provider {
+            return try SharedMemoryEndpoint(name: listen.node, entropy: Entropy(seed: seed))
+        }
         if listen.provider == "shm" {
             dray_fabric_sweep_shared_memory()
         }
@@ -99,12 +103,14 @@ struct ListenAddress {
     init(parsing text: String) throws(FabricError) {
         let (name, rest) = try FabricAddress.split(text)
         var body = rest
-        let expected = "'ofi+PROVIDER://WHERE', such as ofi+tcp://127.0.0.1:31416"
-        guard name.hasPrefix("ofi+"), name.utf8.count > 4 else {
+        let expected =
+            "'ofi+PROVIDER://WHERE', such as ofi+tcp://127.0.0.1:31416, or 'shm://NAME'"
+        let isOurs = name == SharedMemoryEndpoint.provider
+        guard isOurs || name.hasPrefix("ofi+") && name.utf8.count > 4 else {
             throw .badAddress("\(FabricAddress.quoted(text)): expected \(expected)")
         }
         providerName = name
-        provider = String(name.dropFirst(4))
+        provider = isOurs ? name : String(name.dropFirst(4))
         if !FabricAddress.isNamed(name), let slash = body.firstIndex(of: "/") {
             let before = body[..<slash]
             guard !before.isEmpty, before.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7f }) else {

@@ -37,7 +37,7 @@ public final class SimulatedFabric: Fabric {
         guard provider.isEmpty || provider.contains("sim") else { return [] }
         return [
             FabricInterface(
-                provider: "sim", libfabricProvider: "", domain: "sim", fabric: "simulation",
+                provider: "sim", libfabricProvider: nil, domain: "", fabric: "simulation",
                 interface: nil, host: nil, messageSizeMax: nil, canWait: true,
                 hasRemoteMemory: true, isReliableDatagram: true, problem: nil)
         ]

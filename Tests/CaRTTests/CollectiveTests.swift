@@ -305,7 +305,7 @@ struct GroupRig {
             let result = try await group.client.broadcast(
                 Self.tally, Blob(), deadline: .after(.seconds(8)),
                 options: Self.options(.kNomial(2)))
-            if kind == .sharedMemory {
+            if kind == .libfabricSharedMemory {
                 // Who is gone there is only silent, so that time decides.
                 #expect(result.succeeded + result.failed == 13)
                 return

@@ -6,7 +6,8 @@ import Testing
 @Suite struct AddressTests {
     @Test(arguments: [
         "ofi+tcp://127.0.0.1:31416", "ofi+tcp;ofi_rxm://10.1.2.3:1", "ofi+tcp://[::1]:65535",
-        "ofi+tcp://[fe80::1]:9", "ofi+shm://engine-0.7_x", "sim://engine-0-1", "sim://a@b",
+        "ofi+tcp://[fe80::1]:9", "ofi+shm://engine-0.7_x", "shm://engine-0.7_x", "sim://engine-0-1",
+        "sim://a@b",
         "ofi+psm3://0x00ff10",
     ])
     func roundTrip(text: String) throws {
@@ -22,6 +23,7 @@ import Testing
         "ofi+tcp://127.0.0.1:1 ", "ofi+tcp://127.0.0.1:+1", "ofi+tcp://::1:1",
         "ofi+tcp://[127.0.0.1]:1", "ofi+tcp://[::1]1", "ofi+tcp://[::1:1", "ofi+tcp://localhost:1",
         "ofi+tcp://300.0.0.1:1", "ofi+shm://", "ofi+shm://a/b", "ofi+shm://../x", "ofi+shm://.x",
+        "shm://", "shm://a/b", "shm",
         "sim://é", "sim://a b", "ofi+psm3://abc", "ofi+psm3://0x0", "ofi+psm3://0xzz",
         "ofi+psm3://0x", "o fi://x",
     ])
@@ -150,7 +152,7 @@ import Testing
 
     /// An address of somewhere else is refused at once.
     @Test(arguments: FabricKind.real) func notOfThisMachine(kind: FabricKind) async throws {
-        guard kind != .sharedMemory else { return }
+        guard kind != .sharedMemory, kind != .libfabricSharedMemory else { return }
         try await withFabric(kind) { rig in
             #expect(throws: FabricError.self) {
                 try rig.world.fabric.makeEndpoint(

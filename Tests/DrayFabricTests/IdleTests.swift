@@ -49,7 +49,7 @@ import Testing
     /// An endpoint of shared memory sleeps when nothing has happened for a while, and its bell
     /// wakes it however long a peer has done nothing.
     @Test func theBellOfSharedMemory() async throws {
-        try await withFabric(.sharedMemory) { rig in
+        try await withFabric(.libfabricSharedMemory) { rig in
             let (client, server) = try rig.makePair()
             for round in 0..<12 {
                 try server.postReceive(0, 64, token: 1)

@@ -23,10 +23,12 @@ import Testing
         #expect(tcp.canWait == true)
         #expect(tcp.hasRemoteMemory)
         #expect(loop.contains { $0.provider == "ofi+tcp;ofi_rxm" })
-        let shared = try #require(all.first { $0.provider == "ofi+shm" })
-        #expect(shared.isUsable)
-        #expect(shared.canWait == true)
-        #expect(shared.host == nil && shared.interface == nil)
+        for provider in ["shm", "ofi+shm"] {
+            let shared = try #require(all.first { $0.provider == provider })
+            #expect(shared.isUsable)
+            #expect(shared.canWait == true)
+            #expect(shared.host == nil && shared.interface == nil)
+        }
         // Whatever has no endpoints of the kind that Dray needs says so.
         #expect(all.contains { !$0.isUsable })
         for interface in all where !interface.isReliableDatagram || !interface.hasRemoteMemory {
@@ -38,6 +40,7 @@ import Testing
     @Test func filtersByProvider() async throws {
         let some = try await list(["ofi+shm", "ofi+tcp"])
         #expect(Set(some.map(\.provider)) == ["ofi+shm", "ofi+tcp"])
+        #expect(try await list(["shm"]).map(\.provider) == ["shm"])
         #expect(try await list(["ofi+nothing"]).isEmpty)
     }
 

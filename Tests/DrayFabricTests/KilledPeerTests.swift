@@ -18,7 +18,9 @@ import Testing
 
     /// In a process of its own, as it may have to end: where a process died with one of the
     /// provider's locks, nobody gets it again.
-    @Test(.enabled(if: FabricKind.allCases.contains(.sharedMemory)), arguments: Way.allCases)
+    @Test(
+        .enabled(if: FabricKind.allCases.contains(.libfabricSharedMemory)),
+        arguments: Way.allCases)
     func overSharedMemory(way: Way) async throws {
         let caller = try PeerProcess(
             main: "SharedMemoryCallerMain",
@@ -37,11 +39,11 @@ import Testing
             for round in 0..<2 {
                 let took = try await caller.reach(child)
                 report += "\n  round \(round): answer after \(took)"
-                if kind != .sharedMemory { try await caller.startReads(8) }
+                if kind != .libfabricSharedMemory { try await caller.startReads(8) }
                 child.kill()
                 let seen = await caller.observe(for: .milliseconds(100))
                 report += "\n  after the kill: \(seen)"
-                if kind != .sharedMemory {
+                if kind != .libfabricSharedMemory {
                     // Reads under way end at once, with an error: unless they are over, as an
                     // adapter serves them without the process.
                     let reads = seen.filter { $0.kind == .read }
@@ -63,7 +65,7 @@ import Testing
     }
 
     private static func freeAddress(_ kind: FabricKind, _ rig: Rig) throws -> FabricAddress {
-        if kind == .sharedMemory {
+        if kind == .libfabricSharedMemory {
             return try FabricAddress(
                 parsing: "ofi+shm://test-\(getpid())-\(rig.xstream.now.nanoseconds)")
         }
@@ -78,7 +80,7 @@ import Testing
 
     @Test(.enabled(if: getenv(wayVariable) != nil)) func call() async throws {
         let way = KilledPeerTests.Way(rawValue: String(cString: getenv(Self.wayVariable)!))!
-        try await KilledPeerTests.restartedPeerIsReached(kind: .sharedMemory, way: way)
+        try await KilledPeerTests.restartedPeerIsReached(kind: .libfabricSharedMemory, way: way)
     }
 }
 
@@ -183,7 +185,7 @@ final class Caller {
             } catch {
                 results["\(error)", default: 0] += 1
             }
-            if rig.kind != .sharedMemory, let exposed {
+            if rig.kind != .libfabricSharedMemory, let exposed {
                 try? node.tryRead(1 << 20, 64, remote: exposed, token: 1 << 34)
             }
             let seen = await observe(for: .milliseconds(5))

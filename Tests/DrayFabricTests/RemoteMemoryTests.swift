@@ -87,7 +87,7 @@ import Testing
             try await client.expectRefusal(1, kind: .written)
             #expect(server.holds(0, 8192, seed: 1))
             // A right one afterwards.
-            guard kind != .sharedMemory else { return }
+            guard kind != .libfabricSharedMemory else { return }
             var isDone = false
             for token in 10..<30 where !isDone {
                 try await client.read(0, 64, remote: server.remote, token: UInt64(token))
@@ -135,7 +135,7 @@ extension Node {
     /// Sees the operation of `token` end as this fabric ends those with a wrong key.
     func expectRefusal(_ token: UInt64, kind: CompletionKind) async throws {
         switch rig.kind {
-        case .simulated:
+        case .sharedMemory, .simulated:
             let done = try await completion(token)
             #expect(done.kind == kind)
             #expect(done.error == .badKey)
@@ -146,7 +146,7 @@ extension Node {
                 Issue.record("\(String(describing: done.error))")
                 return
             }
-        case .sharedMemory:
+        case .libfabricSharedMemory:
             await rig.run(for: .milliseconds(30))
             #expect(completions.isEmpty)
         }

@@ -4,7 +4,8 @@ internal import Glibc
 package enum FabricKind: String, CaseIterable, CustomStringConvertible, Sendable {
     case tcp = "ofi+tcp"
     case layeredTCP = "ofi+tcp;ofi_rxm"
-    case sharedMemory = "ofi+shm"
+    case sharedMemory = "shm"
+    case libfabricSharedMemory = "ofi+shm"
     case simulated = "sim"
     case verbs = "ofi+verbs;ofi_rxm"
 
@@ -15,7 +16,9 @@ package enum FabricKind: String, CaseIterable, CustomStringConvertible, Sendable
     /// has.
     package static let tested: [(kind: FabricKind, address: String)] = {
         guard let list = getenv(variable).map({ String(cString: $0) }) else {
-            return [.tcp, .layeredTCP, .sharedMemory, .simulated].map { ($0, $0.rawValue) }
+            return [.tcp, .layeredTCP, .sharedMemory, .libfabricSharedMemory, .simulated].map {
+                ($0, $0.rawValue)
+            }
         }
         return list.split(separator: ",").map { entry in
             let provider = entry.prefix { $0 != ":" }
@@ -30,7 +33,7 @@ package enum FabricKind: String, CaseIterable, CustomStringConvertible, Sendable
     package static let allCases = tested.map(\.kind)
     package static let real = allCases.filter { $0 != .simulated }
     /// Those with connections, which end with the process at the other end.
-    package static let connected = real.filter { $0 != .sharedMemory }
+    package static let connected = real.filter { $0 != .libfabricSharedMemory }
     /// Those whose peers' kernels know whether anybody listens.
     package static let knownToKernels = real
 
@@ -38,5 +41,5 @@ package enum FabricKind: String, CaseIterable, CustomStringConvertible, Sendable
     package var address: String { FabricKind.tested.first { $0.kind == self }?.address ?? rawValue }
 
     /// Whether a message larger than the buffer, or a wrong key, costs the connection.
-    package var breaksConnections: Bool { self != .sharedMemory }
+    package var breaksConnections: Bool { self != .sharedMemory && self != .libfabricSharedMemory }
 }

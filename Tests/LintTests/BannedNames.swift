@@ -36,6 +36,8 @@ struct BannedName {
             allowed: ["DrayRuntime"]),
         BannedName(
             text: "import CLibfabric", replacement: "DrayFabric", allowed: ["DrayFabric"]),
+        BannedName(
+            text: "import CSharedMemory", replacement: "DrayFabric", allowed: ["DrayFabric"]),
         BannedName(text: "import CUring", replacement: "BIO", allowed: ["BIO"]),
         BannedName(text: "import CISAL", replacement: "DrayRuntime", allowed: ["DrayRuntime"]),
         BannedName(

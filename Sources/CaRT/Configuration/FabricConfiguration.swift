@@ -46,7 +46,7 @@ public struct FabricConfiguration: Hashable, Sendable {
         /// What it means, for people.
         public var explanation: String {
             switch self {
-            case .provider: "providers, separated by commas: ofi+tcp, ofi+tcp;ofi_rxm, ofi+shm, …"
+            case .provider: "providers, separated by commas: ofi+tcp, ofi+tcp;ofi_rxm, shm, …"
             case .interface: "network interfaces or IP addresses, separated by commas"
             case .domain: "libfabric's domains, separated by commas: adapters such as mlx5_0"
             case .port: "port of the first context, the next ones follow; 0 for free ones"
@@ -154,11 +154,8 @@ public struct FabricConfiguration: Hashable, Sendable {
     // MARK: - Reading
 
     private mutating func read() throws(FabricConfigurationError) {
-        providers = try list(.provider, "names such as ofi+tcp or ofi+shm") { name in
-            name == "sim"
-                || name.hasPrefix("ofi+") && name.utf8.count > 4
-                    && FabricAddress.isProviderName(name)
-        }
+        providers = try list(
+            .provider, "names such as ofi+tcp or shm", FabricAddress.isEndpointProvider)
         interfaces = try list(.interface, "names such as eth0, or IP addresses", isPlace)
         domains = try list(.domain, "names such as mlx5_0", isPlace)
         guard !providers.isEmpty else { throw bad(.provider, "at least one provider") }

@@ -101,7 +101,7 @@ struct DevelopmentCluster {
                 } catch {
                     throw CommandFailure(
                         .usage, "--provider \(provider)", "\(error)",
-                        advice: "use ofi+tcp or ofi+shm")
+                        advice: "use ofi+tcp or shm")
                 }
                 addresses.append(address)
             }

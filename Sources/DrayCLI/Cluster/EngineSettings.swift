@@ -348,10 +348,8 @@ struct EngineSettings: Sendable {
             String(part.filter { $0 != " " })
         }
         guard !providers.isEmpty else { return engines }
-        for provider in providers where provider != "sim" {
-            guard provider.hasPrefix("ofi+"), provider.utf8.count > 4,
-                FabricAddress.isProviderName(provider)
-            else { throw bad(.provider, "names such as ofi+tcp or ofi+shm") }
+        guard providers.allSatisfy(FabricAddress.isEndpointProvider) else {
+            throw bad(.provider, "names such as ofi+tcp or shm")
         }
         var complete: [EngineRecord] = []
         for engine in engines {

@@ -25,7 +25,7 @@ enum FreePorts {
         throw CommandFailure(
             "ports",
             "no \(count) free ports in a row at \(host) between \(range.lowerBound) and "
-                + "\(range.upperBound)", advice: "use --provider ofi+shm, or fewer --targets")
+                + "\(range.upperBound)", advice: "use --provider shm, or fewer --targets")
     }
 
     private static func isFree(_ port: Int, at host: in_addr) -> Bool {

@@ -53,11 +53,12 @@ struct ClusterCommand: ParsableCommand {
         @Option(
             name: .long,
             help: """
-                Network of a new cluster: ofi+tcp, ofi+tcp;ofi_rxm, ofi+verbs;ofi_rxm, ofi+shm \
-                (default: DRAY_PROVIDER, else ofi+tcp). Repeat for more: clients may use any, \
-                engines call each other over the first.
+                Network of a new cluster: ofi+tcp, ofi+tcp;ofi_rxm, ofi+verbs;ofi_rxm, shm, \
+                ofi+shm (default: DRAY_PROVIDER, else ofi+tcp). Repeat for more: clients may use \
+                any, engines call each other over the first.
                 """,
-            completion: .list(["ofi+tcp", "ofi+tcp;ofi_rxm", "ofi+verbs;ofi_rxm", "ofi+shm"]))
+            completion: .list(
+                ["ofi+tcp", "ofi+tcp;ofi_rxm", "ofi+verbs;ofi_rxm", "shm", "ofi+shm"]))
         var provider: [String] = []
         @Option(
             name: .long,

@@ -211,7 +211,8 @@ struct EngineRunner {
         guard addresses.contains(where: { $0.hasPrefix("ofi+shm:") }) else { return nil }
         return "ofi+shm: a process that is killed may leave memory locked that it shares with this "
             + "engine, which then ends with status 75 and has to be started again; processes "
-            + "that share memory are trusted, and it knows 256 of them at most in all its life"
+            + "that share memory are trusted, and it knows 256 of them at most in all its life; "
+            + "'shm' is without these limits, and faster"
     }
 
     /// Starts the engine, waits for one of `signals`, and stops it. The signals must be blocked.

@@ -44,7 +44,7 @@ struct FabricCommand: ParsableCommand {
                 """)
 
         @Option(
-            name: .long, help: "Only this provider (repeat for more): ofi+tcp, ofi+shm, ….")
+            name: .long, help: "Only this provider (repeat for more): ofi+tcp, shm, ….")
         var provider: [String] = []
         @Flag(name: .long, help: "Also what Dray cannot use, and why.") var all = false
         @Option(name: .long, help: "What to log: LEVEL, then FACILITY=LEVEL for exceptions.")
@@ -78,7 +78,7 @@ struct FabricCommand: ParsableCommand {
 /// One line of `dray fabric list`.
 struct FabricRow: Codable, Hashable, Sendable {
     var provider: String
-    var libfabricProvider: String
+    var libfabricProvider: String?
     var interface: String?
     var address: String?
     var domain: String
@@ -117,8 +117,9 @@ struct FabricRow: Codable, Hashable, Sendable {
             let usable = all ? [row.problem.map { "no: \($0)" } ?? "yes"] : []
             table.add(
                 [
-                    row.provider, row.libfabricProvider, row.interface ?? "-", row.address ?? "-",
-                    row.domain, size, word(row.canWait), word(row.hasRemoteMemory),
+                    row.provider, row.libfabricProvider ?? "-", row.interface ?? "-",
+                    row.address ?? "-", row.domain.isEmpty ? "-" : row.domain, size,
+                    word(row.canWait), word(row.hasRemoteMemory),
                 ] + usable)
         }
         return rows.isEmpty ? "" : table.text

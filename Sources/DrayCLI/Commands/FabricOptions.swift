@@ -6,7 +6,7 @@ internal import DrayRuntime
 struct FabricOptions: ParsableArguments {
     @Option(
         name: .long,
-        help: "Providers, separated by commas or repeated: ofi+tcp, ofi+shm, ….")
+        help: "Providers, separated by commas or repeated: ofi+tcp, shm, ….")
     var provider: [String] = []
     @Option(
         name: .long,

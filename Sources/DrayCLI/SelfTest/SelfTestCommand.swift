@@ -40,7 +40,7 @@ struct SelfTestCommand: AsyncParsableCommand {
     @Option(
         name: .long,
         help: """
-            ofi+tcp, ofi+tcp;ofi_rxm, ofi+verbs;ofi_rxm, ofi+shm; ://HOST chooses a network \
+            ofi+tcp, ofi+tcp;ofi_rxm, ofi+verbs;ofi_rxm, shm, ofi+shm; ://HOST chooses a network \
             (repeat for more; default: DRAY_PROVIDER, else ofi+tcp).
             """)
     var provider: [String] = []

@@ -103,6 +103,7 @@ enum TextInput {
     static var addressCorpus: [[UInt8]] {
         let texts = [
             "ofi+tcp://127.0.0.1:31416", "ofi+tcp;ofi_rxm://[::1]:31416", "ofi+shm://a-name",
+            "shm://a-name",
             "sim://x", "sim", "ofi+tcp", "ofi+other://0x0102ff", "ofi+tcp://[fe80::1%2]:1",
         ]
         // 127.0.0.1:31416 and [::1]:31416 as the kernel has them.
