@@ -48,7 +48,8 @@ import Testing
         // Ended by itself, with 0 or the status of one that cannot go on.
         #expect(
             status == 0 || kind == .libfabricSharedMemory && status == 75 << 8, "\(status)")
-        #expect(killed > Self.neighbours, "nobody was killed")
+        // With libfabric the first one may end it all.
+        #expect(killed > Self.neighbours || kind == .libfabricSharedMemory, "nobody was killed")
         if getenv("FABRIC_TEST_TRACE") != nil { print("status \(status), \(killed) killed") }
     }
 }

@@ -12,7 +12,7 @@ struct TransportKill: AsyncParsableCommand {
             """)
 
     @Option(help: "The providers, separated by commas; each has its share of the cycles.")
-    var providers = "ofi+tcp,ofi+tcp;ofi_rxm"
+    var providers = "ofi+tcp,ofi+tcp;ofi_rxm,shm"
 
     @Option(help: "Processes that call each other, 2 to 16.")
     var processes = 3

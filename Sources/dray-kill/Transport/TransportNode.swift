@@ -30,7 +30,8 @@ struct TransportNode: AsyncParsableCommand {
     private static let openMax: Duration = .seconds(10)
 
     mutating func run() async throws {
-        let addresses = ports.split(separator: ",").map { "\(provider)://127.0.0.1:\($0)" }
+        let host = FabricAddress.isNamed(provider) ? "dray-kill-" : "127.0.0.1:"
+        let addresses = ports.split(separator: ",").map { "\(provider)://\(host)\($0)" }
         let processes = addresses.count / contexts
         let status = try TransportStatus(path: status, contexts: contexts, processes: processes)
         var world = World.real(log: LogFacilities(level: .error))
