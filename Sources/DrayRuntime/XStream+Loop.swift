@@ -94,10 +94,13 @@ extension XStream {
         guard case .thread = driver else { return !wait() }
         isSpinning = true
         defer { isSpinning = false }
-        looked = max(start, lastRound)
+        let start = max(start, lastRound)
+        // Whoever runs works.
+        if idle.isIdle { idle.worked(at: start) }
+        looked = start
         while wait() {
             guard !hasReadyJobs, !stopping.load(ordering: .relaxed) else { return false }
-            guard poll(progress: takeMailbox()) else {
+            guard poll(progress: takeMailbox()) || !wait() else {
                 hasSpun = true
                 return false
             }

@@ -144,15 +144,20 @@ import Testing
 
     @TaskLocal private static var color = "none"
 
-    /// Spins beside a source that does `body` at its third poll, until that has ended the wait.
+    /// Spins beside a source that does `body` at its third poll, until that has ended the wait. A
+    /// busy machine may end a spin before: then it is tried again.
     private static func spin(
         on xstream: XStream, _ body: @escaping (_ end: @escaping () -> Void) -> Void
     ) -> (isOver: Bool, polls: Int) {
-        var isWaiting = true
-        let source = ThirdTime { body { isWaiting = false } }
-        xstream.addSource(source)
-        defer { xstream.removeSource(source) }
-        return (xstream.spin(from: xstream.now) { isWaiting }, source.polls)
+        for _ in 0..<1_000 {
+            var isWaiting = true
+            let source = ThirdTime { body { isWaiting = false } }
+            xstream.addSource(source)
+            defer { xstream.removeSource(source) }
+            let isOver = xstream.spin(from: xstream.now) { isWaiting }
+            if source.polls >= 3 || xstream.simulation != nil { return (isOver, source.polls) }
+        }
+        return (false, 0)
     }
 
     @Test func aTaskWhoseWaitEndsWhileItSpinsNeedNotSuspend() async {
@@ -189,6 +194,37 @@ import Testing
         }
         #expect(!isOver)
         #expect(fired)
+        xstream.stop()
+    }
+
+    /// The last look of a spin may end the wait, without a word of any event.
+    @Test func theEndOfASpinIsNotMissed() async {
+        final class Quiet: PollSource {
+            let xstream: XStream
+            var polls = 0
+
+            init(_ xstream: XStream) { self.xstream = xstream }
+
+            func poll() -> Int {
+                polls += 1
+                // So long that no policy spins on.
+                let end = xstream.now + .milliseconds(polls == 2 ? 5 : 0)
+                while xstream.now < end {}
+                return 0
+            }
+
+            func prepareToBlock() -> BlockReadiness { .idle }
+        }
+        let xstream = World.real().makeXStream(name: "quiet")
+        let (isOver, polls) = await xstream.run {
+            let source = Quiet(xstream)
+            xstream.addSource(source)
+            defer { xstream.removeSource(source) }
+            let isOver = xstream.spin(from: xstream.now) { source.polls < 2 }
+            return (isOver, source.polls)
+        }
+        #expect(isOver)
+        #expect(polls == 2)
         xstream.stop()
     }
 
