@@ -15,7 +15,7 @@ struct Calls: AsyncParsableCommand {
             """)
 
     @Option(help: "Where to listen (repeat for more).")
-    var provider: [String] = ["ofi+tcp", "ofi+tcp;ofi_rxm", "ofi+shm"]
+    var provider: [String] = ["ofi+tcp", "ofi+tcp;ofi_rxm", "shm", "ofi+shm"]
 
     @Option(help: "Calls of each kind.")
     var calls = 100_000
