@@ -82,14 +82,16 @@ extension XStream {
         return true
     }
 
-    /// Polls the sources for a task that is about to wait for one of them, until the end of its
-    /// `wait` or until something else is to be done. Returns whether the wait is over; the task
-    /// must suspend if not. What happens meanwhile is what happens between two jobs.
+    /// Polls the sources for a task that is about to wait for one of them, until its wait is over or
+    /// something else is to be done. What happens meanwhile is what happens between two jobs.
     ///
     /// A suspension and a resumption cost some 400 ns, which is a part of the latency of whatever
     /// comes back in a few microseconds. In a simulation tasks always suspend.
     ///
-    /// - Parameter start: about now, if the task has read the clock a moment ago.
+    /// - Parameters:
+    ///   - start: about now, if the task has read the clock a moment ago.
+    ///   - wait: whether the task has to wait; asked after each look.
+    /// - Returns: whether the wait is over; the task must suspend if not.
     public func spin(from start: Instant, while wait: () -> Bool) -> Bool {
         guard case .thread = driver else { return !wait() }
         isSpinning = true
