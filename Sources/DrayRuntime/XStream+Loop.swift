@@ -82,8 +82,8 @@ extension XStream {
         return true
     }
 
-    /// Polls the sources for a task that is about to wait for one of them, until its wait is over or
-    /// something else is to be done. What happens meanwhile is what happens between two jobs.
+    /// Polls the sources for a task that is about to wait for one of them, until its wait is over
+    /// or something else is to be done. What happens meanwhile is what happens between two jobs.
     ///
     /// A suspension and a resumption cost some 400 ns, which is a part of the latency of whatever
     /// comes back in a few microseconds. In a simulation tasks always suspend.

@@ -75,6 +75,41 @@ import Testing
         #expect(first.filter { $0 > 0 }.count >= 2, "the other members: \(first)")
     }
 
+    /// Over shared memory, which takes some descriptors for each client: engines take as many as
+    /// they may have.
+    @Test func sharedMemory() throws {
+        let program = try Program()
+        defer { try? program.end() }
+        let cluster = ["--cluster", program.cluster.text]
+        _ = try run(
+            program,
+            [
+                "cluster", "start", "--engines", "3", "--targets", "1", "--device-size", "256MiB",
+                "--provider", "shm",
+            ] + cluster, with: ["prlimit", "--nofile=300:"])
+        let file = try ClusterFile.read(program.cluster)
+        #expect(file.engines.allSatisfy { $0.address.hasPrefix("shm://") })
+        _ = try run(program, ["pool", "create", "tank", "--size", "128MiB"] + cluster)
+        _ = try run(
+            program, ["container", "create", "tank/data", "--class", "RP_3G1"] + cluster)
+        // Too large to travel inline.
+        let value = String(repeating: "0123456789abcdef", count: 6000)
+        _ = try run(program, ["kv", "put", "tank/data", "key", value] + cluster)
+        #expect(try run(program, ["kv", "get", "tank/data", "key"] + cluster).hasPrefix(value))
+        let metrics = try run(program, ["metrics"] + cluster)
+        let pulls = values(metrics, "dray_cart_bulk_bytes_total", provider: "shm", network: 0)
+        #expect(pulls.allSatisfy { $0 >= value.utf8.count }, "\(pulls)")
+        let status = try run(program, ["cluster", "status", "--json"] + cluster)
+        let lines = status.split(separator: "\n")
+        let process = try #require(lines.first { $0.contains("\"pid\"") }).filter { $0.isNumber }
+        let limits = try LocalFiles.read(LocalPath("/proc/\(process)/limits"))
+        let words = String(decoding: limits, as: UTF8.self)
+        let line = try #require(
+            words.split(separator: "\n").first { $0.hasPrefix("Max open files") })
+        let numbers = line.split(separator: " ").compactMap { Int($0) }
+        #expect(numbers.count == 2 && numbers[0] == numbers[1], "\(line)")
+    }
+
     /// Of a cluster with several providers, a client takes the one that it is asked to take, and
     /// TCP when nobody asks, even where shared memory comes first.
     @Test func clientsChoose() throws {

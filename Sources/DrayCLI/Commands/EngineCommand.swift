@@ -159,6 +159,7 @@ struct EngineCommand: ParsableCommand {
             let settings = try settings.resolve()
             if printConfig { return try Terminal.print(settings.yaml) }
             let configuration = try settings.configuration()
+            EngineRunner.raiseDescriptorLimit()
             // Before any thread is made, so that all inherit the mask.
             var signals = sigset_t()
             unsafe sigemptyset(&signals)
@@ -195,6 +196,16 @@ struct EngineCommand: ParsableCommand {
 struct EngineRunner {
     let world: World
     let configuration: EngineConfiguration
+
+    /// Takes as many descriptors as the process may have: each connection of a client is one or
+    /// more, and shells begin with 1,024.
+    static func raiseDescriptorLimit() {
+        var limit = rlimit()
+        let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+        guard unsafe getrlimit(resource, &limit) == 0 else { return }
+        limit.rlim_cur = limit.rlim_max
+        _ = unsafe setrlimit(resource, &limit)
+    }
 
     /// What the tasks tell the main thread.
     private final class Outcome: Sendable {
