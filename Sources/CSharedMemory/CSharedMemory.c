@@ -18,6 +18,13 @@
 
 static int result_of(int value) { return value < 0 ? -errno : value; }
 
+/// Closes a descriptor after a call that failed, and gives that call's error.
+static int give_up(int descriptor) {
+    int error = errno;
+    close(descriptor);
+    return -error;
+}
+
 void dray_shm_allow_peers(void) { prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0); }
 
 static socklen_t address_of(struct sockaddr_un *address, const char *name) {
@@ -40,9 +47,7 @@ int dray_shm_listen(const char *name) {
     if (descriptor < 0) return descriptor;
     if (bind(descriptor, (struct sockaddr *)&address, size) == 0 && listen(descriptor, 1024) == 0)
         return descriptor;
-    int error = errno;
-    close(descriptor);
-    return -error;
+    return give_up(descriptor);
 }
 
 int dray_shm_connect(const char *name) {
@@ -52,9 +57,7 @@ int dray_shm_connect(const char *name) {
     int descriptor = make_socket();
     if (descriptor < 0) return descriptor;
     if (connect(descriptor, (struct sockaddr *)&address, size) == 0) return descriptor;
-    int error = errno;
-    close(descriptor);
-    return -error;
+    return give_up(descriptor);
 }
 
 int dray_shm_accept(int listener) {
@@ -116,9 +119,7 @@ int dray_shm_make(size_t size) {
     if (ftruncate(descriptor, (off_t)size) == 0 &&
         fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
         return descriptor;
-    int error = errno;
-    close(descriptor);
-    return -error;
+    return give_up(descriptor);
 }
 
 int dray_shm_read_only(int descriptor) {

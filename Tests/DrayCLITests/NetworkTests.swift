@@ -27,6 +27,20 @@ import Testing
         }
     }
 
+    /// Stores a value in three replicas by way of `there`, reads it by way of `here`, and returns
+    /// its size: too large to travel inline.
+    private func store(
+        _ program: Program, _ there: [String], reading here: [String]
+    ) throws -> Int {
+        _ = try run(program, ["pool", "create", "tank", "--size", "128MiB"] + there)
+        _ = try run(
+            program, ["container", "create", "tank/data", "--class", "RP_3G1"] + there)
+        let value = String(repeating: "0123456789abcdef", count: 6000)
+        _ = try run(program, ["kv", "put", "tank/data", "key", value] + there)
+        #expect(try run(program, ["kv", "get", "tank/data", "key"] + here).hasPrefix(value))
+        return value.utf8.count
+    }
+
     struct Case: CustomTestStringConvertible {
         /// Options of `cluster start`.
         var options: [String]
@@ -57,17 +71,11 @@ import Testing
         let second = try file.engines.map { try #require($0.secondary?.first) }
         #expect(second.allSatisfy { $0.hasPrefix(test.provider + "://") })
         let there = ["--cluster", second.joined(separator: ",")]
-        _ = try run(program, ["pool", "create", "tank", "--size", "128MiB"] + there)
-        _ = try run(
-            program, ["container", "create", "tank/data", "--class", "RP_3G1"] + there)
-        // Too large to travel inline.
-        let value = String(repeating: "0123456789abcdef", count: 6000)
-        _ = try run(program, ["kv", "put", "tank/data", "key", value] + there)
-        #expect(try run(program, ["kv", "get", "tank/data", "key"] + cluster).hasPrefix(value))
+        let size = try store(program, there, reading: cluster)
         let metrics = try run(program, ["metrics"] + cluster)
         let pulls = values(
             metrics, "dray_cart_bulk_bytes_total", provider: test.provider, network: 1)
-        #expect(pulls.allSatisfy { $0 >= value.utf8.count }, "\(pulls)")
+        #expect(pulls.allSatisfy { $0 >= size }, "\(pulls)")
         let requests = "dray_cart_requests_received_total"
         let direct = values(metrics, requests, provider: test.provider, network: 1)
         #expect(direct.filter { $0 > 0 }.count == 1, "only the leader: \(direct)")
@@ -89,16 +97,10 @@ import Testing
             ] + cluster, with: ["prlimit", "--nofile=300:"])
         let file = try ClusterFile.read(program.cluster)
         #expect(file.engines.allSatisfy { $0.address.hasPrefix("shm://") })
-        _ = try run(program, ["pool", "create", "tank", "--size", "128MiB"] + cluster)
-        _ = try run(
-            program, ["container", "create", "tank/data", "--class", "RP_3G1"] + cluster)
-        // Too large to travel inline.
-        let value = String(repeating: "0123456789abcdef", count: 6000)
-        _ = try run(program, ["kv", "put", "tank/data", "key", value] + cluster)
-        #expect(try run(program, ["kv", "get", "tank/data", "key"] + cluster).hasPrefix(value))
+        let size = try store(program, cluster, reading: cluster)
         let metrics = try run(program, ["metrics"] + cluster)
         let pulls = values(metrics, "dray_cart_bulk_bytes_total", provider: "shm", network: 0)
-        #expect(pulls.allSatisfy { $0 >= value.utf8.count }, "\(pulls)")
+        #expect(pulls.allSatisfy { $0 >= size }, "\(pulls)")
         let status = try run(program, ["cluster", "status", "--json"] + cluster)
         let lines = status.split(separator: "\n")
         let process = try #require(lines.first { $0.contains("\"pid\"") }).filter { $0.isNumber }

@@ -116,13 +116,14 @@ struct SharedPeer: ~Copyable {
         case .nothing: return true
         case .end: return false
         case .greeting(let greeting, let descriptors):
-            defer { for descriptor in descriptors.dropLast() { dray_shm_close(descriptor) } }
             inbox = SharedInbox(descriptors[0])
             regions = PeerSharedRegions(descriptors[1])
+            let isSound =
+                inbox != nil && regions != nil && greeting.number < SharedInbox.ringsMax
+            for descriptor in descriptors.prefix(isSound ? 2 : 3) { dray_shm_close(descriptor) }
+            // The connection counts as being made until there is a bell.
+            guard isSound else { return false }
             bell = descriptors[2]
-            guard inbox != nil, regions != nil, greeting.number < SharedInbox.ringsMax else {
-                return false
-            }
             number = Int(greeting.number)
             return true
         }
